@@ -1,0 +1,164 @@
+"""What all attention modules share: checks, feature projections, heads, padding, and the walk over the queries."""
+
+import abc
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from linformers.attention.checks import check_heads, check_probability
+from linformers.attention.padding import Padding, read_mask
+
+# Tokens read at a time where no gradient is needed: their queries and scores stay in cache, and no n x d
+# temporary is allocated. 1,024 to 2,048 measured best at hidden sizes 384 to 1,024 (see docs/log.md).
+READ_CHUNK_TOKENS = 1024
+
+
+class Attention(nn.Module, abc.ABC):
+    """Multi-head attention in two steps: build a memory from the keys' side, read it token by token.
+
+    ``y = o_proj(read(x, build_memory(source)))``. A subclass supplies the two methods. In Linformer and k-free
+    attention the memory is small and *reading is per token*, which is what makes them linear and lets long inputs
+    be read in chunks.
+
+    Args:
+        hidden_size: Width of inputs and outputs.
+        num_attention_heads: Heads; must divide ``hidden_size``.
+        dropout: Probability of dropping an attention weight in training.
+        bias: Whether the four feature projections have biases.
+    """
+
+    def __init__(self, hidden_size: int, num_attention_heads: int, *, dropout: float = 0.0, bias: bool = True) -> None:
+        super().__init__()
+        check_heads(hidden_size, num_attention_heads)
+        check_probability("dropout", dropout)
+        self.hidden_size = hidden_size
+        self.num_attention_heads = num_attention_heads
+        self.head_dim = hidden_size // num_attention_heads
+        self.dropout = dropout
+        self.q_proj = nn.Linear(hidden_size, hidden_size, bias=bias)
+        self.k_proj = nn.Linear(hidden_size, hidden_size, bias=bias)
+        self.v_proj = nn.Linear(hidden_size, hidden_size, bias=bias)
+        self.o_proj = nn.Linear(hidden_size, hidden_size, bias=bias)
+
+    @abc.abstractmethod
+    def build_memory(self, source: Float[Tensor, "batch source hidden"], padding: Padding | None) -> Any:
+        """Summarise ``source`` (aligned, padded rows zero) into what ``read`` needs."""
+
+    @abc.abstractmethod
+    def read(
+        self,
+        hidden_states: Float[Tensor, "batch seq hidden"],
+        memory: Any,
+        start: int = 0,
+        return_weights: bool = False,
+    ) -> tuple[Float[Tensor, "batch seq hidden"], Tensor | None]:
+        """Attend from tokens ``start, start + 1, ...`` to the memory; heads concatenated, before ``o_proj``."""
+
+    def forward(
+        self,
+        hidden_states: Float[Tensor, "batch seq hidden"],
+        attention_mask: Tensor | Padding | None = None,
+        context: Float[Tensor, "batch source hidden"] | None = None,
+        return_weights: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Attend within ``hidden_states``, or from them to ``context``.
+
+        Args:
+            hidden_states: Where the queries come from.
+            attention_mask: (batch, source) bool or integer, True or 1 = keep. It belongs to ``context`` if there is
+                one. A padded token gives nothing and gets zeros, so outputs of real tokens do not depend on where
+                padding lies or what it holds. A ``Padding`` says the inputs are already aligned.
+            context: Where keys and values come from; None = self-attention.
+            return_weights: Also return the attention weights, (batch, heads, seq, keys); keys are slots in
+                compressed attention.
+
+        Returns:
+            (batch, seq, hidden), with ``return_weights`` a pair of that and the weights. A sequence without any kept
+            key gives zeros.
+
+        Raises:
+            TypeError: An input or mask of the wrong type.
+            ValueError: An input or mask of the wrong shape, or a sequence longer than the module allows.
+        """
+        self._check_input("hidden_states", hidden_states)
+        if context is not None:
+            self._check_input("context", context)
+            if context.shape[0] != hidden_states.shape[0]:
+                raise ValueError(
+                    f"context has a batch of {context.shape[0]}, hidden_states of {hidden_states.shape[0]}: "
+                    "they must be equal."
+                )
+        is_self = context is None
+        source = hidden_states if is_self else context
+        self._check_source(source, is_self=is_self)
+        padding = attention_mask
+        if attention_mask is not None and not isinstance(attention_mask, Padding):
+            padding = read_mask(attention_mask, *source.shape[:2])
+        if padding is not None:
+            source = padding.zero(padding.align(source))
+
+        memory = self.build_memory(source, padding)
+        output, weights = self._read_all(source if is_self else hidden_states, memory, return_weights)
+
+        if padding is not None:
+            dropped = ~padding.keep if is_self else padding.empty[:, None].expand(output.shape[:2])
+            output = output.masked_fill(dropped[..., None], 0)
+            output = padding.restore(output) if is_self else output
+            if weights is not None:
+                weights = weights.masked_fill(dropped[:, None, :, None], 0)
+                weights = padding.restore(weights.transpose(1, 2)).transpose(1, 2) if is_self else weights
+        return (output, weights) if return_weights else output
+
+    def _read_all(
+        self, hidden_states: Float[Tensor, "batch seq hidden"], memory: Any, return_weights: bool
+    ) -> tuple[Float[Tensor, "batch seq hidden"], Tensor | None]:
+        """Read for every token: at once while gradients are recorded, else chunk by chunk into one output."""
+        batch, seq = hidden_states.shape[:2]
+        whole = torch.is_grad_enabled() or return_weights or torch.compiler.is_compiling()
+        if whole or batch * seq <= 2 * READ_CHUNK_TOKENS:
+            read, weights = self.read(hidden_states, memory, return_weights=return_weights)
+            return self.o_proj(read), weights
+        chunk = max(READ_CHUNK_TOKENS // batch, 1)
+        output: Tensor | None = None
+        for start in range(0, seq, chunk):
+            rows = slice(start, start + chunk)
+            part = self.o_proj(self.read(hidden_states[:, rows], memory, start)[0])
+            if output is None:
+                output = part.new_empty(batch, seq, part.shape[-1])
+            output[:, rows] = part
+        assert output is not None
+        return output, None
+
+    def split_heads(self, x: Float[Tensor, "batch seq hidden"]) -> Float[Tensor, "batch heads seq head_dim"]:
+        """Cut the feature axis into heads (a view)."""
+        return x.unflatten(-1, (self.num_attention_heads, self.head_dim)).transpose(1, 2)
+
+    def merge_heads(self, x: Float[Tensor, "batch heads seq head_dim"]) -> Float[Tensor, "batch seq hidden"]:
+        """Undo ``split_heads``."""
+        return x.transpose(1, 2).flatten(2)
+
+    @property
+    def active_dropout(self) -> float:
+        """The dropout in force: 0 outside training."""
+        return self.dropout if self.training else 0.0
+
+    def _check_input(self, field: str, x: Any) -> None:
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise TypeError(f"{field} must be a floating-point tensor, got {kind}: embed token ids first.")
+        if x.ndim != 3 or x.shape[-1] != self.hidden_size:
+            raise ValueError(
+                f"{field} must have shape (batch, seq, hidden_size={self.hidden_size}), got {tuple(x.shape)}: "
+                "add the missing axis, or build the module with that hidden_size."
+            )
+        if x.shape[1] == 0:
+            raise ValueError(f"{field} has no tokens, shape {tuple(x.shape)}: give sequences of at least one token.")
+
+    def _check_source(self, source: Tensor, is_self: bool) -> None:
+        """Refuse sources the mechanism cannot take; any length will do unless a subclass says otherwise."""
+
+    def extra_repr(self) -> str:
+        """Shown when the module is printed."""
+        return f"hidden_size={self.hidden_size}, num_attention_heads={self.num_attention_heads}, dropout={self.dropout}"

@@ -1,0 +1,93 @@
+"""Padding: which tokens of a batch are real, worked out once and shared by every layer."""
+
+import torch
+from jaxtyping import Bool, Int, Shaped
+from torch import Tensor
+
+
+class Padding:
+    """The kept tokens of a batch, and the way to and from the aligned order.
+
+    Everything positional in this package (rows of E, pooling windows, convolution strides, the local window)
+    counts the *kept* tokens of a document only. To make that cheap, sequences are first *aligned*: kept tokens
+    moved to the front, in order. A batch that is padded on the right, as most are, already is.
+
+    Attributes:
+        keep: After alignment: True for the first ``lengths[b]`` positions of row b.
+        lengths: Kept tokens per sequence.
+    """
+
+    def __init__(self, mask: Bool[Tensor, "batch seq"]) -> None:
+        """Read a mask in the caller's order, True = keep."""
+        seq = mask.shape[1]
+        positions = torch.arange(seq, device=mask.device)
+        self.lengths: Int[Tensor, " batch"] = mask.sum(1)
+        self.keep: Bool[Tensor, "batch seq"] = positions < self.lengths[:, None]
+        self._destination: Int[Tensor, "batch seq"] | None = None
+        # The comparison waits for the device, once per forward; a traced graph must not branch on data.
+        if torch.compiler.is_compiling() or not torch.equal(mask, self.keep):
+            kept, dropped = mask.cumsum(1) - 1, (~mask).cumsum(1) - 1
+            self._destination = torch.where(mask, kept, self.lengths[:, None] + dropped)
+
+    def aligned(self) -> "Padding":
+        """The same padding for tensors that have been through ``align``."""
+        other = object.__new__(Padding)
+        other.lengths, other.keep, other._destination = self.lengths, self.keep, None
+        return other
+
+    @property
+    def empty(self) -> Bool[Tensor, " batch"]:
+        """True for sequences without a single kept token."""
+        return self.lengths == 0
+
+    def align(self, x: Shaped[Tensor, "batch seq *rest"]) -> Shaped[Tensor, "batch seq *rest"]:
+        """Move each sequence's kept tokens to the front; padding follows."""
+        if self._destination is None:
+            return x
+        source = torch.empty_like(self._destination)
+        positions = torch.arange(x.shape[1], device=x.device).expand_as(source)
+        return _take_rows(x, source.scatter(1, self._destination, positions))
+
+    def restore(self, x: Shaped[Tensor, "batch seq *rest"]) -> Shaped[Tensor, "batch seq *rest"]:
+        """Undo ``align``."""
+        return x if self._destination is None else _take_rows(x, self._destination)
+
+    def zero(self, x: Shaped[Tensor, "batch seq *rest"]) -> Shaped[Tensor, "batch seq *rest"]:
+        """Set padded rows of an aligned tensor to zero, whatever they hold (NaN included)."""
+        return x.masked_fill(~self.keep.view(*self.keep.shape, *(1,) * (x.ndim - 2)), 0)
+
+
+def lengths_of(x: Shaped[Tensor, "batch seq *rest"], padding: Padding | None) -> Int[Tensor, " _"]:
+    """Kept tokens per sequence; one entry stands for all where nothing is padded."""
+    return torch.full((1,), x.shape[1], device=x.device) if padding is None else padding.lengths
+
+
+def _take_rows(x: Tensor, index: Tensor) -> Tensor:
+    """``out[b, i] = x[b, index[b, i]]``; one row copy per token, much faster than ``gather`` on this shape."""
+    batch, seq = x.shape[:2]
+    offset = torch.arange(batch, device=x.device)[:, None] * seq
+    return x.flatten(0, 1).index_select(0, (index + offset).flatten()).unflatten(0, (batch, seq))
+
+
+def read_mask(mask: Tensor, batch: int, seq: int) -> Padding | None:
+    """Check an ``attention_mask`` and turn it into a ``Padding``; None if nothing is padded.
+
+    Raises:
+        TypeError: ``mask`` is neither boolean nor integer.
+        ValueError: ``mask`` is not (batch, seq).
+    """
+    if not isinstance(mask, Tensor) or mask.is_floating_point() or mask.is_complex():
+        kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise TypeError(
+            f"attention_mask must be a bool or integer tensor (True or 1 = keep), got {kind}: "
+            "for an additive float mask pass `mask == 0`."
+        )
+    if tuple(mask.shape) != (batch, seq):
+        raise ValueError(
+            f"attention_mask must have shape (batch, seq) = ({batch}, {seq}), got {tuple(mask.shape)}: "
+            "give one entry per token of the sequence that supplies keys and values."
+        )
+    mask = mask.bool()
+    if not torch.compiler.is_compiling() and bool(mask.all()):
+        return None
+    return Padding(mask)

@@ -1,0 +1,225 @@
+"""The projections E and F: ways to compress the sequence axis from n tokens to k slots.
+
+Each kind is a module that maps (batch, seq, features) to (batch, projected, features). With ``per_head`` it holds one
+projection per head; then it takes (batch, heads, seq, head_dim), or (batch, seq, features) to be compressed by all the
+heads' projections, and gives (batch, heads, projected, ...). Inputs are aligned and zero at padding (see ``Padding``).
+"""
+
+import abc
+import math
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from linformers.attention.checks import check_choice, check_int
+from linformers.attention.padding import Padding, lengths_of
+
+
+class Projection(nn.Module, abc.ABC):
+    """One E or F.
+
+    Args:
+        max_length: The longest sequence, n_max.
+        projected_dim: Slots, k.
+        num_heads: Hold one projection per head; None = one for all.
+    """
+
+    kind: ClassVar[str]
+    is_linear: ClassVar[bool] = True
+    """Whether it commutes with the feature projections, ``E (X W) = (E X) W``."""
+    has_parameters: ClassVar[bool] = True
+
+    def __init__(self, max_length: int, projected_dim: int, num_heads: int | None = None) -> None:
+        super().__init__()
+        check_int("max_length", max_length)
+        check_int("projected_dim", projected_dim)
+        self.max_length = max_length
+        self.projected_dim = projected_dim
+        self.num_heads = num_heads
+
+    @property
+    def per_head(self) -> bool:
+        """Whether each head has its own."""
+        return self.num_heads is not None
+
+    @property
+    def cost_per_token(self) -> int:
+        """Multiplications per token and feature, to compare orders of computation."""
+        return self.num_heads or 1
+
+    @abc.abstractmethod
+    def forward(self, x: Float[Tensor, "batch *heads seq dim"], padding: Padding | None) -> Tensor:
+        """Compress the sequence axis."""
+
+    def log_mass(self, x: Float[Tensor, "batch seq dim"], padding: Padding | None) -> Tensor | None:
+        """What to add to the scores of each slot, (batch or 1, projected); -inf = slot without tokens; None = 0."""
+        return None
+
+    def slot_starts(self, lengths: Int[Tensor, " batch"]) -> Int[Tensor, "batch projected+1"] | None:
+        """First token of each slot, and the end, where slots *stand for* windows of tokens; else None."""
+        return None
+
+    def reset_parameters(self) -> None:
+        """Draw fresh weights."""
+
+    def extra_repr(self) -> str:
+        """Shown when the module is printed."""
+        heads = f", num_heads={self.num_heads}" if self.per_head else ""
+        return f"max_length={self.max_length}, projected_dim={self.projected_dim}{heads}"
+
+
+class LinearProjection(Projection):
+    """Learned E, (max_length, projected_dim): the paper's (section 4).
+
+    Stored transposed, as only that layout exports with a dynamic length. Shorter inputs use the first rows.
+    Entries start as N(0, 1/k), the Johnson-Lindenstrauss construction of the paper's Theorem 1.
+    """
+
+    kind = "linear"
+
+    def __init__(self, max_length: int, projected_dim: int, num_heads: int | None = None) -> None:
+        super().__init__(max_length, projected_dim, num_heads)
+        heads = () if num_heads is None else (num_heads,)
+        self.weight = nn.Parameter(torch.empty(*heads, max_length, projected_dim))
+        self.reset_parameters()
+
+    @property
+    def cost_per_token(self) -> int:
+        """K for each E."""
+        return self.projected_dim * (self.num_heads or 1)
+
+    def forward(self, x: Float[Tensor, "batch *heads seq dim"], padding: Padding | None) -> Tensor:
+        """``E X``: O(seq * projected * dim)."""
+        weight = self.weight[..., : x.shape[-2], :].to(x.dtype)
+        if not self.per_head:
+            return weight.transpose(0, 1) @ x
+        if x.ndim == 4:
+            return torch.einsum("hnk,bhnd->bhkd", weight, x)
+        stacked = weight.transpose(0, 1).flatten(1)  # one product for all heads: (seq, heads * projected)
+        return (stacked.transpose(0, 1) @ x).unflatten(1, (self.num_heads, self.projected_dim))
+
+    def reset_parameters(self) -> None:
+        """N(0, 1/k)."""
+        nn.init.normal_(self.weight, std=self.projected_dim**-0.5)
+
+
+class ConvProjection(Projection):
+    """A convolution with kernel = stride = ceil(max_length / k) (paper, section 4, "general projections").
+
+    One kernel over the sequence axis, shared by the features, so that it is a (banded) matrix E like the others and
+    commutes with the feature projections. The kernel starts as the mean. Slots without a token are masked out.
+    """
+
+    kind = "conv"
+
+    def __init__(self, max_length: int, projected_dim: int, num_heads: int | None = None) -> None:
+        super().__init__(max_length, projected_dim, num_heads)
+        self.stride = math.ceil(max_length / projected_dim)
+        heads = () if num_heads is None else (num_heads,)
+        self.weight = nn.Parameter(torch.empty(*heads, self.stride))
+        self.reset_parameters()
+
+    def forward(self, x: Float[Tensor, "batch *heads seq dim"], padding: Padding | None) -> Tensor:
+        """Weighted sums of windows: O(seq * dim)."""
+        x = F.pad(x, (0, 0, 0, -x.shape[-2] % self.stride))
+        windows = x.unflatten(-2, (-1, self.stride))
+        weight = self.weight.to(x.dtype)
+        if not self.per_head:
+            slots = torch.einsum("bjtd,t->bjd", windows, weight)
+        elif x.ndim == 4:
+            slots = torch.einsum("bhjtd,ht->bhjd", windows, weight)
+        else:
+            slots = torch.einsum("bjtd,ht->bhjd", windows, weight)
+        return F.pad(slots, (0, 0, 0, self.projected_dim - slots.shape[-2]))
+
+    def log_mass(self, x: Float[Tensor, "batch seq dim"], padding: Padding | None) -> Tensor:
+        """0 for slots with a token, -inf for the others."""
+        first = torch.arange(self.projected_dim, device=x.device) * self.stride
+        bias = torch.zeros(1, self.projected_dim, device=x.device, dtype=x.dtype)
+        return bias.masked_fill(first >= lengths_of(x, padding)[:, None], -torch.inf)
+
+    def reset_parameters(self) -> None:
+        """Start as mean pooling."""
+        nn.init.constant_(self.weight, 1 / self.stride)
+
+
+class _Pooling(Projection):
+    """Windows cut from each document's own length: token i of n goes to slot floor(i k / n).
+
+    All k slots serve a long document, padding changes nothing, and where n <= k each token has a slot of its own, so
+    that attention is exact. A slot stands for its c tokens: log c is added to its score.
+    """
+
+    has_parameters = False
+
+    def __init__(self, max_length: int, projected_dim: int, num_heads: int | None = None) -> None:
+        super().__init__(max_length, projected_dim, None)  # nothing to hold per head
+
+    def slot_starts(self, lengths: Int[Tensor, " batch"]) -> Int[Tensor, "batch projected+1"]:
+        """Smallest i with floor(i k / n) >= j, for j = 0 ... k."""
+        j = torch.arange(self.projected_dim + 1, device=lengths.device)
+        return (j * lengths[:, None] + self.projected_dim - 1) // self.projected_dim
+
+    def log_mass(self, x: Float[Tensor, "batch seq dim"], padding: Padding | None) -> Tensor:
+        """Log of the number of tokens in each slot."""
+        return self.slot_starts(lengths_of(x, padding)).diff(dim=1).to(x.dtype).log()
+
+    def _windows(self, x: Tensor, padding: Padding | None) -> tuple[Tensor, Tensor]:
+        """Gather each slot's tokens: (batch, projected, width, dim), and which of them are real."""
+        batch, seq = x.shape[:2]
+        width = (seq + self.projected_dim - 1) // self.projected_dim
+        starts = self.slot_starts(lengths_of(x, padding))
+        index = starts[:, :-1, None] + torch.arange(width, device=x.device)
+        real = index < starts[:, 1:, None]
+        rows = index.clamp(max=seq - 1) + torch.arange(batch, device=x.device)[:, None, None] * seq
+        windows = x.flatten(0, 1).index_select(0, rows.flatten())
+        return windows.unflatten(0, (batch, self.projected_dim, width)), real.expand(batch, -1, -1)
+
+
+class MeanPoolProjection(_Pooling):
+    """The mean of each window: O(seq * dim), no parameters."""
+
+    kind = "mean_pool"
+
+    def forward(self, x: Float[Tensor, "batch seq dim"], padding: Padding | None) -> Tensor:
+        """Average the tokens of each slot; an empty slot gives zero."""
+        seq = x.shape[1]
+        if padding is None and not torch.compiler.is_compiling() and seq % self.projected_dim == 0:
+            return x.unflatten(1, (self.projected_dim, seq // self.projected_dim)).mean(2)
+        windows, real = self._windows(x, padding)
+        share = real / real.sum(-1, keepdim=True).clamp(min=1)
+        return torch.einsum("bjt,bjtd->bjd", share.to(x.dtype), windows)
+
+
+class MaxPoolProjection(_Pooling):
+    """The largest value of each feature in each window: O(seq * dim), no parameters.
+
+    A maximum does not commute with the feature projections, so keys and values are projected first.
+    """
+
+    kind = "max_pool"
+    is_linear = False
+
+    def forward(self, x: Float[Tensor, "batch seq dim"], padding: Padding | None) -> Tensor:
+        """Maximum over the tokens of each slot; an empty slot gives zero."""
+        windows, real = self._windows(x, padding)
+        windows = windows.masked_fill(~real[..., None], -torch.inf)
+        return windows.amax(2).masked_fill(~real.any(-1, keepdim=True), 0)
+
+
+PROJECTION_KINDS: dict[str, type[Projection]] = {
+    cls.kind: cls for cls in (LinearProjection, MeanPoolProjection, MaxPoolProjection, ConvProjection)
+}
+
+
+def build_projection(kind: str, max_length: int, projected_dim: int, num_heads: int | None = None) -> Projection:
+    """Make one projection of a kind by name.
+
+    Raises:
+        ValueError: Unknown kind, or a size below 1.
+    """
+    check_choice("projection_kind", kind, PROJECTION_KINDS)
+    return PROJECTION_KINDS[kind](max_length, projected_dim, num_heads)

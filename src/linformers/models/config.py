@@ -1,0 +1,144 @@
+"""The one configuration class of all Linformer models."""
+
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers.configuration_utils import PreTrainedConfig
+
+from linformers.attention.checks import check_choice, check_heads, check_int, check_probability, closest
+from linformers.attention.projection import PROJECTION_KINDS
+from linformers.attention.sharing import SHARING_MODES, per_layer
+
+ATTENTION_TYPES = ("linformer", "kfree", "softmax", "none")
+
+# What transformers itself passes or stores beside the declared fields.
+_TRANSFORMERS_KEYS = {
+    "_attn_implementation_internal",
+    "_commit_hash",
+    "_experts_implementation_internal",
+    "_name_or_path",
+    "_output_attentions",
+    "attn_implementation",
+    "experts_implementation",
+    "model_type",
+    "name_or_path",
+    "num_labels",
+    "output_attentions",
+    "torch_dtype",
+    "transformers_version",
+}
+
+
+@strict
+class LinformerConfig(PreTrainedConfig):
+    """Configuration of a Linformer encoder; defaults have the shape of RoBERTa-base.
+
+    Unknown keys raise, with the closest valid name. Sizes are in features, lengths in tokens.
+
+    Args:
+        vocab_size: Tokens of the vocabulary.
+        hidden_size: Width of the encoder.
+        num_hidden_layers: Layers.
+        num_attention_heads: Heads per layer; must divide ``hidden_size``.
+        intermediate_size: Width of the feed-forward layers.
+        hidden_act: Activation of the feed-forward layers, by transformers' name.
+        hidden_dropout_prob: Dropout on embeddings and on the output of each sublayer.
+        attention_probs_dropout_prob: Dropout on attention weights.
+        max_position_embeddings: The longest sequence, in tokens (no reserved rows, unlike RoBERTa's 514), also the
+            n of learned projections.
+        type_vocab_size: Token types (segments).
+        initializer_range: Standard deviation of fresh weights.
+        layer_norm_eps: Epsilon of the layer norms.
+        classifier_dropout: Dropout before classifiers; None = ``hidden_dropout_prob``.
+        classifier_pooling: What sequence classifiers read: ``cls`` (the first token) or ``mean`` (of kept tokens).
+        norm_position: ``post`` (RoBERTa) or ``pre`` (with a final norm).
+        attention_type: ``linformer``, ``kfree``, ``softmax``, or ``none`` (no attention sublayer: the control of
+            experiments); one for all layers or one per layer.
+        projected_dim: Slots, the paper's k; one for all layers or one per layer; None = softmax attention there.
+        projection_sharing: ``none``, ``headwise``, ``key_value`` or ``layerwise``; see ``ProjectionBank``.
+        projection_kind: ``linear``, ``mean_pool``, ``max_pool`` or ``conv``.
+        local_window: Exact neighbours on each side that Linformer layers attend beside the slots; 0 = the paper.
+
+    Raises:
+        ValueError: An unknown key, a value out of range, or fields that contradict each other.
+        StrictDataclassFieldValidationError: A field of the wrong type.
+    """
+
+    model_type = "linformer"
+
+    vocab_size: int = 50265
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float | int = 0.1
+    attention_probs_dropout_prob: float | int = 0.1
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 1
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-5
+    pad_token_id: int | None = 1
+    bos_token_id: int | None = 0
+    eos_token_id: int | None = 2
+    tie_word_embeddings: bool = True
+    classifier_dropout: float | int | None = None
+    classifier_pooling: Literal["cls", "mean"] = "cls"
+    norm_position: Literal["post", "pre"] = "post"
+    attention_type: str | list[str] | tuple[str, ...] = "linformer"
+    projected_dim: int | None | list[int | None] | tuple[int | None, ...] = 256
+    projection_sharing: str = "key_value"
+    projection_kind: str = "linear"
+    local_window: int = 0
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Refuse what transformers would silently keep: keys that no field reads."""
+        fields = set(self.__dataclass_fields__)
+        for key in kwargs:
+            if key not in _TRANSFORMERS_KEYS:
+                raise ValueError(f"{key}={kwargs[key]!r} is no field of LinformerConfig.{closest(key, fields)}")
+        super().__post_init__(**kwargs)
+        self._check_fields()
+
+    def _check_fields(self) -> None:
+        """Check ranges and combinations."""
+        check_heads(self.hidden_size, self.num_attention_heads)
+        for name in ("vocab_size", "num_hidden_layers", "intermediate_size", "max_position_embeddings"):
+            check_int(name, getattr(self, name))
+        check_int("type_vocab_size", self.type_vocab_size)
+        check_int("local_window", self.local_window, minimum=0)
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+            check_probability(name, getattr(self, name))
+        if self.classifier_dropout is not None:
+            check_probability("classifier_dropout", self.classifier_dropout)
+        check_choice("projection_sharing", self.projection_sharing, SHARING_MODES)
+        check_choice("projection_kind", self.projection_kind, PROJECTION_KINDS)
+        types = per_layer("attention_type", self.attention_type, self.num_hidden_layers)
+        for layer_type in types:
+            check_choice("attention_type", layer_type, ATTENTION_TYPES)
+        dims = per_layer("projected_dim", self.projected_dim, self.num_hidden_layers)
+        for k in dims:
+            if k is not None:
+                check_int("projected_dim", k)
+        if self.local_window and "linformer" not in types:
+            raise ValueError(
+                f"local_window={self.local_window} has no effect: no layer has attention_type 'linformer'. Set it to 0."
+            )
+        linear = {k for k, layer_type in zip(dims, types, strict=True) if k is not None and layer_type == "linformer"}
+        if self.projection_sharing == "layerwise" and len(linear) > 1:
+            raise ValueError(
+                f"projected_dim={list(dims)} differs between layers, but projection_sharing='layerwise' has one E for "
+                "all: use one projected_dim, or share by 'key_value'."
+            )
+
+    @property
+    def layer_attention(self) -> list[tuple[str, int | None]]:
+        """Attention type and projected_dim of each layer, as built: a Linformer layer without k is softmax."""
+        types = per_layer("attention_type", self.attention_type, self.num_hidden_layers)
+        dims = per_layer("projected_dim", self.projected_dim, self.num_hidden_layers)
+        layers: list[tuple[str, int | None]] = []
+        for layer_type, k in zip(types, dims, strict=True):
+            if layer_type == "linformer" and k is None:
+                layer_type = "softmax"
+            layers.append((layer_type, k if layer_type == "linformer" else None))
+        return layers

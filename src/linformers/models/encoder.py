@@ -1,0 +1,132 @@
+"""The Transformer encoder: layers of attention and feed-forward, over any of the attention mechanisms."""
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from linformers.attention import (
+    Attention,
+    KFreeAttention,
+    LinformerAttention,
+    Padding,
+    ProjectionBank,
+    SoftmaxAttention,
+)
+from linformers.models.config import LinformerConfig
+
+
+class LinformerLayer(GradientCheckpointingLayer):
+    """Attention and feed-forward, each with a residual and a layer norm.
+
+    ``post`` (RoBERTa): ``x = norm(x + f(x))``.  ``pre``: ``x = x + f(norm(x))``.
+    """
+
+    def __init__(self, config: LinformerConfig, attention: Attention | None) -> None:
+        super().__init__()
+        self.pre_norm = config.norm_position == "pre"
+        self.attention = attention
+        if attention is not None:
+            self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.intermediate = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.output = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.output_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(
+        self,
+        hidden_states: Float[Tensor, "batch seq hidden"],
+        padding: Padding | None = None,
+        return_weights: bool = False,
+    ) -> tuple[Float[Tensor, "batch seq hidden"], Tensor | None]:
+        """Run the layer on aligned tokens; also give the attention weights if asked for (and there are any)."""
+        weights = None
+        if self.attention is not None:
+            x = self.attention_norm(hidden_states) if self.pre_norm else hidden_states
+            x = self.attention(x, padding, return_weights=return_weights)
+            if return_weights:
+                x, weights = x
+            hidden_states = hidden_states + self.dropout(x)
+            if not self.pre_norm:
+                hidden_states = self.attention_norm(hidden_states)
+        x = self.output_norm(hidden_states) if self.pre_norm else hidden_states
+        hidden_states = hidden_states + self.dropout(self.output(self.activation(self.intermediate(x))))
+        return (hidden_states if self.pre_norm else self.output_norm(hidden_states)), weights
+
+
+class LinformerEncoder(nn.Module):
+    """A stack of layers with their projections in one bank."""
+
+    def __init__(self, config: LinformerConfig) -> None:
+        super().__init__()
+        self.projections = ProjectionBank(
+            config.num_hidden_layers,
+            config.num_attention_heads,
+            config.max_position_embeddings,
+            [k for _, k in config.layer_attention],
+            sharing=config.projection_sharing,
+            kind=config.projection_kind,
+        )
+        self.layers = nn.ModuleList(
+            LinformerLayer(config, _build_attention(config, layer, self.projections))
+            for layer in range(config.num_hidden_layers)
+        )
+        has_final_norm = config.norm_position == "pre"
+        self.final_norm = (
+            nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if has_final_norm else nn.Identity()
+        )
+
+    def forward(
+        self,
+        hidden_states: Float[Tensor, "batch seq hidden"],
+        padding: Padding | None = None,
+        return_weights: bool = False,
+        return_hidden_states: bool = False,
+    ) -> tuple[Float[Tensor, "batch seq hidden"], list[Tensor], list[Tensor]]:
+        """Encode embedded tokens.
+
+        Returns:
+            The last hidden states; those of the embeddings and of every layer (the last after the final norm); the
+            attention weights of every layer that has attention. The lists are empty unless asked for.
+        """
+        inside = None
+        if padding is not None:  # align once for all layers
+            hidden_states, inside = padding.align(hidden_states), padding.aligned()
+        all_hidden_states, all_weights = [], []
+        for layer in self.layers:
+            if return_hidden_states:
+                all_hidden_states.append(hidden_states)
+            hidden_states, weights = layer(hidden_states, inside, return_weights)
+            if weights is not None:
+                all_weights.append(weights)
+        hidden_states = self.final_norm(hidden_states)
+        if return_hidden_states:
+            all_hidden_states.append(hidden_states)
+        if padding is not None:
+            hidden_states = padding.restore(hidden_states)
+            all_hidden_states = [padding.restore(x) for x in all_hidden_states]
+            all_weights = [padding.restore(w.transpose(1, 2)).transpose(1, 2) for w in all_weights]
+        return hidden_states, all_hidden_states, all_weights
+
+
+def _build_attention(config: LinformerConfig, layer: int, bank: ProjectionBank) -> Attention | None:
+    """The attention of one layer, borrowing its projections from the bank."""
+    attention_type, projected_dim = config.layer_attention[layer]
+    size = (config.hidden_size, config.num_attention_heads)
+    dropout = config.attention_probs_dropout_prob
+    if attention_type == "none":
+        return None
+    if attention_type == "softmax":
+        return SoftmaxAttention(*size, dropout=dropout)
+    if attention_type == "kfree":
+        return KFreeAttention(*size, dropout=dropout)
+    assert projected_dim is not None
+    return LinformerAttention(
+        *size,
+        max_length=config.max_position_embeddings,
+        projected_dim=projected_dim,
+        local_window=config.local_window,
+        dropout=dropout,
+        projections=bank[layer],
+    )
