@@ -62,7 +62,7 @@ class Attention(nn.Module, abc.ABC):
         attention_mask: Tensor | Padding | None = None,
         context: Float[Tensor, "batch source hidden"] | None = None,
         return_weights: bool = False,
-    ) -> Tensor | tuple[Tensor, Tensor]:
+    ) -> Any:
         """Attend within ``hidden_states``, or from them to ``context``.
 
         Args:
@@ -91,11 +91,12 @@ class Attention(nn.Module, abc.ABC):
                     "they must be equal."
                 )
         is_self = context is None
-        source = hidden_states if is_self else context
+        source = hidden_states if context is None else context
         self._check_source(source, is_self=is_self)
-        padding = attention_mask
-        if attention_mask is not None and not isinstance(attention_mask, Padding):
-            padding = read_mask(attention_mask, *source.shape[:2])
+        if attention_mask is None or isinstance(attention_mask, Padding):
+            padding = attention_mask
+        else:
+            padding = read_mask(attention_mask, source.shape[0], source.shape[1])
         if padding is not None:
             source = padding.zero(padding.align(source))
 
@@ -121,11 +122,10 @@ class Attention(nn.Module, abc.ABC):
             read, weights = self.read(hidden_states, memory, return_weights=return_weights)
             return self.o_proj(read), weights
         chunk = max(READ_CHUNK_TOKENS // batch, 1)
-        output: Tensor | None = None
-        for start in range(0, seq, chunk):
-            rows = slice(start, start + chunk)
-            part = self.o_proj(self.read(hidden_states[:, rows], memory, start)[0])
-            if output is None:
+        output = None
+        for rows in (slice(start, start + chunk) for start in range(0, seq, chunk)):
+            part = self.o_proj(self.read(hidden_states[:, rows], memory, rows.start)[0])
+            if output is None:  # now the dtype is known, under autocast too
                 output = part.new_empty(batch, seq, part.shape[-1])
             output[:, rows] = part
         assert output is not None

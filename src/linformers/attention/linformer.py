@@ -24,7 +24,7 @@ class SlotMemory:
     bias: Float[Tensor, "#batch slots"] | None
     token_keys: Float[Tensor, "batch heads source head_dim"] | None = None
     token_values: Float[Tensor, "batch heads source head_dim"] | None = None
-    starts: Int[Tensor, "#batch slots+1"] | None = None
+    starts: Int[Tensor, "#batch edges"] | None = None
     lengths: Int[Tensor, "#batch"] | None = None
 
 
@@ -81,8 +81,9 @@ class LinformerAttention(Attention):
                 1, num_attention_heads, max_length, projected_dim, sharing=projection_sharing, kind=projection_kind
             )
             projections = self.bank[0]
+            assert projections is not None
         # In a tuple, so that borrowed projections are not registered here a second time.
-        self._projections = projections
+        self._projections: tuple[Projection, Projection] = projections
 
     @property
     def key_projection(self) -> Projection:

@@ -26,7 +26,7 @@ def attend_with_window(
     start: int = 0,
     lengths: Int[Tensor, " batch"],
     slot_bias: Float[Tensor, "#batch slots"] | None = None,
-    slot_starts: Int[Tensor, "#batch slots+1"] | None = None,
+    slot_starts: Int[Tensor, "#batch edges"] | None = None,
     dropout: float = 0.0,
     return_weights: bool = False,
 ) -> tuple[Float[Tensor, "batch heads seq head_dim"], Float[Tensor, "batch heads seq _"] | None]:

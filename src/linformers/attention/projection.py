@@ -58,7 +58,7 @@ class Projection(nn.Module, abc.ABC):
         """What to add to the scores of each slot, (batch or 1, projected); -inf = slot without tokens; None = 0."""
         return None
 
-    def slot_starts(self, lengths: Int[Tensor, " batch"]) -> Int[Tensor, "batch projected+1"] | None:
+    def slot_starts(self, lengths: Int[Tensor, " batch"]) -> Int[Tensor, "batch edges"] | None:
         """First token of each slot, and the end, where slots *stand for* windows of tokens; else None."""
         return None
 
@@ -99,7 +99,7 @@ class LinearProjection(Projection):
         if x.ndim == 4:
             return torch.einsum("hnk,bhnd->bhkd", weight, x)
         stacked = weight.transpose(0, 1).flatten(1)  # one product for all heads: (seq, heads * projected)
-        return (stacked.transpose(0, 1) @ x).unflatten(1, (self.num_heads, self.projected_dim))
+        return (stacked.transpose(0, 1) @ x).unflatten(1, (-1, self.projected_dim))
 
     def reset_parameters(self) -> None:
         """N(0, 1/k)."""
@@ -124,16 +124,18 @@ class ConvProjection(Projection):
 
     def forward(self, x: Float[Tensor, "batch *heads seq dim"], padding: Padding | None) -> Tensor:
         """Weighted sums of windows: O(seq * dim)."""
-        x = F.pad(x, (0, 0, 0, -x.shape[-2] % self.stride))
-        windows = x.unflatten(-2, (-1, self.stride))
+        seq = x.shape[-2]
+        # A traced graph serves every length, so there all slots are filled up.
+        slots = self.projected_dim if torch.compiler.is_compiling() else math.ceil(seq / self.stride)
+        windows = F.pad(x, (0, 0, 0, slots * self.stride - seq)).unflatten(-2, (slots, self.stride))
         weight = self.weight.to(x.dtype)
         if not self.per_head:
-            slots = torch.einsum("bjtd,t->bjd", windows, weight)
+            sums = torch.einsum("bjtd,t->bjd", windows, weight)
         elif x.ndim == 4:
-            slots = torch.einsum("bhjtd,ht->bhjd", windows, weight)
+            sums = torch.einsum("bhjtd,ht->bhjd", windows, weight)
         else:
-            slots = torch.einsum("bjtd,ht->bhjd", windows, weight)
-        return F.pad(slots, (0, 0, 0, self.projected_dim - slots.shape[-2]))
+            sums = torch.einsum("bjtd,ht->bhjd", windows, weight)
+        return F.pad(sums, (0, 0, 0, self.projected_dim - slots))
 
     def log_mass(self, x: Float[Tensor, "batch seq dim"], padding: Padding | None) -> Tensor:
         """0 for slots with a token, -inf for the others."""
@@ -158,7 +160,7 @@ class _Pooling(Projection):
     def __init__(self, max_length: int, projected_dim: int, num_heads: int | None = None) -> None:
         super().__init__(max_length, projected_dim, None)  # nothing to hold per head
 
-    def slot_starts(self, lengths: Int[Tensor, " batch"]) -> Int[Tensor, "batch projected+1"]:
+    def slot_starts(self, lengths: Int[Tensor, " batch"]) -> Int[Tensor, "batch edges"]:
         """Smallest i with floor(i k / n) >= j, for j = 0 ... k."""
         j = torch.arange(self.projected_dim + 1, device=lengths.device)
         return (j * lengths[:, None] + self.projected_dim - 1) // self.projected_dim
@@ -171,6 +173,8 @@ class _Pooling(Projection):
         """Gather each slot's tokens: (batch, projected, width, dim), and which of them are real."""
         batch, seq = x.shape[:2]
         width = (seq + self.projected_dim - 1) // self.projected_dim
+        if torch.compiler.is_compiling():
+            width = width + 1  # an axis that can be 1 would tie the traced graph to lengths beyond k
         starts = self.slot_starts(lengths_of(x, padding))
         index = starts[:, :-1, None] + torch.arange(width, device=x.device)
         real = index < starts[:, 1:, None]

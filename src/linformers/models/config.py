@@ -1,6 +1,6 @@
 """The one configuration class of all Linformer models."""
 
-from typing import Any, Literal
+from typing import Any, Literal, no_type_check
 
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
@@ -29,6 +29,7 @@ _TRANSFORMERS_KEYS = {
 }
 
 
+@no_type_check  # @strict checks the fields; the shape-checking test hook must leave __init__ alone
 @strict
 class LinformerConfig(PreTrainedConfig):
     """Configuration of a Linformer encoder; defaults have the shape of RoBERTa-base.

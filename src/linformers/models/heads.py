@@ -53,7 +53,7 @@ class LinformerForSequenceClassification(LinformerPreTrainedModel):
     def __init__(self, config: LinformerConfig) -> None:
         super().__init__(config)
         self.linformer = LinformerModel(config)
-        self.classifier = LinformerClassificationHead(config, config.num_labels)
+        self.classifier = LinformerClassificationHead(config, config.num_labels or 1)
         self.post_init()
 
     @can_return_tuple
@@ -111,7 +111,7 @@ class LinformerForTokenClassification(LinformerPreTrainedModel):
         super().__init__(config)
         self.linformer = LinformerModel(config)
         self.dropout = _classifier_dropout(config)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels or 1)
         self.post_init()
 
     @can_return_tuple

@@ -20,13 +20,28 @@ from linformers.models.config import LinformerConfig
 from linformers.models.encoder import LinformerEncoder
 
 
+class PositionEmbedding(nn.Embedding):
+    """Learned positions that start as sinusoids (Vaswani et al. 2017).
+
+    Small random positions leave attention without a sense of order for the first thousand steps (see docs/log.md).
+    """
+
+    def start_as_sinusoids(self, std: float) -> None:
+        """Fill with sinusoids of root mean square ``std``."""
+        count, width = self.weight.shape
+        frequencies = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000) / width))
+        angles = torch.arange(count)[:, None] * frequencies
+        waves = torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :width]
+        init.copy_(self.weight, waves * (std * math.sqrt(2)))
+
+
 class LinformerEmbeddings(nn.Module):
     """Words, positions and token types, added and normalised."""
 
     def __init__(self, config: LinformerConfig) -> None:
         super().__init__()
         self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
-        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.position_embeddings = PositionEmbedding(config.max_position_embeddings, config.hidden_size)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
@@ -46,17 +61,6 @@ class LinformerEmbeddings(nn.Module):
         else:
             x = x + self.token_type_embeddings(token_type_ids)
         return self.dropout(self.norm(x))
-
-    def init_positions(self, std: float) -> None:
-        """Start the learned positions as sinusoids of root mean square ``std``.
-
-        Small random positions leave attention without a sense of order for the first thousand steps.
-        """
-        count, width = self.position_embeddings.weight.shape
-        frequencies = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000) / width))
-        angles = torch.arange(count)[:, None] * frequencies
-        waves = torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :width]
-        init.copy_(self.position_embeddings.weight, waves * (std * math.sqrt(2)))
 
 
 class LinformerPreTrainedModel(PreTrainedModel):
@@ -78,6 +82,8 @@ class LinformerPreTrainedModel(PreTrainedModel):
             init.normal_(module.weight, std=std)
             if module.bias is not None:
                 init.zeros_(module.bias)
+        elif isinstance(module, PositionEmbedding):
+            module.start_as_sinusoids(std)
         elif isinstance(module, nn.Embedding):
             init.normal_(module.weight, std=std)
             if module.padding_idx is not None:
@@ -87,8 +93,6 @@ class LinformerPreTrainedModel(PreTrainedModel):
             init.zeros_(module.bias)
         elif isinstance(module, Projection):
             module.reset_parameters()
-        elif isinstance(module, LinformerEmbeddings):
-            module.init_positions(std)
 
 
 class LinformerModel(LinformerPreTrainedModel):
@@ -104,7 +108,7 @@ class LinformerModel(LinformerPreTrainedModel):
         """The word embeddings."""
         return self.embeddings.word_embeddings
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
         """Replace the word embeddings."""
         self.embeddings.word_embeddings = value
 

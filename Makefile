@@ -1,0 +1,64 @@
+# Every target sets up what it needs, once: a repeat is instant, and a change of pyproject.toml or constraints.txt
+# installs again.  Variables:
+#   PYTHON       the interpreter that makes .venv (default python3; 3.10 or later)
+#   TORCH_INDEX  where to take PyTorch from, if not PyPI: on Linux without an NVIDIA GPU,
+#                `make quickstart TORCH_INDEX=https://download.pytorch.org/whl/cpu` saves a download of gigabytes
+
+PYTHON ?= python3
+TORCH_INDEX ?=
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install --no-compile -c constraints.txt
+PINS := pyproject.toml constraints.txt
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: help setup quickstart test lint format type clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make quickstart  train a Linformer beside a Transformer on real text, in minutes; writes runs/quickstart/"
+	@echo "make setup       a development environment in $(VENV)"
+	@echo "make test        the tests, then the unit tests again with every array shape checked"
+	@echo "make lint type   ruff and codespell; pyright"
+	@echo "make format      let ruff rewrite the code"
+	@echo "make clean       remove the environment and the caches"
+
+setup: $(VENV)/.dev
+
+quickstart: $(VENV)/.core
+	$(BIN)/linformers quickstart $(ARGS)
+
+test: $(VENV)/.dev
+	$(PYTEST) -m "not slow" $(ARGS)
+	$(PYTEST) -m "not slow" tests/unit --ignore=tests/unit/test_import.py --ignore=tests/unit/test_cli.py \
+	    --jaxtyping-packages=linformers,beartype.beartype $(ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+type: $(VENV)/.dev
+	$(BIN)/pyright
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# What users need: torch first and alone, so that a CPU build already chosen is not replaced by a CUDA one.
+$(VENV)/.core: $(PINS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	    { echo "error: $$($(PYTHON) --version 2>&1) is too old; use: make PYTHON=python3.11 (3.10 or later)" >&2; exit 1; }
+	@echo "Installing into $(VENV) (once; a minute or two) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.core
+	$(PIP) -e '.[dev]'
+	@touch $@

@@ -1,0 +1,59 @@
+"""Linformers: Transformer encoders whose attention is linear in sequence length.
+
+``import linformers`` loads neither torch nor transformers: each public name is imported when it is first used
+(PEP 562). It also makes transformers' Auto classes and pipelines know the model type ``linformer``.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from linformers._registration import register_with_transformers
+from linformers._version import __version__
+
+if TYPE_CHECKING:
+    from linformers.attention import KFreeAttention, LinformerAttention, ProjectionBank, SoftmaxAttention
+    from linformers.models import (
+        LinformerConfig,
+        LinformerForMaskedLM,
+        LinformerForMultipleChoice,
+        LinformerForQuestionAnswering,
+        LinformerForSequenceClassification,
+        LinformerForTokenClassification,
+        LinformerModel,
+    )
+
+__all__ = [
+    "KFreeAttention",
+    "LinformerAttention",
+    "LinformerConfig",
+    "LinformerForMaskedLM",
+    "LinformerForMultipleChoice",
+    "LinformerForQuestionAnswering",
+    "LinformerForSequenceClassification",
+    "LinformerForTokenClassification",
+    "LinformerModel",
+    "ProjectionBank",
+    "SoftmaxAttention",
+    "__version__",
+]
+
+_ATTENTION = {"KFreeAttention", "LinformerAttention", "ProjectionBank", "SoftmaxAttention"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        # With `name` and `obj` set, Python adds "Did you mean ...?" to the message of a misspelling.
+        raise AttributeError(
+            f"module {__name__!r} has no attribute {name!r}", name=name, obj=importlib.import_module(__name__)
+        )
+    module = importlib.import_module("linformers.attention" if name in _ATTENTION else "linformers.models")
+    value = getattr(module, name)
+    globals()[name] = value  # the next access does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+register_with_transformers()

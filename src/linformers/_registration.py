@@ -1,0 +1,93 @@
+"""Make transformers' Auto classes and pipelines know ``linformer``, at no cost until transformers is imported.
+
+transformers keeps *names* in its tables (model type -> class name) and imports
+``transformers.models.<model type>`` when a class is first asked for. We enter our names into those tables, and this
+package under that module's name; nothing of ours is imported then, so no circular import can arise. Where the
+tables of models have been built already, their public ``register`` is called instead, which needs the classes.
+"""
+
+import importlib
+import sys
+from collections.abc import Callable
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+MODEL_TYPE = "linformer"
+CONFIG_CLASS = "LinformerConfig"
+
+# Auto class -> (transformers' table of names for it, our class).
+AUTO_CLASSES = {
+    "AutoModel": ("MODEL_MAPPING_NAMES", "LinformerModel"),
+    "AutoModelForPreTraining": ("MODEL_FOR_PRETRAINING_MAPPING_NAMES", "LinformerForMaskedLM"),
+    "AutoModelForMaskedLM": ("MODEL_FOR_MASKED_LM_MAPPING_NAMES", "LinformerForMaskedLM"),
+    "AutoModelForSequenceClassification": (
+        "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
+        "LinformerForSequenceClassification",
+    ),
+    "AutoModelForTokenClassification": (
+        "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES",
+        "LinformerForTokenClassification",
+    ),
+    "AutoModelForQuestionAnswering": ("MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES", "LinformerForQuestionAnswering"),
+    "AutoModelForMultipleChoice": ("MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES", "LinformerForMultipleChoice"),
+}
+
+_CONFIGURATION_AUTO = "transformers.models.auto.configuration_auto"
+_MODELING_AUTO = "transformers.models.auto.modeling_auto"
+
+
+def _name_config(configuration_auto: ModuleType) -> None:
+    configuration_auto.CONFIG_MAPPING_NAMES[MODEL_TYPE] = CONFIG_CLASS
+
+
+def _name_models(modeling_auto: ModuleType) -> None:
+    for table, class_name in AUTO_CLASSES.values():
+        getattr(modeling_auto, table)[MODEL_TYPE] = class_name
+
+
+def _register_models(modeling_auto: ModuleType) -> None:
+    package = importlib.import_module("linformers")
+    config_class = getattr(package, CONFIG_CLASS)
+    for auto_class, (_, class_name) in AUTO_CLASSES.items():
+        getattr(modeling_auto, auto_class).register(config_class, getattr(package, class_name))
+
+
+class _AfterImport(MetaPathFinder):
+    """Call a function with a module as soon as that module has been executed."""
+
+    def __init__(self, callbacks: dict[str, Callable[[ModuleType], None]]):
+        self.callbacks = callbacks
+
+    def find_spec(self, fullname: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        callback = self.callbacks.get(fullname)
+        if callback is None:
+            return None
+        others = (finder for finder in sys.meta_path if finder is not self)
+        spec = next(filter(None, (finder.find_spec(fullname, path, target) for finder in others)), None)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def execute_and_call(module: ModuleType) -> None:
+                execute(module)
+                callback(module)
+
+            spec.loader.exec_module = execute_and_call
+        return spec
+
+
+def register_with_transformers() -> None:
+    """Enter our names into transformers' tables, now or as soon as it is imported."""
+    sys.modules.setdefault(f"transformers.models.{MODEL_TYPE}", sys.modules["linformers"])
+    callbacks: dict[str, Callable[[ModuleType], None]] = {}
+    for module_name, by_name, at_once in (
+        (_CONFIGURATION_AUTO, _name_config, _name_config),
+        (_MODELING_AUTO, _name_models, _register_models),
+    ):
+        if module_name in sys.modules:
+            at_once(sys.modules[module_name])
+        else:
+            callbacks[module_name] = by_name
+    if callbacks:
+        sys.meta_path.insert(0, _AfterImport(callbacks))

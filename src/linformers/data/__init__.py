@@ -1,0 +1,1 @@
+"""Text in, training examples out: books, tokenizers, packed blocks, masks and passages."""
