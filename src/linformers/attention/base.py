@@ -109,7 +109,7 @@ class Attention(nn.Module, abc.ABC):
             output = padding.restore(output) if is_self else output
             if weights is not None:
                 weights = weights.masked_fill(dropped[:, None, :, None], 0)
-                weights = padding.restore(weights.transpose(1, 2)).transpose(1, 2) if is_self else weights
+                weights = self.restore_weights(weights, padding, queries=is_self)
         return (output, weights) if return_weights else output
 
     def _read_all(
@@ -130,6 +130,12 @@ class Attention(nn.Module, abc.ABC):
             output[:, rows] = part
         assert output is not None
         return output, None
+
+    def restore_weights(
+        self, weights: Float[Tensor, "batch heads seq keys"], padding: Padding, queries: bool = True
+    ) -> Float[Tensor, "batch heads seq keys"]:
+        """Bring attention weights from the aligned order to the caller's."""
+        return padding.restore(weights.transpose(1, 2)).transpose(1, 2) if queries else weights
 
     def split_heads(self, x: Float[Tensor, "batch seq hidden"]) -> Float[Tensor, "batch heads seq head_dim"]:
         """Cut the feature axis into heads (a view)."""

@@ -24,7 +24,7 @@ def attend_with_window(
     window: int,
     *,
     start: int = 0,
-    lengths: Int[Tensor, " batch"],
+    lengths: Int[Tensor, " #batch"],
     slot_bias: Float[Tensor, "#batch slots"] | None = None,
     slot_starts: Int[Tensor, "#batch edges"] | None = None,
     dropout: float = 0.0,

@@ -93,12 +93,13 @@ class LinearProjection(Projection):
 
     def forward(self, x: Float[Tensor, "batch *heads seq dim"], padding: Padding | None) -> Tensor:
         """``E X``: O(seq * projected * dim)."""
-        weight = self.weight[..., : x.shape[-2], :].to(x.dtype)
+        weight = self.weight.to(x.dtype)
         if not self.per_head:
-            return weight.transpose(0, 1) @ x
+            return weight[: x.shape[-2]].transpose(0, 1) @ x
+        weight = weight.transpose(0, 1)[: x.shape[-2]]
         if x.ndim == 4:
-            return torch.einsum("hnk,bhnd->bhkd", weight, x)
-        stacked = weight.transpose(0, 1).flatten(1)  # one product for all heads: (seq, heads * projected)
+            return torch.einsum("nhk,bhnd->bhkd", weight, x)
+        stacked = weight.flatten(1)  # one product for all heads: (seq, heads * projected)
         return (stacked.transpose(0, 1) @ x).unflatten(1, (-1, self.projected_dim))
 
     def reset_parameters(self) -> None:
@@ -194,8 +195,8 @@ class MeanPoolProjection(_Pooling):
         if padding is None and not torch.compiler.is_compiling() and seq % self.projected_dim == 0:
             return x.unflatten(1, (self.projected_dim, seq // self.projected_dim)).mean(2)
         windows, real = self._windows(x, padding)
-        share = real / real.sum(-1, keepdim=True).clamp(min=1)
-        return torch.einsum("bjt,bjtd->bjd", share.to(x.dtype), windows)
+        share = real.to(x.dtype) / real.sum(-1, keepdim=True).clamp(min=1)
+        return torch.einsum("bjt,bjtd->bjd", share, windows)
 
 
 class MaxPoolProjection(_Pooling):

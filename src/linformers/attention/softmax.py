@@ -48,3 +48,10 @@ class SoftmaxAttention(Attention):
             query, memory.keys, memory.values, memory.bias, self.active_dropout, return_weights=return_weights
         )
         return self.merge_heads(read), weights
+
+    def restore_weights(
+        self, weights: Float[Tensor, "batch heads seq source"], padding: Padding, queries: bool = True
+    ) -> Float[Tensor, "batch heads seq source"]:
+        """Here the keys are tokens too."""
+        weights = padding.restore(weights.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return super().restore_weights(weights, padding, queries)

@@ -106,7 +106,8 @@ class LinformerEncoder(nn.Module):
         if padding is not None:
             hidden_states = padding.restore(hidden_states)
             all_hidden_states = [padding.restore(x) for x in all_hidden_states]
-            all_weights = [padding.restore(w.transpose(1, 2)).transpose(1, 2) for w in all_weights]
+            attentions = [layer.attention for layer in self.layers if layer.attention is not None]
+            all_weights = [a.restore_weights(w, padding) for a, w in zip(attentions, all_weights, strict=False)]
         return hidden_states, all_hidden_states, all_weights
 
 
