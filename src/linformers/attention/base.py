@@ -92,11 +92,11 @@ class Attention(nn.Module, abc.ABC):
                 )
         is_self = context is None
         source = hidden_states if context is None else context
-        self._check_source(source, is_self=is_self)
         if attention_mask is None or isinstance(attention_mask, Padding):
             padding = attention_mask
         else:
             padding = read_mask(attention_mask, source.shape[0], source.shape[1])
+        self._check_source(source, padding, is_self)
         if padding is not None:
             source = padding.zero(padding.align(source))
 
@@ -162,8 +162,13 @@ class Attention(nn.Module, abc.ABC):
         if x.shape[1] == 0:
             raise ValueError(f"{field} has no tokens, shape {tuple(x.shape)}: give sequences of at least one token.")
 
-    def _check_source(self, source: Tensor, is_self: bool) -> None:
-        """Refuse sources the mechanism cannot take; any length will do unless a subclass says otherwise."""
+    def _check_source(self, source: Tensor, padding: Padding | None, is_self: bool) -> None:
+        """Refuse sources the mechanism cannot take."""
+        if padding is not None and padding.first is not None:
+            raise ValueError(
+                f"{type(self).__name__} cannot work on one stretch of a sequence: use LinformerAttention without a "
+                "local window, or give each process whole sequences."
+            )
 
     def extra_repr(self) -> str:
         """Shown when the module is printed."""

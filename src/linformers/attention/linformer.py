@@ -95,15 +95,23 @@ class LinformerAttention(Attention):
         """F: compresses the values; the same object as E where they are shared."""
         return self._projections[1]
 
-    def _check_source(self, source: Tensor, is_self: bool) -> None:
+    def _check_source(self, source: Tensor, padding: Padding | None, is_self: bool) -> None:
+        seq = source.shape[1] if padding is None else padding.document_seq
+        if padding is not None and padding.first is not None:
+            kind = self.key_projection.kind
+            if self.local_window or kind == "max_pool":
+                raise ValueError(
+                    f"sequence parallelism takes no local_window (here {self.local_window}) and not projection_kind "
+                    f"'max_pool' (here {kind!r}): use local_window=0 with 'linear', 'mean_pool' or 'conv'."
+                )
         if self.local_window and not is_self:
             raise ValueError(
                 f"local_window={self.local_window} needs queries and keys of one sequence, but a context was given: "
                 "use local_window=0 for cross-attention."
             )
-        if source.shape[1] > self.max_length:
+        if seq > self.max_length:
             raise ValueError(
-                f"a sequence of {source.shape[1]} tokens exceeds max_length={self.max_length}: truncate it, or build "
+                f"a sequence of {seq} tokens exceeds max_length={self.max_length}: truncate it, or build "
                 "the module with a larger max_length."
             )
 
@@ -115,10 +123,11 @@ class LinformerAttention(Attention):
         """
         e, f = self._projections
         token_keys = token_values = None
-        if self.local_window or not self._compress_first(source):
+        compress_first = self._compress_first(source.shape[1] if padding is None else padding.document_seq)
+        if self.local_window or not compress_first:
             token_keys = self._project_tokens(self.k_proj, source, padding)
             token_values = self._project_tokens(self.v_proj, source, padding)
-        if self._compress_first(source):
+        if compress_first:
             compressed = e(source, padding)
             keys = self._project_slots(self.k_proj, compressed, e, source, padding)
             compressed = compressed if f is e else f(source, padding)
@@ -179,13 +188,13 @@ class LinformerAttention(Attention):
             )
         return self.merge_heads(read), weights
 
-    def _compress_first(self, source: Tensor) -> bool:
+    def _compress_first(self, n: int) -> bool:
         """Whether compressing X before the feature projections takes fewer multiplications than after them."""
         e, f = self._projections
         if not e.is_linear:
             return False
         # A traced graph serves every length, so there the longest decides; the function is the same either way.
-        n = self.max_length if torch.compiler.is_compiling() else source.shape[1]
+        n = self.max_length if torch.compiler.is_compiling() else n
         d, k = self.hidden_size, self.projected_dim
         first = (1 if f is e else 2) * e.cost_per_token * n * d + 2 * k * d * d
         second = 2 * (e.cost_per_token // (e.num_heads or 1)) * n * d
@@ -212,8 +221,10 @@ class LinformerAttention(Attention):
         """``(E X) W + (E 1) b^T``: keys or values of the slots from the compressed inputs."""
         mass = None
         if linear.bias is not None:
-            ones = source.new_ones(1, source.shape[1], 1) if padding is None else padding.keep[..., None].to(source)
-            mass = projection(ones, padding)  # what a constant, such as the bias, becomes in each slot
+            # What a constant, such as the bias, becomes in each slot.
+            document = None if padding is None else padding.document()
+            ones = source.new_ones(1, source.shape[1], 1) if document is None else document.keep[..., None].to(source)
+            mass = projection(ones, document)
         if not projection.per_head:
             slots = linear(compressed)
             return self.split_heads(slots if mass is None else slots + (mass - 1) * linear.bias)

@@ -1,5 +1,7 @@
 """Padding: which tokens of a batch are real, worked out once and shared by every layer."""
 
+import copy
+
 import torch
 from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
@@ -31,14 +33,45 @@ class Padding:
 
     def aligned(self) -> "Padding":
         """The same padding for tensors that have been through ``align``."""
-        other = object.__new__(Padding)
-        other.lengths, other.keep, other._destination = self.lengths, self.keep, None
+        other = copy.copy(self)
+        other._destination = None
         return other
 
     @property
     def empty(self) -> Bool[Tensor, " batch"]:
-        """True for sequences without a single kept token."""
-        return self.lengths == 0
+        """True for documents without a single kept token."""
+        return self.document_lengths == 0
+
+    @property
+    def document_lengths(self) -> Int[Tensor, " batch"]:
+        """Kept tokens per document; more than ``lengths`` where only a stretch of it is at hand."""
+        return self.lengths
+
+    @property
+    def document_seq(self) -> int:
+        """Tokens per document, padding included."""
+        return self.keep.shape[1]
+
+    @property
+    def first(self) -> Int[Tensor, " batch"] | None:
+        """Index in its document of the first kept token at hand; None = 0."""
+        return None
+
+    def document(self) -> "Padding":
+        """The padding of the whole (aligned) documents."""
+        return self.aligned()
+
+    def reduce(self, x: Shaped[Tensor, "*any"]) -> Shaped[Tensor, "*any"]:
+        """Complete a sum over the tokens at hand to one over the documents."""
+        return x
+
+    @property
+    def positions(self) -> Int[Tensor, "batch seq"]:
+        """Position of each token in its document, in the caller's order: its rank among the kept tokens."""
+        ranks = torch.arange(self.keep.shape[1], device=self.keep.device).expand_as(self.keep)
+        ranks = ranks if self.first is None else ranks + self.first[:, None]
+        last = (self.document_lengths - 1).clamp(min=0)
+        return self.restore(torch.minimum(ranks, last[:, None]))  # padding has no position; any valid one will do
 
     def align(self, x: Shaped[Tensor, "batch seq *rest"]) -> Shaped[Tensor, "batch seq *rest"]:
         """Move each sequence's kept tokens to the front; padding follows."""
@@ -58,8 +91,8 @@ class Padding:
 
 
 def lengths_of(x: Shaped[Tensor, "batch seq *rest"], padding: Padding | None) -> Int[Tensor, " _"]:
-    """Kept tokens per sequence; one entry stands for all where nothing is padded."""
-    return torch.full((1,), x.shape[1], device=x.device) if padding is None else padding.lengths
+    """Kept tokens per document; one entry stands for all where nothing is padded."""
+    return torch.full((1,), x.shape[1], device=x.device) if padding is None else padding.document_lengths
 
 
 def _take_rows(x: Tensor, index: Tensor) -> Tensor:

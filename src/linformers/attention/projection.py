@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from linformers.attention.checks import check_choice, check_int
@@ -94,6 +94,8 @@ class LinearProjection(Projection):
     def forward(self, x: Float[Tensor, "batch *heads seq dim"], padding: Padding | None) -> Tensor:
         """``E X``: O(seq * projected * dim)."""
         weight = self.weight.to(x.dtype)
+        if padding is not None and padding.first is not None:
+            return padding.reduce(self._compress_stretch(weight, x, padding.first))
         if not self.per_head:
             return weight[: x.shape[-2]].transpose(0, 1) @ x
         weight = weight.transpose(0, 1)[: x.shape[-2]]
@@ -101,6 +103,15 @@ class LinearProjection(Projection):
             return torch.einsum("nhk,bhnd->bhkd", weight, x)
         stacked = weight.flatten(1)  # one product for all heads: (seq, heads * projected)
         return (stacked.transpose(0, 1) @ x).unflatten(1, (-1, self.projected_dim))
+
+    def _compress_stretch(self, weight: Tensor, x: Tensor, first: Int[Tensor, " batch"]) -> Tensor:
+        """The part of ``E X`` that tokens ``first, first + 1, ...`` of each document contribute."""
+        rows = first[:, None] + torch.arange(x.shape[-2], device=x.device)
+        rows = rows.clamp(max=self.max_length - 1)  # beyond it lies padding only, and that is zero
+        if not self.per_head:
+            return torch.einsum("bnk,bnd->bkd", weight[rows], x)
+        tokens = "bhnd" if x.ndim == 4 else "bnd"
+        return torch.einsum(f"hbnk,{tokens}->bhkd", weight[:, rows], x)
 
     def reset_parameters(self) -> None:
         """N(0, 1/k)."""
@@ -125,6 +136,8 @@ class ConvProjection(Projection):
 
     def forward(self, x: Float[Tensor, "batch *heads seq dim"], padding: Padding | None) -> Tensor:
         """Weighted sums of windows: O(seq * dim)."""
+        if padding is not None and padding.first is not None:
+            return padding.reduce(self._compress_stretch(x, padding))
         seq = x.shape[-2]
         # A traced graph serves every length, so there all slots are filled up.
         slots = self.projected_dim if torch.compiler.is_compiling() else math.ceil(seq / self.stride)
@@ -137,6 +150,19 @@ class ConvProjection(Projection):
         else:
             sums = torch.einsum("bjtd,ht->bhjd", windows, weight)
         return F.pad(sums, (0, 0, 0, self.projected_dim - slots))
+
+    def _compress_stretch(self, x: Tensor, padding: Padding) -> Tensor:
+        """The part of each slot that a stretch of the documents contributes."""
+        starts = torch.arange(self.projected_dim + 1, device=x.device)[None] * self.stride
+        tokens = x.transpose(1, 2).flatten(2) if x.ndim == 4 else x
+        windows, real = gather_windows(tokens, starts, self.stride, padding)
+        windows = windows.masked_fill(~real[..., None], 0)
+        weight = self.weight.to(x.dtype)
+        if not self.per_head:
+            return torch.einsum("bjtd,t->bjd", windows, weight)
+        if x.ndim == 4:
+            return torch.einsum("bjthd,ht->bhjd", windows.unflatten(-1, (x.shape[1], -1)), weight)
+        return torch.einsum("bjtd,ht->bhjd", windows, weight)
 
     def log_mass(self, x: Float[Tensor, "batch seq dim"], padding: Padding | None) -> Tensor:
         """0 for slots with a token, -inf for the others."""
@@ -171,17 +197,12 @@ class _Pooling(Projection):
         return self.slot_starts(lengths_of(x, padding)).diff(dim=1).to(x.dtype).log()
 
     def _windows(self, x: Tensor, padding: Padding | None) -> tuple[Tensor, Tensor]:
-        """Gather each slot's tokens: (batch, projected, width, dim), and which of them are real."""
-        batch, seq = x.shape[:2]
+        """Each slot's tokens, and which of them are real."""
+        seq = x.shape[1] if padding is None else padding.document_seq
         width = (seq + self.projected_dim - 1) // self.projected_dim
         if torch.compiler.is_compiling():
             width = width + 1  # an axis that can be 1 would tie the traced graph to lengths beyond k
-        starts = self.slot_starts(lengths_of(x, padding))
-        index = starts[:, :-1, None] + torch.arange(width, device=x.device)
-        real = index < starts[:, 1:, None]
-        rows = index.clamp(max=seq - 1) + torch.arange(batch, device=x.device)[:, None, None] * seq
-        windows = x.flatten(0, 1).index_select(0, rows.flatten())
-        return windows.unflatten(0, (batch, self.projected_dim, width)), real.expand(batch, -1, -1)
+        return gather_windows(x, self.slot_starts(lengths_of(x, padding)), width, padding)
 
 
 class MeanPoolProjection(_Pooling):
@@ -195,8 +216,10 @@ class MeanPoolProjection(_Pooling):
         if padding is None and not torch.compiler.is_compiling() and seq % self.projected_dim == 0:
             return x.unflatten(1, (self.projected_dim, seq // self.projected_dim)).mean(2)
         windows, real = self._windows(x, padding)
-        share = real.to(x.dtype) / real.sum(-1, keepdim=True).clamp(min=1)
-        return torch.einsum("bjt,bjtd->bjd", share, windows)
+        counts = self.slot_starts(lengths_of(x, padding)).diff(dim=1).clamp(min=1)
+        share = real.to(x.dtype) / counts[..., None]
+        pooled = torch.einsum("bjt,bjtd->bjd", share, windows)
+        return pooled if padding is None else padding.reduce(pooled)
 
 
 class MaxPoolProjection(_Pooling):
@@ -213,6 +236,25 @@ class MaxPoolProjection(_Pooling):
         windows, real = self._windows(x, padding)
         windows = windows.masked_fill(~real[..., None], -torch.inf)
         return windows.amax(2).masked_fill(~real.any(-1, keepdim=True), 0)
+
+
+def gather_windows(
+    x: Float[Tensor, "batch seq dim"], starts: Int[Tensor, "#batch edges"], width: int, padding: Padding | None
+) -> tuple[Float[Tensor, "batch slots width dim"], Bool[Tensor, "batch slots width"]]:
+    """Gather the tokens between neighbouring ``starts`` (indices in the document), at most ``width`` of them.
+
+    Returns:
+        The tokens, and which of them are real: in the window, and at hand. What is not real is some other token.
+    """
+    batch, seq = x.shape[:2]
+    if padding is not None and padding.first is not None:
+        starts = starts - padding.first[:, None]
+    index = starts[:, :-1, None] + torch.arange(width, device=x.device)
+    lengths = seq if padding is None else padding.lengths[:, None, None]
+    real = (index >= 0) & (index < lengths) & (index < starts[:, 1:, None])
+    rows = index.clamp(0, seq - 1) + torch.arange(batch, device=x.device)[:, None, None] * seq
+    windows = x.flatten(0, 1).index_select(0, rows.flatten())
+    return windows.unflatten(0, (batch, starts.shape[1] - 1, width)), real.expand(batch, -1, -1)
 
 
 PROJECTION_KINDS: dict[str, type[Projection]] = {

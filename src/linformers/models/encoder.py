@@ -106,7 +106,7 @@ class LinformerEncoder(nn.Module):
         if padding is not None:
             hidden_states = padding.restore(hidden_states)
             all_hidden_states = [padding.restore(x) for x in all_hidden_states]
-            attentions = [layer.attention for layer in self.layers if layer.attention is not None]
+            attentions = [module for module in self.modules() if isinstance(module, Attention)]
             all_weights = [a.restore_weights(w, padding) for a, w in zip(attentions, all_weights, strict=False)]
         return hidden_states, all_hidden_states, all_weights
 

@@ -15,7 +15,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils.generic import can_return_tuple
 
 from linformers.attention import Projection
-from linformers.attention.padding import read_mask
+from linformers.attention.parallel import current_padding
 from linformers.models.config import LinformerConfig
 from linformers.models.encoder import LinformerEncoder
 
@@ -151,18 +151,16 @@ class LinformerModel(LinformerPreTrainedModel):
                 "unsqueeze(0) makes a batch of one."
             )
         batch, seq = x.shape[:2]
+        padding = current_padding(attention_mask, batch, seq, x.device)
         longest = self.config.max_position_embeddings
-        if seq > longest:
+        length = seq if padding is None else padding.document_seq
+        if length > longest:
             raise ValueError(
-                f"a sequence of {seq} tokens exceeds max_position_embeddings={longest}: truncate it "
+                f"a sequence of {length} tokens exceeds max_position_embeddings={longest}: truncate it "
                 f"(tokenizer(..., truncation=True, max_length={longest})), or use a model built for longer input."
             )
-        padding = None if attention_mask is None else read_mask(attention_mask, batch, seq)
         if position_ids is None:
-            if padding is None or attention_mask is None:
-                position_ids = torch.arange(seq, device=x.device)[None]
-            else:
-                position_ids = (attention_mask.bool().cumsum(1) - 1).clamp(min=0)
+            position_ids = torch.arange(seq, device=x.device)[None] if padding is None else padding.positions
         if output_attentions is None:
             output_attentions = bool(self.config.output_attentions)
         if output_hidden_states is None:
@@ -264,7 +262,7 @@ class LinformerForMaskedLM(LinformerPreTrainedModel):
                 labelled = labels != -100
                 selected, targets = self.lm_head(x[labelled]), labels[labelled]
             else:
-                selected, targets = logits, labels
+                selected, targets = logits.flatten(0, 1), labels.flatten()
             if num_items_in_batch is None:  # the mean; 0, not NaN, where nothing is labelled
                 num_items_in_batch = (targets != -100).sum().clamp(min=1)
             loss = self.loss_function(
