@@ -48,7 +48,7 @@ THEIRS = "from transformers import AutoConfig, AutoModel, AutoModelForSequenceCl
 ORDERS = {
     "linformers first": "import linformers, transformers\n" + THEIRS + OURS,
     "transformers first": "import transformers\n" + THEIRS + "import linformers\n" + OURS,
-    "AutoConfig between": "import transformers\nfrom transformers import AutoConfig\nimport linformers\n" + THEIRS + OURS,
+    "AutoConfig between": "from transformers import AutoConfig\nimport linformers, transformers\n" + THEIRS + OURS,
     "our classes first": OURS + "import transformers\n" + THEIRS,
     "models package first": "import linformers.models, transformers\n" + THEIRS + OURS,
 }

@@ -50,6 +50,8 @@ def attend_with_window(
     batch, heads, seq, head_dim = query.shape
     slots = slot_keys.shape[2]
     block = max(MIN_BLOCK, window)
+    if not torch.compiler.is_compiling():  # there the length is a symbol, and the block must not depend on it
+        block = min(block, seq)
     num_blocks = (seq + block - 1) // block
     width = block + 2 * window
 

@@ -53,5 +53,4 @@ class SoftmaxAttention(Attention):
         self, weights: Float[Tensor, "batch heads seq source"], padding: Padding, queries: bool = True
     ) -> Float[Tensor, "batch heads seq source"]:
         """Here the keys are tokens too."""
-        weights = padding.restore(weights.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return super().restore_weights(weights, padding, queries)
+        return padding.restore_last(super().restore_weights(weights, padding, queries))

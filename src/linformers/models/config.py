@@ -59,6 +59,9 @@ class LinformerConfig(PreTrainedConfig):
         projection_sharing: ``none``, ``headwise``, ``key_value`` or ``layerwise``; see ``ProjectionBank``.
         projection_kind: ``linear``, ``mean_pool``, ``max_pool`` or ``conv``.
         local_window: Exact neighbours on each side that Linformer layers attend beside the slots; 0 = the paper.
+        stream_chunk_size: Run all of a layer but the compression chunk by chunk, this many tokens at a time; None =
+            at once. The function is the same. In training a chunk's activations are computed again on the way back, so
+            that a layer keeps little more than its input; in inference layers work in place.
 
     Raises:
         ValueError: An unknown key, a value out of range, or fields that contradict each other.
@@ -91,6 +94,7 @@ class LinformerConfig(PreTrainedConfig):
     projection_sharing: str = "key_value"
     projection_kind: str = "linear"
     local_window: int = 0
+    stream_chunk_size: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Refuse what transformers would silently keep: keys that no field reads."""
@@ -108,6 +112,8 @@ class LinformerConfig(PreTrainedConfig):
             check_int(name, getattr(self, name))
         check_int("type_vocab_size", self.type_vocab_size)
         check_int("local_window", self.local_window, minimum=0)
+        if self.stream_chunk_size is not None:
+            check_int("stream_chunk_size", self.stream_chunk_size)
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             check_probability(name, getattr(self, name))
         if self.classifier_dropout is not None:

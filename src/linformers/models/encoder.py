@@ -1,7 +1,12 @@
 """The Transformer encoder: layers of attention and feed-forward, over any of the attention mechanisms."""
 
+from functools import partial
+from typing import Any
+
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -25,6 +30,7 @@ class LinformerLayer(GradientCheckpointingLayer):
     def __init__(self, config: LinformerConfig, attention: Attention | None) -> None:
         super().__init__()
         self.pre_norm = config.norm_position == "pre"
+        self.stream_chunk_size = config.stream_chunk_size
         self.attention = attention
         if attention is not None:
             self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -40,19 +46,61 @@ class LinformerLayer(GradientCheckpointingLayer):
         padding: Padding | None = None,
         return_weights: bool = False,
     ) -> tuple[Float[Tensor, "batch seq hidden"], Tensor | None]:
-        """Run the layer on aligned tokens; also give the attention weights if asked for (and there are any)."""
-        weights = None
+        """Run the layer on aligned tokens; also give the attention weights if asked for (and there are any).
+
+        Without gradients a streamed layer overwrites ``hidden_states``.
+        """
+        chunk = self.stream_chunk_size
+        if chunk is not None and hidden_states.shape[1] > chunk and not return_weights:
+            return self._stream(hidden_states, padding, chunk), None
+        if self.attention is None:
+            return self._feed_forward(hidden_states), None
+        x = self.attention(self._before_attention(hidden_states), padding, return_weights=return_weights)
+        x, weights = x if return_weights else (x, None)
+        return self._feed_forward(self._after_attention(hidden_states, x)), weights
+
+    def _stream(self, hidden_states: Tensor, padding: Padding | None, chunk: int) -> Tensor:
+        """The same, chunk by chunk: once the memory is built, everything in the layer is per token."""
+        recompute = torch.is_grad_enabled()
+        call = partial(checkpoint, use_reentrant=False) if recompute else lambda function, *args: function(*args)
+        memory = call(self._build_memory, hidden_states, padding)
+        parts = []
+        for start in range(0, hidden_states.shape[1], chunk):
+            rows = slice(start, start + chunk)
+            part = call(self._per_token, hidden_states[:, rows], memory, padding, start)
+            if recompute:
+                parts.append(part)
+            else:
+                hidden_states[:, rows] = part
+        return torch.cat(parts, dim=1) if recompute else hidden_states
+
+    def _build_memory(self, hidden_states: Tensor, padding: Padding | None) -> Any:
+        if self.attention is None:
+            return None
+        x = self._before_attention(hidden_states)
+        return self.attention.build_memory(x if padding is None else padding.zero(x), padding)
+
+    def _per_token(self, hidden_states: Tensor, memory: Any, padding: Padding | None, start: int) -> Tensor:
+        """All of the layer but the memory, for tokens ``start, start + 1, ...``."""
         if self.attention is not None:
-            x = self.attention_norm(hidden_states) if self.pre_norm else hidden_states
-            x = self.attention(x, padding, return_weights=return_weights)
-            if return_weights:
-                x, weights = x
-            hidden_states = hidden_states + self.dropout(x)
-            if not self.pre_norm:
-                hidden_states = self.attention_norm(hidden_states)
+            x, _ = self.attention.read(self._before_attention(hidden_states), memory, start)
+            x = self.attention.o_proj(x)
+            if padding is not None:
+                x = x.masked_fill(~padding.keep[:, start : start + x.shape[1], None], 0)
+            hidden_states = self._after_attention(hidden_states, x)
+        return self._feed_forward(hidden_states)
+
+    def _before_attention(self, hidden_states: Tensor) -> Tensor:
+        return self.attention_norm(hidden_states) if self.pre_norm else hidden_states
+
+    def _after_attention(self, hidden_states: Tensor, attended: Tensor) -> Tensor:
+        x = hidden_states + self.dropout(attended)
+        return x if self.pre_norm else self.attention_norm(x)
+
+    def _feed_forward(self, hidden_states: Tensor) -> Tensor:
         x = self.output_norm(hidden_states) if self.pre_norm else hidden_states
-        hidden_states = hidden_states + self.dropout(self.output(self.activation(self.intermediate(x))))
-        return (hidden_states if self.pre_norm else self.output_norm(hidden_states)), weights
+        x = hidden_states + self.dropout(self.output(self.activation(self.intermediate(x))))
+        return x if self.pre_norm else self.output_norm(x)
 
 
 class LinformerEncoder(nn.Module):
@@ -95,8 +143,8 @@ class LinformerEncoder(nn.Module):
             hidden_states, inside = padding.align(hidden_states), padding.aligned()
         all_hidden_states, all_weights = [], []
         for layer in self.layers:
-            if return_hidden_states:
-                all_hidden_states.append(hidden_states)
+            if return_hidden_states:  # a copy, as a streamed layer may overwrite them
+                all_hidden_states.append(hidden_states.clone())
             hidden_states, weights = layer(hidden_states, inside, return_weights)
             if weights is not None:
                 all_weights.append(weights)

@@ -42,8 +42,8 @@ def test_seeds(make):
 @every_module
 @pytest.mark.parametrize("return_weights", [False, True])
 def test_expectation_is_the_output_without_dropout(make, return_weights):
-    """The output is linear in the weights, so its mean over draws is exact; here over 4,000 copies in one batch."""
-    draws, x = 4000, hidden(1, 7, 6)
+    """The output is linear in the weights, so its mean over draws is exact; here over 1,000 copies in one batch."""
+    draws, x = 1000, hidden(1, 4, 6)
     module = make(dropout=0.3)
     outputs = module(x.expand(draws, -1, -1), return_weights=return_weights)
     outputs = outputs[0] if return_weights else outputs
@@ -65,12 +65,12 @@ def test_expectation_is_the_output_without_dropout(make, return_weights):
 @pytest.mark.parametrize("return_weights", [False, True])
 def test_rate(make, return_weights):
     """One key with weight 1: the output is the bias where it was dropped, and scaled by 1 / 0.8 elsewhere."""
-    module, x = make(), hidden(1, 1, 1).expand(10_000, 1, 1)
+    module, x = make(), hidden(1, 1, 1).expand(4_000, 1, 1)
     output = module(x, return_weights=return_weights)
     output = (output[0] if return_weights else output) - module.o_proj.bias
     kept = (module.eval()(x[:1]) - module.o_proj.bias) / 0.8
     dropped = output.abs() < 1e-12
-    assert dropped.double().mean().item() == pytest.approx(0.2, abs=0.02)  # 5 standard errors
+    assert dropped.double().mean().item() == pytest.approx(0.2, abs=0.032)  # 5 standard errors
     torch.testing.assert_close(output[~dropped], kept.flatten().expand(int((~dropped).sum())))
 
 

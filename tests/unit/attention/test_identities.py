@@ -111,6 +111,33 @@ def test_shape_of_the_weights(kind, k, window, columns):
     assert weights.shape == (2, 2, 13, columns)
 
 
+@pytest.mark.parametrize(("batch", "seq"), [(1, 9_000), (3, 2_001), (1_500, 3)])
+@pytest.mark.parametrize("pattern", ["none", "holes"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(lambda n, w=w: make_linformer("mean_pool", max_length=n, k=8, window=w) for w in (0, 5)),
+        lambda n: make_kfree(),
+    ],
+    ids=["mean_pool, window 0", "mean_pool, window 5", "kfree"],
+)
+def test_inference_on_long_or_many_sequences_changes_nothing(make, pattern, batch, seq):
+    """Without gradients the module is free to read the sequence in chunks; these sizes are beyond any likely chunk."""
+    module, x, mask = make(seq), hidden(batch, seq, 6), make_mask(pattern, batch, seq)
+    expected = module(x, mask).detach()
+    with torch.inference_mode():
+        torch.testing.assert_close(module(x, mask), expected, **EXACT)
+
+
+def test_inference_in_chunks_across_attention():
+    """The same for queries beside a context."""
+    x, context, mask = hidden(2, 9_000, 6), hidden(2, 13, 6, seed=1), make_mask("holes", 2, 13)
+    for module in (make_linformer(), make_kfree(), make_softmax()):
+        expected = module(x, mask, context).detach()
+        with torch.inference_mode():
+            torch.testing.assert_close(module(x, mask, context), expected, **EXACT)
+
+
 class LargestTensor(TorchDispatchMode):
     """Size of the largest tensor, and of all tensors together, that any operation makes."""
 
