@@ -135,7 +135,7 @@ class Attention(nn.Module, abc.ABC):
         self, weights: Float[Tensor, "batch heads seq keys"], padding: Padding, queries: bool = True
     ) -> Float[Tensor, "batch heads seq keys"]:
         """Bring attention weights from the aligned order to the caller's."""
-        return padding.restore(weights.transpose(1, 2)).transpose(1, 2) if queries else weights
+        return padding.restore_view(weights.transpose(1, 2)).transpose(1, 2) if queries else weights
 
     def split_heads(self, x: Float[Tensor, "batch seq hidden"]) -> Float[Tensor, "batch heads seq head_dim"]:
         """Cut the feature axis into heads (a view)."""

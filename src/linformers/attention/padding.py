@@ -85,12 +85,11 @@ class Padding:
         """Undo ``align``."""
         return x if self._destination is None else _take_rows(x, self._destination)
 
-    def restore_last(self, x: Shaped[Tensor, "batch *rest seq"]) -> Shaped[Tensor, "batch *rest seq"]:
-        """Undo ``align`` on the last axis."""
-        if self._destination is None:
-            return x
-        index = self._destination.view(len(x), *(1,) * (x.ndim - 2), -1)
-        return x.gather(-1, index.expand_as(x))
+    def restore_view(self, x: Shaped[Tensor, "batch seq *rest"]) -> Shaped[Tensor, "batch seq *rest"]:
+        """The same for a tensor of any strides; slower on the way back."""
+        return (
+            x if self._destination is None else x[torch.arange(x.shape[0], device=x.device)[:, None], self._destination]
+        )
 
     def zero(self, x: Shaped[Tensor, "batch seq *rest"]) -> Shaped[Tensor, "batch seq *rest"]:
         """Set padded rows of an aligned tensor to zero, whatever they hold (NaN included)."""

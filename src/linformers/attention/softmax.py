@@ -53,4 +53,5 @@ class SoftmaxAttention(Attention):
         self, weights: Float[Tensor, "batch heads seq source"], padding: Padding, queries: bool = True
     ) -> Float[Tensor, "batch heads seq source"]:
         """Here the keys are tokens too."""
-        return padding.restore_last(super().restore_weights(weights, padding, queries))
+        weights = super().restore_weights(weights, padding, queries)
+        return padding.restore_view(weights.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
