@@ -7,7 +7,6 @@ stays where it is. (Ring attention moves all keys and values.)
 
 import contextlib
 from collections.abc import Iterator
-from contextvars import ContextVar
 
 import torch
 import torch.distributed as dist
@@ -17,7 +16,7 @@ from torch.distributed.nn.functional import all_reduce
 
 from linformers.attention.padding import Padding, read_mask
 
-_GROUP: ContextVar[dist.ProcessGroup | None] = ContextVar("sequence_parallel_group", default=None)
+_group: dist.ProcessGroup | None = None  # a plain global: torch.compile cannot trace context variables
 
 
 @contextlib.contextmanager
@@ -29,11 +28,12 @@ def sequence_parallel(group: dist.ProcessGroup) -> Iterator[None]:
     classification), normalised by the ``num_items_in_batch`` of all processes, adds up over them to that of the whole,
     and so do the parameters' gradients.
     """
-    token = _GROUP.set(group)
+    global _group
+    before, _group = _group, group
     try:
         yield
     finally:
-        _GROUP.reset(token)
+        _group = before
 
 
 def current_padding(mask: Tensor | None, batch: int, seq: int, device: torch.device) -> Padding | None:
@@ -43,12 +43,11 @@ def current_padding(mask: Tensor | None, batch: int, seq: int, device: torch.dev
         TypeError: A mask that is neither bool nor integer.
         ValueError: A mask of another shape than (batch, seq).
     """
-    group = _GROUP.get()
     padding = None if mask is None else read_mask(mask, batch, seq)
-    if group is None:
+    if _group is None:
         return padding
     kept = torch.ones(batch, seq, dtype=torch.bool, device=device) if mask is None else mask.bool()
-    return SequenceShard(kept, group)
+    return SequenceShard(kept, _group)
 
 
 class SequenceShard(Padding):

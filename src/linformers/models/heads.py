@@ -42,7 +42,7 @@ class LinformerClassificationHead(nn.Module):
         keep = attention_mask.bool()
         if self.pooling == "cls":
             first = keep.int().argmax(1)
-            return hidden_states[torch.arange(len(first), device=first.device), first]
+            return hidden_states[torch.arange(first.shape[0], device=first.device), first]
         total = hidden_states.masked_fill(~keep[..., None], 0).sum(1)
         return total / keep.sum(1, keepdim=True).clamp(min=1).to(total.dtype)
 
