@@ -11,8 +11,8 @@ from linformers.attention.checks import check_heads, check_probability
 from linformers.attention.padding import Padding, read_mask
 
 # Tokens read at a time where no gradient is needed: their queries and scores stay in cache, and no n x d
-# temporary is allocated. 1,024 to 2,048 measured best at hidden sizes 384 to 1,024 (see docs/log.md).
-READ_CHUNK_TOKENS = 1024
+# temporary is allocated. 768 measured best at hidden size 768 (see docs/log.md).
+READ_CHUNK_TOKENS = 768
 
 
 class Attention(nn.Module, abc.ABC):

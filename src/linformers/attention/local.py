@@ -49,7 +49,8 @@ def attend_with_window(
     """
     batch, heads, seq, head_dim = query.shape
     slots = slot_keys.shape[2]
-    block = max(MIN_BLOCK, window)
+    # Every block copies the slots, which wants wide ones; every query scores its whole block, which wants narrow ones.
+    block = max(MIN_BLOCK, window, slots // 2)
     if not torch.compiler.is_compiling():  # there the length is a symbol, and the block must not depend on it
         block = min(block, seq)
     num_blocks = (seq + block - 1) // block
