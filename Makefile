@@ -12,6 +12,10 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install --no-com
 PINS := pyproject.toml constraints.txt
 PYTEST := $(BIN)/python -m pytest
 
+# Bytecode is made at the first import of what is used, not at installation of everything: half the time. Where the
+# environment forbids writing it, every start of Python would compile torch and transformers anew, about 10 s.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup quickstart test lint format type clean
 .DEFAULT_GOAL := help
 
@@ -30,7 +34,7 @@ quickstart: $(VENV)/.core
 
 test: $(VENV)/.dev
 	$(PYTEST) -m "not slow" $(ARGS)
-	$(PYTEST) -m "not slow" tests/unit --ignore=tests/unit/test_import.py --ignore=tests/unit/test_cli.py \
+	$(PYTEST) -rfE -m "not slow" tests/unit --ignore=tests/unit/test_import.py --ignore=tests/unit/test_cli.py \
 	    --jaxtyping-packages=linformers,beartype.beartype $(ARGS)
 
 lint: $(VENV)/.dev
@@ -43,7 +47,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 type: $(VENV)/.dev
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
@@ -54,11 +58,12 @@ $(VENV)/.core: $(PINS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	    { echo "error: $$($(PYTHON) --version 2>&1) is too old; use: make PYTHON=python3.11 (3.10 or later)" >&2; exit 1; }
 	@echo "Installing into $(VENV) (once; a minute or two) ..."
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
-	$(PIP) -e .
+	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch
+	@$(PIP) -e .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.core
-	$(PIP) -e '.[dev]'
+	@echo "Installing the tools for development ..."
+	@$(PIP) -e '.[dev]'
 	@touch $@
