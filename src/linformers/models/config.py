@@ -26,6 +26,7 @@ _TRANSFORMERS_KEYS = {
     "output_attentions",
     "torch_dtype",
     "transformers_version",
+    "use_cache",  # Trainer sets it on every model, and so it is saved
 }
 
 

@@ -64,15 +64,15 @@ class LinformerLayer(GradientCheckpointingLayer):
         recompute = torch.is_grad_enabled()
         call = partial(checkpoint, use_reentrant=False) if recompute else lambda function, *args: function(*args)
         memory = call(self._build_memory, hidden_states, padding)
-        parts = []
-        for start in range(0, hidden_states.shape[1], chunk):
-            rows = slice(start, start + chunk)
-            part = call(self._per_token, hidden_states[:, rows], memory, padding, start)
-            if recompute:
-                parts.append(part)
-            else:
-                hidden_states[:, rows] = part
-        return torch.cat(parts, dim=1) if recompute else hidden_states
+        # split, not slices: their gradients are put together once, where each slice's would fill a tensor of its own.
+        parts = hidden_states.split(chunk, dim=1)
+        if recompute:
+            return torch.cat(
+                [call(self._per_token, part, memory, padding, i * chunk) for i, part in enumerate(parts)], 1
+            )
+        for i, part in enumerate(parts):
+            part.copy_(call(self._per_token, part, memory, padding, i * chunk))
+        return hidden_states
 
     def _build_memory(self, hidden_states: Tensor, padding: Padding | None) -> Any:
         if self.attention is None:

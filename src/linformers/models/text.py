@@ -1,10 +1,12 @@
 """Text models: the encoder with embeddings, and heads for the usual tasks (the interfaces of transformers)."""
 
 import math
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import (
@@ -166,7 +168,10 @@ class LinformerModel(LinformerPreTrainedModel):
         if output_hidden_states is None:
             output_hidden_states = bool(self.config.output_hidden_states)
 
-        embedded = self.embeddings(input_ids, position_ids, token_type_ids, inputs_embeds)
+        embed = self.embeddings
+        if self.config.stream_chunk_size is not None and torch.is_grad_enabled():
+            embed = partial(checkpoint, self.embeddings, use_reentrant=False)
+        embedded = embed(input_ids, position_ids, token_type_ids, inputs_embeds)
         # Eager attention computes explicit weights, whether or not they are returned.
         eager = self.config._attn_implementation == "eager"
         last, hidden_states, weights = self.encoder(embedded, padding, output_attentions or eager, output_hidden_states)
@@ -258,16 +263,29 @@ class LinformerForMaskedLM(LinformerPreTrainedModel):
         logits = self.lm_head(x) if return_logits else None
         loss = None
         if labels is not None:
-            if logits is None:
-                labelled = labels != -100
-                selected, targets = self.lm_head(x[labelled]), labels[labelled]
-            else:
-                selected, targets = logits.flatten(0, 1), labels.flatten()
+            labelled = labels != -100
             if num_items_in_batch is None:  # the mean; 0, not NaN, where nothing is labelled
-                num_items_in_batch = (targets != -100).sum().clamp(min=1)
-            loss = self.loss_function(
-                selected, targets, vocab_size=self.config.vocab_size, num_items_in_batch=num_items_in_batch
-            )
+                num_items_in_batch = labelled.sum().clamp(min=1)
+            if logits is None:
+                loss = self._loss_of_selected(x[labelled], labels[labelled], num_items_in_batch)
+            else:
+                loss = self._loss(logits.flatten(0, 1), labels.flatten(), num_items_in_batch)
         return MaskedLMOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
+
+    def _loss(self, logits: Tensor, targets: Tensor, num_items: Tensor | int) -> Tensor:
+        """Cross entropy, summed and divided by ``num_items``."""
+        return self.loss_function(logits, targets, vocab_size=self.config.vocab_size, num_items_in_batch=num_items)
+
+    def _loss_of_selected(self, x: Tensor, targets: Tensor, num_items: Tensor | int) -> Tensor:
+        """The loss of some tokens; when streaming, the logits of a chunk at a time, computed again on the way back."""
+        chunk = self.config.stream_chunk_size
+
+        def loss(rows: Tensor, labels: Tensor) -> Tensor:
+            return self._loss(self.lm_head(rows), labels, num_items)
+
+        if chunk is None or len(x) <= chunk or not torch.is_grad_enabled():
+            return loss(x, targets)
+        parts = zip(x.split(chunk), targets.split(chunk), strict=True)
+        return torch.stack([checkpoint(loss, *part, use_reentrant=False) for part in parts]).sum()

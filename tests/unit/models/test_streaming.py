@@ -60,6 +60,21 @@ def test_dropout_is_the_same_when_recomputed(tiny_config, batch):
     torch.testing.assert_close((x.grad * direction).sum(), slope.detach(), rtol=1e-5, atol=1e-9)
 
 
+@pytest.mark.parametrize("chunk", [1, 4, 100])
+def test_masked_lm_loss_by_chunks(chunk, tiny_config, batch):
+    losses, gradients = [], []
+    labels = batch["input_ids"].masked_fill(torch.arange(37) % 3 > 0, -100)
+    for size in (None, chunk):
+        torch.manual_seed(0)
+        model = linformers.LinformerForMaskedLM(tiny_config(stream_chunk_size=size))
+        loss = model(**batch, labels=labels).loss
+        loss.backward()
+        losses.append(loss.detach())
+        gradients.append({name: p.grad for name, p in model.named_parameters()})
+    torch.testing.assert_close(*losses)
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
+
+
 def test_inputs_are_left_alone(tiny_config, batch):
     model = linformers.LinformerModel(tiny_config(stream_chunk_size=8)).eval()
     embeddings = torch.randn(3, 37, 32)

@@ -1,0 +1,62 @@
+"""``linformers tokenizer``: train a byte-level BPE tokenizer on one's own text."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def tokenizer(
+    input: Annotated[
+        list[str],
+        typer.Option(help="File, folder, glob or hf:NAME (text, JSONL, CSV, Parquet, .gz, .zst). Repeatable."),
+    ],
+    output: Annotated[Path, typer.Option(help="Folder for the tokenizer.")],
+    vocab_size: Annotated[int, typer.Option(help="Tokens in all, 256 bytes and 5 special tokens included.")] = 50265,
+    model_max_length: Annotated[int, typer.Option(min=1, help="Longest sequence of the model, in tokens.")] = 512,
+    min_frequency: Annotated[int, typer.Option(min=1, help="Pairs seen less often are not merged.")] = 2,
+    text_column: Annotated[str | None, typer.Option(help="Column of the text; found by itself if usual.")] = None,
+    documents: Annotated[str, typer.Option(help="A document of .txt files: file, blank_line or line.")] = "file",
+    max_reject_share: Annotated[float, typer.Option(help="Stop when more of the records are unusable.")] = 0.01,
+) -> None:
+    """Train a byte-level BPE tokenizer with RoBERTa's special tokens.
+
+    The folder can be used wherever a Hugging Face tokenizer can. Records that cannot be read are named in rejects.jsonl
+    beside it.
+    """
+    from rich.console import Console
+    from transformers import AutoTokenizer
+
+    from linformers.data.documents import read_documents
+    from linformers.data.progress import ReadProgress
+    from linformers.data.rejects import Rejects
+    from linformers.data.sources import Source
+    from linformers.data.tokenizer import SMALLEST_VOCABULARY, train_tokenizer
+
+    console = Console(highlight=False, soft_wrap=True)
+    sources = [Source(path=path, text_column=text_column, documents=documents) for path in input]  # type: ignore[arg-type]
+    rejects = Rejects(path=output / "rejects.jsonl", max_share=max_reject_share)
+    if vocab_size < SMALLEST_VOCABULARY:  # before the text is read
+        raise ValueError(f"vocab_size={vocab_size} is too small; use {SMALLEST_VOCABULARY} or more")
+    characters = 0
+    with rejects, ReadProgress(console, "reading", unit="characters") as progress:
+
+        def texts() -> Iterator[str]:
+            nonlocal characters
+            for document in read_documents(sources, rejects, progress.reached):
+                characters += len(document.text)
+                progress.add(len(document.text))
+                yield document.text
+
+        trained = train_tokenizer(
+            texts(), vocab_size=vocab_size, model_max_length=model_max_length, min_frequency=min_frequency
+        )
+    trained.save_pretrained(str(output))
+    AutoTokenizer.from_pretrained(str(output))  # what was written can be read
+    console.print(f"{rejects.documents:,} documents, {characters:,} characters, {rejects.rejected:,} records unusable")
+    if len(trained) < vocab_size:
+        console.print(f"only {len(trained):,} tokens: the text holds too few pairs for vocab_size={vocab_size:,}")
+    if rejects.rejected:
+        console.print(f"unusable records: {rejects.path}")
+    console.print(f"tokenizer of {len(trained):,} tokens in {output}")

@@ -1,0 +1,116 @@
+"""All documents of all sources, one after another, with where each comes from."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from linformers.data.records import Record, choose_column, no_column, of_value, read_records
+from linformers.data.rejects import Rejects
+from linformers.data.sources import HUB_PREFIX, Source, find_files
+
+
+class Document(NamedTuple):
+    """A text and where it comes from: a file (or data set) and its line or row, from 1."""
+
+    text: str
+    provenance: str
+
+
+def read_documents(
+    sources: Sequence[Source], rejects: Rejects, on_progress: Callable[[float], None] | None = None
+) -> Iterator[Document]:
+    """Read sources in order, once each; weights play no part. Memory holds one document at a time.
+
+    Args:
+        sources: what to read.
+        rejects: counts the records, and takes the unusable ones. Its ``finish`` is called after the last record.
+        on_progress: called with the share of all that has been read, after each record.
+
+    Raises:
+        ValueError: a source or file cannot be read, or too many records are unusable.
+        OSError: a file is not there.
+    """
+    parts: list[tuple[Source, Path | None]] = []
+    for source in sources:
+        parts += [(source, None)] if source.on_hub else [(source, path) for path in find_files(source)]
+    sizes = [1 if path is None else max(1, path.stat().st_size) for _, path in parts]
+    done, whole = 0, sum(sizes)
+    for (source, path), size in zip(parts, sizes, strict=True):
+        for document, position in read_part(source, path, rejects):
+            if on_progress is not None:
+                on_progress((done + position * size) / whole)
+            yield document
+        done += size
+    rejects.finish()
+
+
+def read_part(source: Source, path: Path | None, rejects: Rejects) -> Iterator[tuple[Document, float]]:
+    """Documents of one file (or, without a path, of a data set of the hub), and how far it has been read."""
+    name = source.path if path is None else str(path)
+    for record in _read_hub(source) if path is None else read_records(path, source):
+        if record.text is None:
+            rejects.reject(name, record.line, record.reason, record.value)
+        else:
+            rejects.accept()
+            yield Document(record.text, f"{name}:{record.line}"), record.position
+
+
+def _read_hub(source: Source) -> Iterator[Record]:
+    rows = open_hub(source)
+    column = source.text_column
+    for line, fields in enumerate(rows, start=1):
+        if column is None:
+            column = choose_column([name for name, value in fields.items() if isinstance(value, str)], source.path)
+        if column not in fields:
+            raise ValueError(no_column(source.path, column, list(fields)))
+        yield of_value(line, fields, column, 0.0)
+
+
+def hub_name(source: Source) -> tuple[str, str | None, str]:
+    """Name, configuration and split of ``hf:NAME:CONFIG:SPLIT``.
+
+    Raises:
+        ValueError: there are more parts than these.
+    """
+    parts = source.path.removeprefix(HUB_PREFIX).split(":")
+    if len(parts) > 3 or not parts[0]:
+        raise ValueError(f"path={source.path} must be hf:NAME, hf:NAME:CONFIG or hf:NAME:CONFIG:SPLIT")
+    name, config, split = [*parts, *[""] * (3 - len(parts))]
+    return name, config or None, split or "train"
+
+
+def open_hub(source: Source) -> Any:
+    """Stream a data set of the hub.
+
+    Raises:
+        OSError: it cannot be reached.
+    """
+    from datasets import load_dataset
+
+    name, config, split = hub_name(source)
+    with _explaining(source):
+        return load_dataset(name, config, split=split, streaming=True, revision=hub_revision(source))
+
+
+def hub_revision(source: Source) -> str | None:
+    """The commit that a data set of the hub is at.
+
+    Raises:
+        OSError: it cannot be reached.
+    """
+    from huggingface_hub import dataset_info
+
+    with _explaining(source):
+        return dataset_info(hub_name(source)[0]).sha
+
+
+@contextmanager
+def _explaining(source: Source) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # the hub's client raises dozens of kinds
+        raise OSError(
+            f"path={source.path}: the data set cannot be opened ({type(error).__name__}: {error}). Check the name and "
+            "the network, or download its Parquet files and give their folder"
+        ) from error

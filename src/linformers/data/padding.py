@@ -1,0 +1,44 @@
+"""Make a batch of examples, of one length or of several."""
+
+from collections.abc import Sequence
+
+import torch
+
+from linformers.data.masking import IGNORED
+from linformers.data.streams import Example, collate
+
+
+class PadBatch:
+    """Stacks examples; where their lengths differ, pads at the end and adds ``attention_mask`` (True = keep).
+
+    Batches of one length get no mask: models take their faster way.
+
+    Args:
+        pad_token_id: id of the padding.
+        pad_to: length of every batch, so that compiled models see one shape; None pads to the longest of the batch.
+    """
+
+    def __init__(self, pad_token_id: int, pad_to: int | None = None) -> None:
+        self.pad_token_id, self.pad_to = pad_token_id, pad_to
+
+    def __call__(self, items: Sequence[Example | list[Example]]) -> Example:
+        """Stack examples, or lists of them.
+
+        Raises:
+            ValueError: an example is longer than ``pad_to``.
+        """
+        examples = [example for item in items for example in (item if isinstance(item, list) else [item])]
+        lengths = torch.tensor([len(example["input_ids"]) for example in examples])
+        longest = int(lengths.max()) if self.pad_to is None else self.pad_to
+        if (lengths == longest).all():
+            return collate(examples)
+        if int(lengths.max()) > longest:
+            raise ValueError(f"an example of {int(lengths.max())} tokens does not fit pad_to={longest}")
+        fill = {"input_ids": self.pad_token_id, "labels": IGNORED}
+        batch: Example = {}
+        for name, value in fill.items():
+            batch[name] = torch.full((len(examples), longest), value, dtype=torch.int64)
+            for row, example in zip(batch[name], examples, strict=True):
+                row[: len(example[name])] = example[name]
+        batch["attention_mask"] = torch.arange(longest) < lengths[:, None]
+        return batch

@@ -1,0 +1,111 @@
+"""Records that cannot be used: counted, named in a file with the reason, and too many of them stop the run."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+CHECK_EVERY = 1000  # records; the share of a shorter run-up says little
+SHOWN = 200  # characters of a bad value that the file keeps
+
+
+class TooManyRejects(ValueError):
+    """More records were unusable than ``max_share`` allows."""
+
+
+@dataclass(kw_only=True)
+class Rejects:
+    """Counts the records read, and writes the unusable ones to a JSON-lines file.
+
+    Every record is one or the other, so ``documents + rejected`` is the number of records in the sources. The file has
+    ``file``, ``line`` (or row), ``reason`` and the start of the ``value``; it is made at the first reject.
+
+    Args:
+        path: file for the rejects; None only counts.
+        max_share: largest share of unusable records, checked every 1,000 records and by `finish`.
+    """
+
+    path: Path | None = None
+    max_share: float = 0.01
+    documents: int = 0
+    rejected: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_share <= 1:
+            raise ValueError(f"max_reject_share={self.max_share} must be a share between 0 and 1")
+        self._file: IO[str] | None = None
+        self.first = ""
+
+    @property
+    def records(self) -> int:
+        """Records read so far."""
+        return self.documents + self.rejected
+
+    def accept(self) -> None:
+        """Count a usable record."""
+        self.documents += 1
+        if self.records % CHECK_EVERY == 0:
+            self._check()
+
+    def reject(self, file: str, line: int, reason: str, value: str = "") -> None:
+        """Count and write down an unusable record.
+
+        Raises:
+            TooManyRejects: the share is above ``max_share``.
+        """
+        self.rejected += 1
+        kind = reason.split(":")[0]
+        self.reasons[kind] = self.reasons.get(kind, 0) + 1
+        self.first = self.first or f"{file}:{line}: {reason}"
+        if self.path is not None:
+            if self._file is None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = self.path.open("w" if self.rejected == 1 else "a", encoding="utf-8")
+            entry = {"file": file, "line": line, "reason": reason, "value": value[:SHOWN]}
+            self._file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+        if self.records % CHECK_EVERY == 0:
+            self._check()
+
+    def reject_empty(self, document: tuple[str, str]) -> None:
+        """Take back a document (text and provenance) in which the tokenizer finds no token."""
+        text, provenance = document
+        file, line = provenance.rsplit(":", 1)
+        self.documents -= 1
+        self.reject(file, int(line), "empty: the tokenizer finds no token", text)
+
+    def finish(self) -> None:
+        """Close the file and check the share over all records.
+
+        Raises:
+            TooManyRejects: the share is above ``max_share``.
+        """
+        self.close()
+        self._check()
+
+    def close(self) -> None:
+        """Write the file out."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _check(self) -> None:
+        if self.rejected > self.max_share * self.records:
+            self.close()
+            raise TooManyRejects(too_many(self.rejected, self.records, self.max_share, self.first, self.path))
+
+    def __enter__(self) -> "Rejects":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+        self.close()
+
+
+def too_many(rejected: int, records: int, max_share: float, first: str, path: Path | None) -> str:
+    """The message that names how many records are unusable, the first of them, and what to do."""
+    listed = f"; all are listed in {path}" if path is not None else ""
+    return (
+        f"{rejected:,} of {records:,} records are unusable, more than max_reject_share={max_share:g} allows. "
+        f"The first is {first}{listed}. Repair them, or raise max_reject_share"
+    )

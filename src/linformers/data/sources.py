@@ -1,0 +1,99 @@
+"""Where text comes from: files, folders, globs and Hugging Face data sets, and how each file is read."""
+
+import glob
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+DocumentUnit = Literal["file", "blank_line", "line"]
+
+HUB_PREFIX = "hf:"
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+FORMATS = {
+    ".txt": "text",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".parquet": "parquet",
+}
+READABLE = "{} (each but Parquet also with {})".format(", ".join(FORMATS), " or ".join(COMPRESSIONS))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One source of documents.
+
+    Args:
+        path: a file; a folder, of which every readable file is taken, at any depth; a glob such as ``books/**/*.txt``;
+            or a data set of the Hugging Face hub, ``hf:NAME``, ``hf:NAME:CONFIG`` or ``hf:NAME:CONFIG:SPLIT``.
+        weight: how often an epoch reads the source: 2 is twice, 0.5 is half of it, and the other half an epoch later.
+        text_column: column or field that holds the text; None looks for ``text``, ``content``, ``document``, ....
+        documents: what one document is in a ``.txt`` file: the file, the lines between two blank lines, or a line.
+
+    Raises:
+        ValueError: an empty path, a weight that is not above 0, or an unknown unit of documents.
+    """
+
+    path: str
+    weight: float = 1.0
+    text_column: str | None = None
+    documents: DocumentUnit = "file"
+
+    def __post_init__(self) -> None:
+        if not self.path or self.path == HUB_PREFIX:
+            raise ValueError(f"path={self.path!r} names no source; give a file, a folder, a glob or hf:NAME")
+        if not 0 < self.weight < float("inf"):
+            raise ValueError(f"weight={self.weight} of {self.path} must be above 0; leave the source out instead")
+        if self.documents not in get_args(DocumentUnit):
+            raise ValueError(
+                f"documents={self.documents!r} of {self.path} must be one of {', '.join(get_args(DocumentUnit))}"
+            )
+
+    @property
+    def on_hub(self) -> bool:
+        """Whether the source is a data set of the Hugging Face hub."""
+        return self.path.startswith(HUB_PREFIX)
+
+
+def file_format(path: Path) -> tuple[str, str | None] | None:
+    """Format (``text``, ``jsonl``, ``csv``, ``parquet``) and compression of a file, by its name; None if unreadable."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    compression = COMPRESSIONS.get(suffixes[-1]) if suffixes else None
+    if compression:
+        suffixes.pop()
+    kind = FORMATS.get(suffixes[-1]) if suffixes else None
+    if kind is None or (kind == "parquet" and compression):
+        return None
+    return kind, compression
+
+
+def find_files(source: Source) -> list[Path]:
+    """The files of a source, in a fixed order.
+
+    In a folder, hidden files and files of other formats are passed over; a file or a glob that names one is an error.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        ValueError: a file has no readable format, or a folder has no readable file.
+    """
+    path = Path(source.path).expanduser()
+    if path.is_dir():
+        inside = sorted(file for file in path.rglob("*") if file.is_file())
+        seen = [file for file in inside if not any(part[0] in "._" for part in file.relative_to(path).parts)]
+        files = [file for file in seen if file_format(file)]
+        if not files:
+            raise ValueError(
+                f"path={source.path}: none of its {len(inside)} files is readable; readable are {READABLE}"
+            )
+        return files
+    # A file whose name holds a bracket is taken as it is, before it is taken for a glob.
+    files = [path] if path.is_file() else sorted(map(Path, glob.glob(str(path), recursive=True)))
+    files = [file for file in files if file.is_file()]
+    if not files:
+        raise FileNotFoundError(f"path={source.path}: no such file or folder; check the spelling")
+    for file in files:
+        if file_format(file) is None:
+            raise ValueError(f"path={source.path}: cannot read {file}; readable are {READABLE}")
+    return files

@@ -1,0 +1,1 @@
+"""Result files, plots, and one self-contained HTML page made from them."""

@@ -1,0 +1,155 @@
+"""The plots of a quickstart, each drawn once and saved twice: PNG for elsewhere, SVG for the page.
+
+In the SVG every colour becomes a variable of the page's style sheet, so that plots follow dark mode and print.
+"""
+
+import io
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+TEXT, FAINT, PAPER = "#1f2329", "#c9ced6", "#ffffff"
+COLOURS = {"linformer": "#1d5fd1", "transformer": "#b4480f", "control": "#6b7280"}
+_VARIABLES = {TEXT: "--text", FAINT: "--line", **{colour: f"--{name}" for name, colour in COLOURS.items()}}
+# Shape and dash tell the lines apart where colour cannot.
+_STYLES = {"linformer": ("o", "-"), "transformer": ("s", "--"), "control": ("^", ":")}
+_RC: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9.5,
+    "text.color": TEXT,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": TEXT,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.6,
+    "xtick.color": TEXT,
+    "ytick.color": TEXT,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "lines.linewidth": 2.0,
+    "lines.markersize": 4.5,
+    "legend.frameon": False,
+    "savefig.facecolor": PAPER,
+    "svg.fonttype": "none",
+}
+_SIZE = (4.6, 3.2)  # inches; about the width of a phone, where the page shows it at full size
+
+
+_styled = matplotlib.rc_context(_RC)  # as a decorator: drawn and saved under these settings
+
+
+@_styled
+def plot_learning(runs: Sequence[dict[str, Any]], stages: Sequence[tuple[int, float]]) -> Figure:
+    """Training perplexity of each pretraining run against its steps, and the stages of sequence length."""
+    figure, axes = _axes("steps", "perplexity in training")
+    for run in runs:
+        # Averages over a fortieth of the run: single steps are noise.
+        group = math.ceil(len(run["losses"]) / 40)
+        parts = [run["losses"][start : start + group] for start in range(0, len(run["losses"]), group)]
+        values = [math.exp(sum(loss for _, loss in part) / len(part)) for part in parts]
+        _line(axes, run["name"], [part[-1][0] for part in parts], values, run["label"], every=len(parts) // 6 + 1)
+    last, done = runs[0]["losses"][-1][0], 0.0
+    for number, (length, share) in enumerate(stages):
+        if number % 2:
+            axes.axvspan(done * last, (done + share) * last, color=FAINT, alpha=0.3, linewidth=0)
+        axes.text((done + share / 2) * last, 1.01, f"{length:,}", transform=axes.get_xaxis_transform(), ha="center")
+        done += share
+    axes.set_xlim(0, last)
+    axes.legend()
+    return figure
+
+
+@_styled
+def plot_passages(rows: Sequence[tuple[str, str, float]]) -> Figure:
+    """Accuracy on held-out passages: bars of (colour name, label, share)."""
+    figure, axes = _axes("accuracy on held-out passages", "")
+    places = range(len(rows))
+    axes.barh(places, [100 * share for *_, share in rows], color=[COLOURS[name] for name, *_ in rows], height=0.6)
+    for place, (_, _, share) in zip(places, rows, strict=True):
+        axes.annotate(f"{share:.0%}", (100 * share, place), xytext=(4, 0), textcoords="offset points", va="center")
+    axes.set_yticks(list(places), [label for _, label, _ in rows])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 112)
+    axes.xaxis.set_major_locator(FixedLocator([0, 25, 50, 75, 100]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}%"))
+    axes.grid(axis="y", visible=False)
+    return figure
+
+
+@_styled
+def plot_cost(cells: Sequence[dict[str, Any]], labels: dict[str, str], field: str, unit: float, axis: str) -> Figure:
+    """One quantity of the measured forward passes against the length, both axes logarithmic."""
+    figure, axes = _axes("length of the text in tokens", axis)
+    for name, label in labels.items():
+        points = [(cell["length"], cell[field] / unit) for cell in cells if cell["name"] == name and cell[field]]
+        if points:
+            lengths, values = zip(*points, strict=True)
+            _line(axes, name, lengths, values, label)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.xaxis.set_major_locator(FixedLocator(sorted({cell["length"] for cell in cells})))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{value:g}" if value < 1024 else f"{value / 1024:g}k")
+    )
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))  # 0.01 instead of a power of ten
+    axes.legend()
+    return figure
+
+
+@_styled
+def save_png(figure: Figure, path: Path) -> None:
+    """Save at twice the size of the screen."""
+    figure.savefig(path, dpi=200)
+
+
+@_styled
+def to_svg(figure: Figure, title: str, description: str, key: str) -> str:
+    """The figure as an ``<svg>`` element that says what it shows.
+
+    Args:
+        figure: what to draw.
+        title: its name, for readers who cannot see it; plain text without markup.
+        description: what it shows, likewise.
+        key: a word of its own for every figure of a page; ids start with it.
+    """
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": key}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\s(id|href|xlink:href)="(#?)([^"]+)"', rf' \1="\2{key}-\3"', svg)
+    svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{key}-\1)", svg)
+    svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", svg)  # the page's own font
+    for colour, variable in _VARIABLES.items():
+        svg = svg.replace(colour, f"var({variable})")
+    view = re.search(r'viewBox="[^"]+"', svg)
+    assert view is not None
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {view.group()}'
+    about = f'role="img" aria-labelledby="{key}-title {key}-description"'
+    names = f'<title id="{key}-title">{title}</title><desc id="{key}-description">{description}</desc>'
+    return f"{head} {about}>{names}{svg[svg.index('>') + 1 :].strip()}"
+
+
+def _axes(x: str, y: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=_SIZE, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    return figure, axes
+
+
+def _line(axes: Axes, name: str, x: Sequence[float], y: Sequence[float], label: str, every: int = 1) -> None:
+    marker, dash = _STYLES[name]
+    axes.plot(x, y, color=COLOURS[name], marker=marker, markevery=every, linestyle=dash, label=label)

@@ -1,0 +1,1 @@
+"""Pretraining and fine-tuning: thin layers over ``transformers.Trainer``."""

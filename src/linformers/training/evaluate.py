@@ -1,0 +1,39 @@
+"""What a trained model is worth: perplexity, predictions, and how sure an accuracy is."""
+
+import math
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+from transformers import PreTrainedModel
+
+from linformers.data.streams import collate
+
+
+@torch.no_grad()
+def masked_perplexity(model: PreTrainedModel, data: Dataset, batch_size: int = 16) -> float:
+    """Perplexity per predicted token over masked examples."""
+    model.eval()
+    total, count = 0.0, 0
+    for batch in DataLoader(data, batch_size=batch_size, collate_fn=collate):
+        batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+        predicted = int((batch["labels"] != -100).sum())
+        total += model(**batch).loss.item() * predicted
+        count += predicted
+    return math.exp(total / count)
+
+
+@torch.no_grad()
+def predict(model: PreTrainedModel, blocks: np.ndarray, batch_size: int = 16) -> np.ndarray:
+    """Probability of each class for each sequence, shape (sequences, classes)."""
+    model.eval()
+    batches = [torch.from_numpy(blocks[start : start + batch_size]) for start in range(0, len(blocks), batch_size)]
+    return np.concatenate([model(ids.to(model.device)).logits.softmax(-1).cpu().numpy() for ids in batches])
+
+
+def wilson_interval(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
+    """95% interval of a share (Wilson's score), which stays within 0 and 1 also for small counts."""
+    share, spread = right / total, z * z / total
+    centre = (share + spread / 2) / (1 + spread)
+    half = z * math.sqrt(share * (1 - share) / total + spread / total / 4) / (1 + spread)
+    return centre - half, centre + half

@@ -1,0 +1,341 @@
+"""Recipes: everything that decides a pretraining run, as strict YAML.
+
+    model:      fields of LinformerConfig; the vocabulary comes from the tokenizer
+    data:       what to learn from, and how it is cut and masked
+    tokenizer:  a saved one, or the size of one to train
+    training:   steps, rates, schedules, checkpoints, processes
+    output:     where results go
+
+``like: other.yaml`` takes over another recipe, next to this one, and changes it. The same recipe runs on one process or on many: ``training.batch_size`` counts the sequences of a step over all of them.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from huggingface_hub.errors import StrictDataclassError
+
+from linformers.attention.checks import check_int, closest
+from linformers.data.sources import Source
+from linformers.models import LinformerConfig
+from linformers.training.strict import Places, build, differences, override, read_yaml
+
+# What the tokenizer and the data decide.
+_NOT_IN_RECIPES = ("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id")
+MODEL_FIELDS = tuple(name for name in LinformerConfig.__annotations__ if name not in (*_NOT_IN_RECIPES, "model_type"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A part of the run at one sequence length (tokens), which takes this share of the steps."""
+
+    length: int
+    share: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataRecipe:
+    """What to learn from.
+
+    Args:
+        train: ``books`` (the sixteen that ship with the package), or sources: paths, or ``path`` with ``weight``,
+            ``text_column`` and ``documents``.
+        evaluation: sources of held-out text; None sets ``evaluation_share`` of the training text aside.
+        evaluation_share: of the tokens of each source.
+        evaluation_sequences: at most so many are evaluated, spread evenly; the same ones, masked the same, always.
+        length: tokens in a sequence.
+        stages: shorter sequences first, as many at once as fill ``length``; their shares add up to 1.
+        documents: ``joined`` fills sequences across documents (RoBERTa's FULL-SENTENCES), ``apart`` never does.
+        streaming: read the sources anew in each epoch, without a cache on disk.
+        mask_share: share of the tokens to predict.
+        whole_words: mask whole words, not single tokens.
+        cache: folder of tokenised text, shared by all runs; None = the user's cache folder.
+        max_reject_share: stop when more of the records than this cannot be read.
+        workers: processes that prepare batches, for each training process.
+    """
+
+    train: Literal["books"] | tuple[Source | str, ...]
+    evaluation: tuple[Source | str, ...] | None = None
+    evaluation_share: float = 0.05
+    evaluation_sequences: int = 256
+    length: int = 512
+    stages: tuple[Stage, ...] = ()
+    documents: Literal["joined", "apart"] = "joined"
+    streaming: bool = False
+    mask_share: float = 0.15
+    whole_words: bool = False
+    cache: str | None = None
+    max_reject_share: float = 0.01
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.train:
+            raise ValueError("train=[] names no source; give paths, or `train: books`")
+        if self.evaluation is not None and not self.evaluation:
+            raise ValueError("evaluation=[] names no source; give paths, or leave it out")
+        check_int("length", self.length, minimum=8)
+        check_int("evaluation_sequences", self.evaluation_sequences)
+        check_int("workers", self.workers, minimum=0)
+        for name in ("evaluation_share", "mask_share", "max_reject_share"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 0 and below 1")
+        for stage in self.stages:
+            if stage.length < 8 or self.length % stage.length:
+                raise ValueError(
+                    f"stages: length={stage.length} must be 8 or more and divide length={self.length}; the longest "
+                    "stage has the full length"
+                )
+        if self.stages and abs(sum(stage.share for stage in self.stages) - 1) > 1e-6:
+            raise ValueError(f"stages: the shares add up to {sum(s.share for s in self.stages):g}; make them 1")
+        if self.streaming and (self.stages or self.train == "books" or self.evaluation is None):
+            raise ValueError(
+                "streaming=true needs sources in train and in evaluation, and no stages: text that is not kept cannot "
+                "be set aside or cut again"
+            )
+
+    def sources(self, which: Literal["train", "evaluation"]) -> list[Source]:
+        """The sources, with plain paths made into them."""
+        chosen = self.train if which == "train" else self.evaluation
+        if isinstance(chosen, str) or chosen is None:
+            return []
+        return [Source(path=source) if isinstance(source, str) else source for source in chosen]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerRecipe:
+    """Where the vocabulary comes from.
+
+    Args:
+        path: folder of a saved tokenizer (any fast one with a mask token), or its id on the Hugging Face hub; None
+            trains a byte-level BPE on the training text.
+        vocab_size: of the one to train.
+        min_frequency: pairs seen less often are not merged.
+        sample_characters: train on about so much of the text.
+    """
+
+    path: str | None = None
+    vocab_size: int = 8192
+    min_frequency: int = 2
+    sample_characters: int = 200_000_000
+
+    def __post_init__(self) -> None:
+        check_int("vocab_size", self.vocab_size)
+        check_int("min_frequency", self.min_frequency)
+        check_int("sample_characters", self.sample_characters)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRecipe:
+    """How long, how fast, and on what.
+
+    Args:
+        steps: optimiser steps.
+        batch_size: sequences of ``data.length`` tokens a step, over all processes.
+        micro_batch_size: sequences that a process takes at once; gradients of several are added up. None = its whole
+            share of the batch.
+        learning_rate: the peak of AdamW's rate.
+        schedule: after the warm-up: ``linear`` or ``cosine`` to 0, or ``wsd`` (stable, then linear to 0).
+        warmup_share: share of the steps in which the rate rises.
+        decay_share: share of the steps in which ``wsd`` falls.
+        weight_decay: of AdamW, on matrices only.
+        beta1: of AdamW.
+        beta2: of AdamW.
+        epsilon: of AdamW.
+        max_grad_norm: gradients are clipped to this norm.
+        evaluate_every: steps between evaluations; there is always one at the end.
+        early_stopping: stop after so many evaluations without a better one; None = never.
+        evaluation_batch_size: sequences that a process evaluates at once.
+        save_every: steps between checkpoints; a crash loses at most this.
+        keep_checkpoints: older ones are removed.
+        log_every: steps between entries of the training loss.
+        precision: ``auto`` is bfloat16 on GPUs that have it, float32 elsewhere.
+        device: ``auto`` takes a GPU where there is one.
+        compile: run the layers through torch.compile.
+        activation_checkpointing: keep the input of each layer only and compute the rest again; for long sequences
+            ``model.stream_chunk_size`` saves more.
+        sharding: ``none`` keeps weights and optimiser on every process (DDP), ``full`` spreads them (FSDP2).
+        sequence_parallel_size: processes that share each sequence; must divide their number.
+        seed: of weights, order, masks and dropout.
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    micro_batch_size: int | None = None
+    schedule: Literal["linear", "cosine", "wsd"] = "linear"
+    warmup_share: float = 0.06
+    decay_share: float = 0.2
+    weight_decay: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.98
+    epsilon: float = 1e-6
+    max_grad_norm: float = 1.0
+    evaluate_every: int = 1000
+    early_stopping: int | None = None
+    evaluation_batch_size: int = 16
+    save_every: int = 1000
+    keep_checkpoints: int = 2
+    log_every: int = 50
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    device: Literal["auto", "cpu"] = "auto"
+    compile: bool = False
+    activation_checkpointing: bool = False
+    sharding: Literal["none", "full"] = "none"
+    sequence_parallel_size: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "evaluate_every", "evaluation_batch_size", "save_every", "log_every"):
+            check_int(name, getattr(self, name))
+        check_int("sequence_parallel_size", self.sequence_parallel_size)
+        check_int("keep_checkpoints", self.keep_checkpoints, minimum=2)
+        check_int("seed", self.seed, minimum=0)
+        for name in ("micro_batch_size", "early_stopping"):
+            if getattr(self, name) is not None:
+                check_int(name, getattr(self, name))
+        for name in ("learning_rate", "epsilon", "max_grad_norm"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be above 0")
+        for name in ("warmup_share", "decay_share", "beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 0 and below 1")
+        if self.weight_decay < 0:
+            raise ValueError(f"weight_decay={self.weight_decay} must not be negative; 0 switches it off")
+        if self.schedule == "wsd" and self.warmup_share + self.decay_share > 1:
+            raise ValueError(f"decay_share={self.decay_share} and warmup_share={self.warmup_share} exceed the run")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputRecipe:
+    """Where results go.
+
+    Args:
+        folder: of the run. The same folder and recipe again go on where the run stopped.
+        report_to: ``tensorboard``, or ``none``.
+    """
+
+    folder: str
+    report_to: Literal["tensorboard", "none"] = "tensorboard"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A whole run; see the sections."""
+
+    data: DataRecipe
+    training: TrainingRecipe
+    output: OutputRecipe
+    tokenizer: TokenizerRecipe = field(default_factory=TokenizerRecipe)
+    model: dict = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for key, value in self.model.items():
+            if key in _NOT_IN_RECIPES:
+                raise ValueError(f"model.{key}={value!r} comes from the tokenizer; leave it out")
+            if key not in MODEL_FIELDS:
+                raise ValueError(f"model.{key} is no field of the model.{closest(key, MODEL_FIELDS)}")
+        config = self.config(vocab_size=self.tokenizer.vocab_size)
+        if config.max_position_embeddings < self.data.length:
+            raise ValueError(
+                f"model.max_position_embeddings={config.max_position_embeddings} is below data.length="
+                f"{self.data.length}; leave it out, or make it longer"
+            )
+        size = self.training.sequence_parallel_size
+        if size > 1:
+            kinds = {kind for kind, _ in config.layer_attention}
+            if kinds - {"linformer", "none"} or config.local_window or config.projection_kind == "max_pool":
+                raise ValueError(
+                    f"training.sequence_parallel_size={size} needs model.attention_type linformer with projection_kind "
+                    "linear, mean_pool or conv, and local_window 0: nothing else is a sum over the tokens"
+                )
+            if self.data.length < 8 * size:
+                raise ValueError(
+                    f"training.sequence_parallel_size={size} leaves less than 8 tokens of data.length="
+                    f"{self.data.length} to a process; lower it"
+                )
+        # With everything written out, a run is the same whatever later versions take as defaults.
+        resolved = {name: getattr(config, name) for name in MODEL_FIELDS}
+        object.__setattr__(self, "model", resolved)
+
+    def config(self, *, vocab_size: int, **token_ids: int | None) -> LinformerConfig:
+        """The model's configuration for a tokenizer.
+
+        Raises:
+            ValueError: a field that the configuration refuses.
+            TypeError: a field of the wrong type.
+        """
+        fields: dict[str, Any] = {"max_position_embeddings": self.data.length, **self.model, **token_ids}
+        try:
+            return LinformerConfig(vocab_size=vocab_size, **fields)
+        except StrictDataclassError as error:  # names the field on its first line, the reason on the next ones
+            raise TypeError(f"model: {' '.join(str(error).split())}") from error
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"model: {error}") from error
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, every default written out."""
+        return _plain(dataclasses.asdict(self))
+
+    def as_yaml(self) -> str:
+        """The resolved recipe; ``load_recipe`` reads it back to an equal one."""
+        order = ("model", "data", "tokenizer", "training", "output")
+        values = self.as_dict()
+        return yaml.safe_dump({key: values[key] for key in order}, sort_keys=False, allow_unicode=True, width=120)
+
+    def differences(self, other: "Recipe") -> list[str]:
+        """What is different in ``other``, where runs go left out."""
+        before, now = self.as_dict(), other.as_dict()
+        before["output"]["folder"] = now["output"]["folder"] = ""
+        return differences(before, now)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and apply ``section.key=value`` overrides.
+
+    Raises:
+        ValueError: an unknown or missing key, or a value out of range; the message names file and line.
+        TypeError: a value of the wrong type.
+        OSError: no such file.
+    """
+    data, places = _read(Path(path), ())
+    override(data, places, overrides)
+    return make_recipe(data, places)
+
+
+def _read(path: Path, readers: tuple[Path, ...]) -> tuple[dict[str, Any], Places]:
+    """A recipe's plain values, on top of those of the recipe that it is like."""
+    if not path.is_file():
+        place = f"{readers[-1]}: like={path.name!r}: " if readers else ""
+        raise FileNotFoundError(f"{place}there is no recipe {path}; the shipped ones are in recipes/")
+    if path.resolve() in [reader.resolve() for reader in readers]:
+        raise ValueError(f"{readers[-1]}: like={path.name!r} goes round in a circle; take it out of one of them")
+    data, places = read_yaml(path)
+    base = data.pop("like", None)
+    if base is None:
+        return data, places
+    if not isinstance(base, str):
+        raise TypeError(f"{places['like']}: like={base!r} must be the path of a recipe")
+    below, below_places = _read(path.parent / base, (*readers, path))
+    return _merge(below, data), {**below_places, **places}
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def make_recipe(data: Mapping[str, Any], places: Places | None = None) -> Recipe:
+    """A recipe from plain values."""
+    return build(Recipe, data, places or {})

@@ -1,0 +1,118 @@
+"""``linformers quickstart --fast`` as a user runs it: what it prints and writes, that it repeats, how it fails."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.filterwarnings("default")
+
+
+def quickstart(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "linformers", "quickstart", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, "COLUMNS": "100"},
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    home = tmp_path_factory.mktemp("quickstart")
+    done = quickstart("--fast", cwd=home)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Traceback" not in done.stderr and "Warning" not in done.stderr
+    return home, done.stdout
+
+
+def load(home: Path) -> dict[str, Any]:
+    return json.loads((home / "runs" / "quickstart" / "results.json").read_text(encoding="utf-8"))
+
+
+def test_it_says_what_it_does_and_where_the_results_are(finished: tuple[Path, str]) -> None:
+    _, out = finished
+    for text in ("1/5", "2/5", "3/5", "4/5", "5/5", "Linformer", "Transformer", "no attention", "TF-IDF"):
+        assert text in out, text
+    assert str(Path("runs/quickstart")) in out and "Try next" in out
+    assert "\x1b" not in out  # no colour codes in a file
+
+
+def test_it_writes_everything_and_nothing_else(finished: tuple[Path, str]) -> None:
+    home, _ = finished
+    names = {str(path.relative_to(home / "runs" / "quickstart")) for path in (home / "runs" / "quickstart").iterdir()}
+    plots = {"learning.png", "passages.png", "time.png", "memory.png"}
+    assert names == {"results.json", "report.html", "model", "pretrained", *plots}
+    assert {path.name for path in home.iterdir()} == {"runs"}
+
+
+def test_results_are_complete(finished: tuple[Path, str]) -> None:
+    results = load(finished[0])
+    assert [run["name"] for run in results["pretraining"]] == ["linformer", "transformer", "control"]
+    for run in results["pretraining"]:
+        assert run["losses"] and all(1 < value < 280 for _, value in run["perplexity"])
+    assert set(results["passages"]["accuracy"]) == {"linformer", "majority", "tfidf"}
+    cells = {(cell["name"], cell["length"]) for cell in results["cost"]["cells"]}
+    assert cells == {(name, length) for name in ("linformer", "transformer") for length in (512, 1024)}
+    assert results["seed"] == 0 and results["environment"]["versions"]["torch"] and results["seconds"] > 0
+    assert sum(total for _, total in results["passages"]["by_book"]) == results["passages"]["held_out"]
+
+
+def test_models_load_by_name(finished: tuple[Path, str]) -> None:
+    from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
+
+    import linformers  # noqa: F401  registers the model type
+
+    folder = finished[0] / "runs" / "quickstart"
+    answer = pipeline("text-classification", str(folder / "model"), truncation=True)("It was a dark night. " * 400)
+    assert answer[0]["label"] in {book["title"] for book in load(finished[0])["data"]["books"]}
+    model = AutoModelForMaskedLM.from_pretrained(folder / "pretrained")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "pretrained")
+    assert model.config.vocab_size == len(tokenizer) and tokenizer.mask_token_id == 4
+
+
+def test_the_second_of_the_next_commands_runs(finished: tuple[Path, str]) -> None:
+    home, _ = finished
+    (home / "README.md").write_text("A short text.")
+    command = load(home)["next"][1][1]
+    assert shlex.split(command.partition("<")[0])[0] == sys.executable
+    done = subprocess.run(command, shell=True, cwd=home, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and "score" in done.stdout, done.stderr[-2000:]
+
+
+def test_a_second_run_gives_the_same_losses(finished: tuple[Path, str]) -> None:
+    home, _ = finished
+    before = load(home)
+    done = quickstart("--fast", cwd=home)  # over the results of the first
+    assert done.returncode == 0, done.stderr[-3000:]
+    after = load(home)
+    assert after["created"] > before["created"]
+    for old, new in zip(before["pretraining"], after["pretraining"], strict=True):
+        assert old["losses"] == new["losses"] and old["perplexity"] == new["perplexity"]
+    for key in ("losses", "accuracy", "by_book", "examples"):
+        assert before["passages"][key] == after["passages"][key]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--output", "note.txt"], "note.txt is a file; name a folder"),
+        (["--output", "."], "not linformers quickstart results"),
+        (["--seed", "-1"], "--seed"),
+        (["--steps", "3"], "--steps"),
+    ],
+)
+def test_misuse_is_one_clear_line(tmp_path: Path, arguments: list[str], message: str) -> None:
+    (tmp_path / "note.txt").write_text("precious")
+    done = quickstart("--fast", *arguments, cwd=tmp_path)
+    assert done.returncode != 0
+    assert message in done.stderr and "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["note.txt"] and (tmp_path / "note.txt").read_text()

@@ -1,0 +1,203 @@
+"""The page is well formed, whole in itself, safe, and says what the numbers say."""
+
+import re
+from copy import deepcopy
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from linformers.report import page, words
+
+VOID = {"meta", "br", "hr", "img", "link", "input"}
+
+
+def results() -> dict[str, Any]:
+    cell = {"repeats": 3, "peak_bytes": 2**20}
+    run = {"parameters": 1000, "losses": [(10, 3.5), (20, 3.0)], "seconds": 40.0, "tokens_per_second": 1e4}
+    return {
+        "kind": "linformers quickstart",
+        "command": "linformers quickstart",
+        "created": "2026-01-01T00:00:00+00:00",
+        "fast": False,
+        "seed": 0,
+        "seconds": 200.0,
+        "stages": {"pretraining": 120.0},
+        "environment": {
+            "processor": "A processor",
+            "cores": 2,
+            "threads": 2,
+            "memory_gb": 8.0,
+            "device": "cpu",
+            "load_average": 0.1,
+            "system": "Linux",
+            "python": "3.12",
+            "versions": {"torch": "2.13"},
+        },
+        "settings": {
+            "projected_dim": 32,
+            "local_window": 8,
+            "projection_kind": "linear",
+            "num_hidden_layers": 2,
+            "hidden_size": 64,
+            "num_attention_heads": 4,
+            "pretrain_steps": 20,
+            "tokens_per_step": 4096,
+            "stages": [[32, 0.5], [1024, 0.5]],
+        },
+        "data": {
+            "books": [{"title": "One", "author": "A"}, {"title": "Two", "author": "B"}],
+            "vocabulary": 300,
+            "train_tokens": 1000,
+            "held_out_tokens": 100,
+        },
+        "pretraining": [
+            {**run, "name": "linformer", "label": "Linformer", "perplexity": [(128, 25.0), (1024, 20.0)]},
+            {**run, "name": "transformer", "label": "Transformer", "perplexity": [(128, 28.0), (1024, 30.0)]},
+            {**run, "name": "control", "label": "no attention", "perplexity": [(128, 41.0), (1024, 40.0)]},
+        ],
+        "passages": {
+            "tokens": 1024,
+            "train": 100,
+            "held_out": 40,
+            "accuracy": {"linformer": 0.8, "majority": 0.5, "tfidf": 0.95},
+            "interval": [0.65, 0.9],
+            "by_book": [(16, 20), (16, 20)],
+            "examples": [{"text": "Once", "book": "One", "guesses": [("One", 0.9), ("Two", 0.1)]}],
+        },
+        "cost": {
+            "device": "the CPU",
+            "cells": [
+                {**cell, "name": name, "length": length, "seconds": seconds}
+                for name, length, seconds in [
+                    ("linformer", 512, 0.02),
+                    ("transformer", 512, 0.01),
+                    ("linformer", 1024, 0.04),
+                    ("transformer", 1024, 0.4),
+                ]
+            ],
+        },
+        "next": [("Look.", "echo 'a' < b")],
+    }
+
+
+class Checker(HTMLParser):
+    """Every tag is closed in order; ids are unique; what is referred to exists."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.references: list[str] = []
+        self.tags: set[str] = set()
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_startendtag(tag, attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value or "")
+            elif name == "aria-labelledby":
+                self.references += (value or "").split()
+            elif name in ("href", "xlink:href", "src"):
+                self.addresses.append(value or "")
+            self.references += re.findall(r"url\(#([^)]+)\)", value or "")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def check(html: str) -> Checker:
+    checker = Checker()
+    checker.feed(html)
+    assert not checker.open
+    assert len(set(checker.ids)) == len(checker.ids)
+    assert set(checker.references) <= set(checker.ids)
+    return checker
+
+
+def render(content: dict[str, Any]) -> str:
+    return page.render(content, page.draw_plots(content))
+
+
+def test_page_is_well_formed_and_fetches_nothing() -> None:
+    html = render(results())
+    checker = check(html)
+    assert all(address.startswith("#") and address[1:] in checker.ids for address in checker.addresses)
+    assert not checker.tags & {"script", "link", "iframe", "object", "img"}
+    assert "$" not in html.replace("$ ", "")  # no field of the template is left
+    assert html.count('role="img"') == 4 and html.count("<desc") == 4
+    assert 'name="viewport"' in html and "prefers-color-scheme: dark" in html and "@media print" in html
+
+
+def test_plots_follow_the_colours_of_the_page() -> None:
+    html = render(results())
+    svg = html[html.index("<svg") : html.rindex("</svg>")]
+    assert not re.search(r"#[0-9a-f]{6}\b", svg)
+    assert "var(--linformer)" in svg and "var(--text)" in svg
+
+
+def test_text_is_escaped() -> None:
+    content = results()
+    evil = "<script>alert('x')</script>&\""
+    content["passages"]["examples"] = [{"text": evil, "book": evil, "guesses": [(evil, 1.0)]}]
+    content["data"]["books"][0]["title"] = content["command"] = content["environment"]["processor"] = evil
+    content["next"] = [(evil, evil)]
+    html = render(content)
+    assert "<script" not in html and "&lt;script&gt;" in html
+    check(html)
+
+
+def test_words_follow_the_numbers() -> None:
+    content = results()
+    assert "33% below the Transformer" in words.learning(content)
+    assert "Both are below the control" in words.learning(content)
+    assert "does better, with 95.0%" in words.passages(content)
+    assert "80.0% of 40 passages (95% interval: 65% to 90%)" in words.passages(content)
+    assert "up to 512 tokens) the Transformer is the faster one" in words.cost(content)
+    worse = deepcopy(content)
+    worse["pretraining"][0]["perplexity"][-1] = (1024, 41.0)
+    worse["passages"]["accuracy"]["tfidf"] = 0.5
+    assert "37% above the Transformer" in words.learning(worse)
+    assert "Only the Transformer is clearly below the control" in words.learning(worse)
+    assert "does better" not in words.passages(worse)
+    alike = deepcopy(content)
+    alike["pretraining"][1]["perplexity"][-1] = (1024, 20.1)
+    alike["pretraining"][2]["perplexity"][-1] = (1024, 20.0)
+    alike["passages"]["accuracy"]["tfidf"] = 0.85
+    assert "within 1% of the Transformer" in words.learning(alike)
+    assert "Neither is clearly below the control" in words.learning(alike)
+    assert "about as good" in words.passages(alike)
+
+
+def test_headline_numbers_are_on_the_page() -> None:
+    html = render(results())
+    for text in ("20.0", "Transformer 30.0, without attention 40.0", "10 times less", "80%", "TF-IDF 95%", "the same"):
+        assert text in html, text
+
+
+def test_memory_unknown_and_cells_missing() -> None:
+    content = results()
+    for cell in content["cost"]["cells"]:
+        cell["peak_bytes"] = None
+    content["cost"]["cells"] = content["cost"]["cells"][:3]  # the time ran out before the last
+    html = render(content)
+    check(html)
+    assert html.count("<svg") == 3 and "not measured" in html and "Time for 512 tokens" in html
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.00123, "1.23 ms"), (0.5, "500 ms"), (1.234, "1.23 s"), (99.0, "99 s"), (240.0, "4.0 min")]
+)
+def test_seconds(value: float, text: str) -> None:
+    assert words.seconds(value) == text
+
+
+@pytest.mark.parametrize(("ratio", "text"), [(0.1, "10 times less"), (1.0, "the same"), (2.0, "2 times more")])
+def test_times(ratio: float, text: str) -> None:
+    assert words.times(ratio, "less", "more") == text
