@@ -93,7 +93,9 @@ class _Job:
         if signals.received is not None:
             name, code = signal.Signals(signals.received).name, STOPPED_BY[signals.received]
             self.console.print(
-                f"{name}: stopped after step {state.global_step}, with a checkpoint. The same command goes on from it."
+                f"{name}: stopped after step {state.global_step}, with a checkpoint. The same command goes on from it.",
+                highlight=False,
+                soft_wrap=True,
             )
             return code
         results = self.layout.from_first(lambda: self._publish(model, tokenizer, corpus, state, parameters))
