@@ -195,6 +195,7 @@ def test_resuming_a_streamed_corpus(work: Path) -> None:
 
 @pytest.mark.compile
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of torch.compile itself
 def test_compiled_layers(work: Path, whole: Path) -> None:
     found = results(run(work, "compiled", training={"compile": True}))
     assert found["losses"][-1][1] == pytest.approx(results(whole)["losses"][-1][1], abs=0.05)

@@ -6,7 +6,8 @@
     training:   steps, rates, schedules, checkpoints, processes
     output:     where results go
 
-``like: other.yaml`` takes over another recipe, next to this one, and changes it. The same recipe runs on one process or on many: ``training.batch_size`` counts the sequences of a step over all of them.
+``like: other.yaml`` takes over another recipe, by its path from this one, and changes it. The same recipe runs on one
+process or on many: ``training.batch_size`` counts the sequences of a step over all of them.
 """
 
 import dataclasses

@@ -4,7 +4,7 @@ import dataclasses
 import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -187,7 +187,7 @@ def _fits(value: Any, kind: Any) -> bool:
     return isinstance(value, int | float) if kind is float else isinstance(value, kind)
 
 
-def all_keys(kind: Any, prefix: str = "") -> typing.Iterator[str]:
+def all_keys(kind: Any, prefix: str = "") -> Iterator[str]:
     """Dotted names of all keys, sections included."""
     hints = typing.get_type_hints(kind)
     for field in dataclasses.fields(kind):

@@ -38,7 +38,9 @@ def test_types_and_defaults(tmp_path: Path) -> None:
 
 
 def test_resolved_recipe_reads_back_equal(tmp_path: Path) -> None:
-    recipe = load(tmp_path, GOOD, "data.train=[{path: a.txt, weight: 2}, b.jsonl]", "data.stages=[{length: 32, share: 1}]")
+    recipe = load(
+        tmp_path, GOOD, "data.train=[{path: a.txt, weight: 2}, b.jsonl]", "data.stages=[{length: 32, share: 1}]"
+    )
     again = load(tmp_path, recipe.as_yaml())
     assert again == recipe and again.differences(recipe) == []
     assert [source.weight for source in recipe.data.sources("train")] == [2.0, 1.0]
@@ -75,14 +77,18 @@ def test_overrides(tmp_path: Path, assignment: str, value: object) -> None:
         ("steps: 10", "steps: 10\n  steps: 11", r"r.yaml:10: training.steps stands here for the second time"),
         ("steps: 10", "steps: [10", r"r.yaml:1\d: this is not YAML"),
         ("train: books", "train: []", r"r.yaml:6: data.train=\[\] names no source"),
-        ("train: books", "train: [{path: a, wieght: 2}]", r"r.yaml:6: data.train\[0\].wieght.*weight"),
+        ("train: books", "train: [{path: a, weights: 2}]", r"r.yaml:6: data.train\[0\].weights.*weight"),
         ("train: books", "train: bookz", r"r.yaml:6: data.train must be a list"),
         ("output:\n  folder: runs/x", "output: runs/x", r"r.yaml:12: output must be a section"),
         ("hidden_size: 32", "hiden_size: 32", r"model.hiden_size is no field.*'hidden_size'"),
         ("hidden_size: 32", "hidden_size: wide", r"model: .*hidden_size"),
         ("hidden_size: 32", "vocab_size: 32", r"model.vocab_size=32 comes from the tokenizer"),
         ("num_attention_heads: 2", "num_attention_heads: 3", r"model: num_attention_heads=3"),
-        ("length: 64", "stages: [{length: 48, share: 1}]\n  length: 64", r"data.stages: length=48 must be 8 or more and divide"),
+        (
+            "length: 64",
+            "stages: [{length: 48, share: 1}]\n  length: 64",
+            r"data.stages: length=48 must be 8 or more and divide",
+        ),
         ("projected_dim: 8", "local_window: 2\ntokenizer: {}", None),
     ],
 )
@@ -117,7 +123,8 @@ def test_mistakes_on_the_command_line(tmp_path: Path, assignment: str, message: 
 
 
 @pytest.mark.parametrize(
-    "change", ["model.local_window=4", "model.attention_type=softmax", "model.projection_kind=max_pool", "data.length=8"]
+    "change",
+    ["model.local_window=4", "model.attention_type=softmax", "model.projection_kind=max_pool", "data.length=8"],
 )
 def test_sequence_parallelism_needs_sums_over_tokens(tmp_path: Path, change: str) -> None:
     with pytest.raises(ValueError, match="training.sequence_parallel_size=2"):

@@ -141,7 +141,7 @@ def test_progress_speaks_in_lines_where_there_is_no_terminal(tmp_path) -> None:
     assert lines[3].startswith("Linformer: step 4/8, loss ") and "tokens/s" in lines[3] and lines[3].endswith(" left")
 
 
-def test_progress_bar_leaves_the_terminal_alone_after_a_failure() -> None:
+def test_progress_bar_leaves_the_terminal_alone_after_a_failure(bad_input) -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=120)
     progress = TrainProgress(console, "Linformer", 64)
 
