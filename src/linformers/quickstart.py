@@ -71,7 +71,9 @@ class Scale:
     passage_length: int = 1024
     finetune_steps: int = 200
     finetune_batch_size: int = 8
-    finetune_learning_rate: float = 1e-3
+    finetune_learning_rate: float = 1e-5
+    head_learning_rate: float = 1e-2
+    head_passages: int = 128
     lengths: tuple[int, ...] = (512, 1024, 2048, 4096, 8192, 16384)
     repeats: int = 5
     cost_seconds: float = 40.0
@@ -223,6 +225,8 @@ def tell_books_apart(scale: Scale, corpus: Corpus, seed: int, work: Path, consol
             settings,
             work,
             [progress],
+            head_learning_rate=scale.head_learning_rate,
+            head_examples=train[np.random.default_rng(seed).permutation(len(train))[: scale.head_passages]],
         )
     model.save_pretrained(work / "model")
     tokenizer.save_pretrained(work / "model")

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from torch.optim import Optimizer
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalPrediction
@@ -104,6 +105,7 @@ def fit(
     *,
     callbacks: Sequence[TrainerCallback] = (),
     compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
+    optimizer: Optimizer | None = None,
 ) -> History:
     """Train a model in place.
 
@@ -115,6 +117,7 @@ def fit(
         output_dir: for what Trainer writes; nothing unless checkpoints are asked for.
         callbacks: watch the run.
         compute_metrics: from the predictions of an evaluation; None evaluates the loss only.
+        optimizer: for rates that differ between parameters; None = AdamW with those of ``settings``.
     """
     trainer = Trainer(
         model=model,
@@ -124,6 +127,7 @@ def fit(
         data_collator=collate,
         callbacks=list(callbacks),
         compute_metrics=compute_metrics,
+        optimizers=(optimizer, None),
     )
     trainer.remove_callback(PrinterCallback)
     start = time.perf_counter()
