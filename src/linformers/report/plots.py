@@ -49,7 +49,7 @@ _styled = matplotlib.rc_context(_RC)  # as a decorator: drawn and saved under th
 
 
 @_styled
-def plot_learning(runs: Sequence[dict[str, Any]], stages: Sequence[tuple[int, float]]) -> Figure:
+def plot_learning(runs: Sequence[dict[str, Any]], stages: Sequence[Sequence[int | float]]) -> Figure:
     """Training perplexity of each pretraining run against its steps, and the stages of sequence length."""
     figure, axes = _axes("steps", "perplexity in training")
     for run in runs:
