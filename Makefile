@@ -10,6 +10,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install --no-compile -c constraints.txt
 PINS := pyproject.toml constraints.txt
+# The packages whose signatures carry array shapes.
+SHAPED := linformers.attention,linformers.models,linformers.data,linformers.training
 PYTEST := $(BIN)/python -m pytest
 
 # Bytecode is made at the first import of what is used, not at installation of everything: half the time. Where the
@@ -35,7 +37,7 @@ quickstart: $(VENV)/.core
 test: $(VENV)/.dev
 	$(PYTEST) -m "not slow" $(ARGS)
 	$(PYTEST) -rfE -m "not slow" tests/unit --ignore=tests/unit/test_import.py --ignore=tests/unit/test_cli.py \
-	    --jaxtyping-packages=linformers,beartype.beartype $(ARGS)
+	    --jaxtyping-packages=$(SHAPED),beartype.beartype $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
