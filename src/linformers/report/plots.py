@@ -49,7 +49,7 @@ _styled = matplotlib.rc_context(_RC)  # as a decorator: drawn and saved under th
 
 
 @_styled
-def plot_learning(runs: Sequence[dict[str, Any]], stages: Sequence[Sequence[int | float]]) -> Figure:
+def plot_learning(runs: Sequence[dict[str, Any]], stages: Sequence[Sequence[float]]) -> Figure:
     """Training perplexity of each pretraining run against its steps, and the stages of sequence length."""
     figure, axes = _axes("steps", "perplexity in training")
     for run in runs:
@@ -87,7 +87,7 @@ def plot_passages(rows: Sequence[tuple[str, str, float]]) -> Figure:
 
 
 @_styled
-def plot_cost(cells: Sequence[dict[str, Any]], labels: dict[str, str], field: str, unit: int | float, axis: str) -> Figure:
+def plot_cost(cells: Sequence[dict[str, Any]], labels: dict[str, str], field: str, unit: float, axis: str) -> Figure:
     """One quantity of the measured forward passes against the length, both axes logarithmic."""
     figure, axes = _axes("length of the text in tokens", axis)
     for name, label in labels.items():
@@ -150,6 +150,6 @@ def _axes(x: str, y: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _line(axes: Axes, name: str, x: Sequence[int | float], y: Sequence[int | float], label: str, every: int = 1) -> None:
+def _line(axes: Axes, name: str, x: Sequence[float], y: Sequence[float], label: str, every: int = 1) -> None:
     marker, dash = _STYLES[name]
     axes.plot(x, y, color=COLOURS[name], marker=marker, markevery=every, linestyle=dash, label=label)

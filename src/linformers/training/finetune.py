@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, TrainerCallback, set_seed
 from transformers.trainer_utils import EvalPrediction
 
+from linformers.models.heads import LinformerClassificationHead
 from linformers.training.runner import History, TrainSettings, fit
 
 
@@ -42,18 +43,20 @@ def start_head(model: PreTrainedModel, sequences: Int[np.ndarray, "examples seq"
     After a short pretraining the means of long texts differ by a few hundredths of their size; a head that starts
     at random sees the same vector for all of them, and does not learn (see docs/log.md).
     """
+    head, encoder = model.get_submodule("classifier"), model.base_model
+    assert isinstance(head, LinformerClassificationHead)
     device = next(model.parameters()).device
     model.eval()
     pooled = torch.cat(
         [
-            model.classifier.pool(model.base_model(torch.from_numpy(part).to(device)).last_hidden_state, None)
+            head.pool(encoder(torch.from_numpy(part).to(device)).last_hidden_state, None)
             for part in np.array_split(sequences, max(len(sequences) // batch_size, 1))
         ]
     )
     values, vectors = torch.linalg.eigh(torch.cov(pooled.T))
     whitening = (vectors * (values + 0.01 * values.mean()).rsqrt()) @ vectors.T
-    model.classifier.dense.weight.copy_(whitening)
-    model.classifier.dense.bias.copy_(-whitening @ pooled.mean(0))
+    head.dense.weight.copy_(whitening)
+    head.dense.bias.copy_(-whitening @ pooled.mean(0))
 
 
 def finetune(
@@ -91,7 +94,7 @@ def finetune(
         start_head(model, head_examples)
     optimizer = None
     if head_learning_rate is not None:
-        rates = [(model.base_model, settings.learning_rate), (model.classifier, head_learning_rate)]
+        rates = [(model.base_model, settings.learning_rate), (model.get_submodule("classifier"), head_learning_rate)]
         optimizer = AdamW(
             [{"params": list(part.parameters()), "lr": rate} for part, rate in rates],
             betas=(0.9, settings.beta2),
