@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -17,11 +18,15 @@ from linformers.attention.sharing import ProjectionBank
 
 @dataclass(frozen=True)
 class SlotMemory:
-    """The k compressed keys and values of a layer; with a local window also those of all tokens."""
+    """What every query sees: the k compressed keys and values, then those of the global tokens.
+
+    With a local window also the keys and values of all tokens. ``global_reads`` is what the global tokens read.
+    """
 
     keys: Float[Tensor, "batch heads slots head_dim"]
     values: Float[Tensor, "batch heads slots head_dim"]
     bias: Float[Tensor, "#batch slots"] | None
+    global_reads: Float[Tensor, "batch heads globals head_dim"] | None = None
     token_keys: Float[Tensor, "batch heads source head_dim"] | None = None
     token_values: Float[Tensor, "batch heads source head_dim"] | None = None
     starts: Int[Tensor, "#batch edges"] | None = None
@@ -45,6 +50,8 @@ class LinformerAttention(Attention):
         projection_kind: ``linear`` (learned E and F), ``mean_pool``, ``max_pool`` or ``conv``.
         local_window: Exact neighbours attended on each side beside the slots, in tokens; 0 = the paper.
             Self-attention only.
+        global_tokens: So many tokens at the start are exact keys for all, and attend to all tokens themselves (as in
+            Longformer, Beltagy et al., arXiv 2004.05150); the slots compress the others. Self-attention only.
         dropout: Probability of dropping an attention weight in training.
         bias: Whether the four feature projections have biases.
         projections: E and F from a stack's ``ProjectionBank``, which owns their parameters; given, the arguments
@@ -65,6 +72,7 @@ class LinformerAttention(Attention):
         projection_sharing: str = "key_value",
         projection_kind: str = "linear",
         local_window: int = 0,
+        global_tokens: int = 0,
         dropout: float = 0.0,
         bias: bool = True,
         projections: tuple[Projection, Projection] | None = None,
@@ -73,9 +81,11 @@ class LinformerAttention(Attention):
         check_int("max_length", max_length)
         check_int("projected_dim", projected_dim)
         check_int("local_window", local_window, minimum=0)
+        check_int("global_tokens", global_tokens, minimum=0)
         self.max_length = max_length
         self.projected_dim = projected_dim
         self.local_window = local_window
+        self.global_tokens = global_tokens
         if projections is None:
             self.bank = ProjectionBank(
                 1, num_attention_heads, max_length, projected_dim, sharing=projection_sharing, kind=projection_kind
@@ -99,16 +109,18 @@ class LinformerAttention(Attention):
         seq = source.shape[1] if padding is None else padding.document_seq
         if padding is not None and padding.first is not None:
             kind = self.key_projection.kind
-            if self.local_window or kind == "max_pool":
+            if self.local_window or self.global_tokens or kind == "max_pool":
                 raise ValueError(
-                    f"sequence parallelism takes no local_window (here {self.local_window}) and not projection_kind "
-                    f"'max_pool' (here {kind!r}): use local_window=0 with 'linear', 'mean_pool' or 'conv'."
+                    f"sequence parallelism takes no local_window (here {self.local_window}), no global_tokens (here "
+                    f"{self.global_tokens}) and not projection_kind 'max_pool' (here {kind!r}): use 0 and 0 with "
+                    "'linear', 'mean_pool' or 'conv'."
                 )
-        if self.local_window and not is_self:
-            raise ValueError(
-                f"local_window={self.local_window} needs queries and keys of one sequence, but a context was given: "
-                "use local_window=0 for cross-attention."
-            )
+        for name in ("local_window", "global_tokens"):
+            if getattr(self, name) and not is_self:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} needs queries and keys of one sequence, but a context was given: "
+                    f"use {name}=0 for cross-attention."
+                )
         if seq > self.max_length:
             raise ValueError(
                 f"a sequence of {seq} tokens exceeds max_length={self.max_length}: truncate it, or build "
@@ -127,36 +139,91 @@ class LinformerAttention(Attention):
         if self.local_window or not compress_first:
             token_keys = self._project_tokens(self.k_proj, source, padding)
             token_values = self._project_tokens(self.v_proj, source, padding)
+        rest, rest_padding = self._without_globals(source, padding)
         if compress_first:
-            compressed = e(source, padding)
-            keys = self._project_slots(self.k_proj, compressed, e, source, padding)
-            compressed = compressed if f is e else f(source, padding)
-            values = self._project_slots(self.v_proj, compressed, f, source, padding)
+            compressed = e(rest, rest_padding)
+            keys = self._project_slots(self.k_proj, compressed, e, rest, rest_padding)
+            compressed = compressed if f is e else f(rest, rest_padding)
+            values = self._project_slots(self.v_proj, compressed, f, rest, rest_padding)
         else:
             assert token_keys is not None and token_values is not None
-            keys, values = (
-                self._compress_tokens(e, token_keys, padding),
-                self._compress_tokens(f, token_values, padding),
-            )
+            rest_keys, rest_values = (self._without_globals(x, padding)[0] for x in (token_keys, token_values))
+            keys = self._compress_tokens(e, rest_keys, rest_padding)
+            values = self._compress_tokens(f, rest_values, rest_padding)
 
-        bias = e.log_mass(source, padding)
-        if bias is not None:
-            bias = bias.to(keys.dtype)
-            if padding is not None:  # no slot is left in an empty sequence; its output is dropped, but stays finite
-                bias = bias.masked_fill(padding.empty[:, None], 0)
-        if not self.local_window:
-            return SlotMemory(keys, values, bias)
-        assert token_keys is not None and token_values is not None
+        bias = e.log_mass(rest, rest_padding)
+        bias = None if bias is None else bias.to(keys.dtype)
         lengths = lengths_of(source, padding)
+        global_reads = None
+        if self.global_tokens:
+            keys, values, bias, global_reads = self._add_globals(keys, values, bias, source, padding)
+        if bias is not None and padding is not None:
+            # no slot is left in an empty sequence; its output is dropped, but stays finite
+            bias = bias.masked_fill(padding.empty[:, None], 0)
+        if not self.local_window:
+            return SlotMemory(keys, values, bias, global_reads)
+        assert token_keys is not None and token_values is not None
+        starts = e.slot_starts(lengths_of(rest, rest_padding))
         return SlotMemory(
             keys,
             values,
             bias,
+            global_reads,
             self.split_heads(token_keys),
             self.split_heads(token_values),
-            e.slot_starts(lengths),
+            None if starts is None else starts + self.global_tokens,
             lengths,
         )
+
+    def _without_globals(self, x: Tensor, padding: Padding | None) -> tuple[Tensor, Padding | None]:
+        """The tokens that the slots compress: all after the global ones."""
+        first = self.global_tokens
+        if not first:
+            return x, padding
+        if torch.compiler.is_compiling() or x.shape[1] <= first:  # a traced graph must serve short sequences too
+            if padding is None:
+                padding = Padding(torch.ones(1, x.shape[1], dtype=torch.bool, device=x.device))
+            x, padding = F.pad(x, (0, 0, 0, first)), padding.widened(first)
+        return x[:, first:], None if padding is None else padding.after(first)
+
+    def _add_globals(
+        self, keys: Tensor, values: Tensor, bias: Tensor | None, source: Tensor, padding: Padding | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Global tokens behind the slots, as keys and values with a bias; and what they read themselves.
+
+        They read all n tokens by ``q (X W)^T = (q W^T) X^T``, so that only they pay for it: O(n) each.
+        """
+        x = source
+        if torch.compiler.is_compiling() or x.shape[1] < self.global_tokens:
+            x = F.pad(x, (0, 0, 0, self.global_tokens))
+        x = x[:, : self.global_tokens]
+        lengths = lengths_of(source, padding)[:, None]
+        if bias is None:  # slots without a single token to compress are none
+            bias = keys.new_zeros(lengths.shape[0], keys.shape[2]).masked_fill(
+                lengths <= self.global_tokens, -torch.inf
+            )
+        present = torch.arange(x.shape[1], device=x.device) < lengths
+        keys = torch.cat([keys, self.split_heads(self.k_proj(x))], dim=2)
+        values = torch.cat([values, self.split_heads(self.v_proj(x))], dim=2)
+        extra = torch.zeros_like(present, dtype=bias.dtype).masked_fill(~present, -torch.inf)
+        rows = torch.broadcast_shapes(bias.shape[:1], extra.shape[:1])[0]
+        bias = torch.cat([bias.expand(rows, -1), extra.expand(rows, -1)], dim=1)
+
+        query = self.split_heads(self.q_proj(x))
+        heads = (self.num_attention_heads, self.head_dim)
+        key_weight, value_weight = (linear.weight.unflatten(0, heads) for linear in (self.k_proj, self.v_proj))
+        query = torch.einsum("bhgd,hdm->bhgm", query, key_weight).flatten(1, 2) * self.head_dim**-0.5
+        scores = query @ source.transpose(1, 2)  # a bias of the keys is the same for all of them
+        if padding is not None:
+            scores = scores.masked_fill(~(padding.keep | padding.empty[:, None])[:, None], -torch.inf)
+        accumulate = torch.promote_types(scores.dtype, torch.float32)
+        weights = F.dropout(scores.softmax(-1, dtype=accumulate).to(scores.dtype), self.active_dropout)
+        read = (weights @ source).unflatten(1, (self.num_attention_heads, -1))
+        read = torch.einsum("bhgm,hdm->bhgd", read, value_weight)
+        if self.v_proj.bias is not None:
+            mass = weights.sum(-1).unflatten(1, (self.num_attention_heads, -1))  # 1, but for dropout
+            read = read + mass[..., None] * self.v_proj.bias.view(self.num_attention_heads, 1, self.head_dim)
+        return keys, values, bias, read
 
     def read(
         self,
@@ -165,7 +232,10 @@ class LinformerAttention(Attention):
         start: int = 0,
         return_weights: bool = False,
     ) -> tuple[Float[Tensor, "batch seq hidden"], Tensor | None]:
-        """Attend to the slots, and to the neighbours if there is a local window."""
+        """Attend to the slots and global tokens, and to the neighbours if there is a local window.
+
+        The weights of global tokens are zero: they attend to tokens, for which there are no columns.
+        """
         query = self.split_heads(self.q_proj(hidden_states))
         if memory.token_keys is None:
             bias = None if memory.bias is None else memory.bias[:, None, None]
@@ -180,12 +250,19 @@ class LinformerAttention(Attention):
                 memory.values,
                 self.local_window,
                 start=start,
+                first=self.global_tokens,
                 lengths=memory.lengths,
                 slot_bias=memory.bias,
                 slot_starts=memory.starts,
                 dropout=self.active_dropout,
                 return_weights=return_weights,
             )
+        if memory.global_reads is not None and start < self.global_tokens:
+            seq = hidden_states.shape[1]
+            own = F.pad(memory.global_reads, (0, 0, 0, seq))[:, :, start : start + seq].to(read.dtype)
+            is_global = torch.arange(start, start + seq, device=read.device)[:, None] < self.global_tokens
+            read = torch.where(is_global, own, read)
+            weights = None if weights is None else weights.masked_fill(is_global, 0)
         return self.merge_heads(read), weights
 
     def _compress_first(self, n: int) -> bool:
@@ -236,4 +313,4 @@ class LinformerAttention(Attention):
 
     def extra_repr(self) -> str:
         """Shown when the module is printed."""
-        return f"{super().extra_repr()}, local_window={self.local_window}"
+        return f"{super().extra_repr()}, local_window={self.local_window}, global_tokens={self.global_tokens}"

@@ -24,6 +24,7 @@ def attend_with_window(
     window: int,
     *,
     start: int = 0,
+    first: int = 0,
     lengths: Int[Tensor, " #batch"],
     slot_bias: Float[Tensor, "#batch slots"] | None = None,
     slot_starts: Int[Tensor, "#batch edges"] | None = None,
@@ -40,10 +41,11 @@ def attend_with_window(
         slot_values: Values of the slots.
         window: Neighbours on each side, in tokens.
         start: Position of the first query.
+        first: Tokens before this one are no neighbours: they are among the slots, as global tokens.
         lengths: Tokens per sequence that are no padding (one entry if all are the same).
         slot_bias: Added to the slots' scores.
         slot_starts: Where slots stand for windows of tokens: their borders. A token that is attended exactly is then
-            not counted again in its slot; this replaces ``slot_bias``.
+            not counted again in its slot; this replaces ``slot_bias`` for as many slots as there are windows.
         dropout: Probability of dropping a weight.
         return_weights: Also return the weights: slots first, then column ``slots + window + (j - i)`` for token j.
     """
@@ -64,9 +66,8 @@ def attend_with_window(
         return torch.cat([slot, token], dim=3).flatten(0, 1)
 
     positions = start + torch.arange(num_blocks * block, device=query.device).view(num_blocks, block, 1)
-    first = positions[:, :1] - window
-    neighbours = first + torch.arange(width, device=query.device)  # (blocks, 1, width)
-    near = ((positions - neighbours).abs() <= window) & (neighbours >= 0)
+    neighbours = positions[:, :1] - window + torch.arange(width, device=query.device)  # (blocks, 1, width)
+    near = ((positions - neighbours).abs() <= window) & (neighbours >= first)
     near = near & (neighbours < lengths[:, None, None, None])  # (#batch, blocks, block, width)
     bias = torch.cat(
         [
@@ -119,4 +120,8 @@ def _slot_scores(
     exact = torch.minimum(end, positions + window + 1) - torch.maximum(begin, positions - window)
     left = (end - begin) - exact.clamp(min=0)
     # A padded query may find neither a slot nor a token; its output is dropped, but must stay finite.
-    return left.to(dtype).log().masked_fill(~(near.any(-1, keepdim=True) | (left > 0).any(-1, keepdim=True)), 0)
+    scores = left.to(dtype).log().masked_fill(~(near.any(-1, keepdim=True) | (left > 0).any(-1, keepdim=True)), 0)
+    if slot_bias is None or scores.shape[-1] == slots:
+        return scores.expand(shape)
+    others = slot_bias[:, None, None, scores.shape[-1] :].to(dtype)  # these stand for themselves
+    return torch.cat([scores, others.expand(*shape[:-1], -1)], dim=-1)

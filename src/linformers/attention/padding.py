@@ -3,6 +3,7 @@
 import copy
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
@@ -35,6 +36,19 @@ class Padding:
         """The same padding for tensors that have been through ``align``."""
         other = copy.copy(self)
         other._destination = None
+        return other
+
+    def after(self, first: int) -> "Padding":
+        """The padding of (aligned) documents without their first tokens."""
+        other = self.aligned()
+        other.keep = self.keep[:, first:]
+        other.lengths = (self.lengths - first).clamp(min=0)
+        return other
+
+    def widened(self, tokens: int) -> "Padding":
+        """With so many more padded tokens at the end of each (aligned) document."""
+        other = self.aligned()
+        other.keep = F.pad(self.keep, (0, tokens))
         return other
 
     @property

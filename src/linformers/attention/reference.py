@@ -102,27 +102,39 @@ def linformer_head(
     value_projection: Any,
     head: int,
     local_window: int = 0,
+    global_tokens: int = 0,
 ) -> tuple[Float[Tensor, "queries head_dim"], Float[Tensor, "queries columns"]]:
     """One head of Linformer, equation 7: ``softmax(Q (E K)^T / sqrt(d_h)) F V``.
 
-    Two additions of ours. A pooled slot carries its mass: ``log c_j`` is added to its score, as if its ``c_j`` tokens
+    Three additions of ours. A pooled slot carries its mass: ``log c_j`` is added to its score, as if its ``c_j`` tokens
     were there. With ``local_window = w`` the same softmax also holds the exact tokens ``|i - j| <= w`` (as in
-    Transformer-LS, arXiv 2107.02192); a token attended exactly leaves the mass of its pooled slot.
+    Transformer-LS, arXiv 2107.02192); a token attended exactly leaves the mass of its pooled slot. With
+    ``global_tokens = g`` the first g tokens are attended exactly by all, attend to all n tokens themselves by plain
+    softmax attention (as in Longformer, arXiv 2004.05150), and are left out of slots and neighbours.
 
     Returns:
-        The head's output, and its weights: ``k`` columns for the slots and, if ``w > 0``, ``2 w + 1`` for the
-        neighbours, neighbour ``j`` of query ``i`` in column ``k + (j - i + w)``. Masked columns are 0.
+        The head's output, and its weights: ``k`` columns for the slots, ``g`` for the global tokens and, if ``w > 0``,
+        ``2 w + 1`` for the neighbours, neighbour ``j`` of query ``i`` in column ``k + g + (j - i + w)``. Masked columns
+        are 0, and so are the rows of global tokens.
     """
+    k, w, g = key_projection.projected_dim, local_window, global_tokens
+    others = max(len(keys) - g, 0)
     slots = _Compressed(
-        keys=compress(key_projection, keys, head),
-        values=compress(value_projection, values, head),
-        masses=slot_masses(key_projection, len(keys)),
-        slot_of_token=slot_of_token(len(keys), key_projection.projected_dim)
-        if key_projection.kind in ("mean_pool", "max_pool")
-        else None,
+        keys=compress(key_projection, keys[g:], head) if others else keys.new_zeros(k, keys.shape[1]),
+        values=compress(value_projection, values[g:], head) if others else values.new_zeros(k, values.shape[1]),
+        masses=slot_masses(key_projection, others) if others or g == 0 else [0] * k,
+        slot_of_token=slot_of_token(others, k) if key_projection.kind in ("mean_pool", "max_pool") else None,
     )
-    rows = [_linformer_query(queries[i], i, keys, values, slots, local_window) for i in range(len(queries))]
-    outputs, weights = zip(*rows, strict=True)
+    outputs, weights = [], []
+    for i in range(len(queries)):
+        if i < g:
+            output, _ = softmax_head(queries[i : i + 1], keys, values)
+            outputs.append(output[0])
+            weights.append(queries.new_zeros(k + g + (2 * w + 1 if w > 0 else 0)))
+        else:
+            output, row = _linformer_query(queries[i], i, keys, values, slots, w, g)
+            outputs.append(output)
+            weights.append(row)
     return torch.stack(outputs), torch.stack(weights)
 
 
@@ -133,25 +145,27 @@ def _linformer_query(
     values: Float[Tensor, "seq head_dim"],
     slots: _Compressed,
     local_window: int,
+    global_tokens: int,
 ) -> tuple[Float[Tensor, " head_dim"], Float[Tensor, " columns"]]:
     """Row ``i`` of equation 7: output and weights of one query."""
-    k, w = len(slots.masses), local_window
-    window = range(max(0, i - w), min(len(keys), i + w + 1)) if w > 0 else range(0)
+    k, w, g = len(slots.masses), local_window, global_tokens
+    window = range(max(g, i - w), min(len(keys), i + w + 1)) if w > 0 else range(0)
 
     masses = list(slots.masses)
     if slots.slot_of_token is not None:
         for j in window:
-            masses[slots.slot_of_token[j]] -= 1
+            masses[slots.slot_of_token[j - g]] -= 1
     valid = [j for j in range(k) if masses[j] > 0]
+    exact = [*range(min(g, len(keys))), *window]
 
-    neighbours = slice(window.start, window.stop)
-    attended_keys = torch.cat([slots.keys[valid], keys[neighbours]])
-    attended_values = torch.cat([slots.values[valid], values[neighbours]])
-    bias = query.new_tensor([math.log(masses[j]) for j in valid] + [0.0 for _ in window])
+    attended_keys = torch.cat([slots.keys[valid], keys[exact]])
+    attended_values = torch.cat([slots.values[valid], values[exact]])
+    bias = query.new_tensor([math.log(masses[j]) for j in valid] + [0.0 for _ in exact])
     probabilities = torch.softmax(attended_keys @ query / math.sqrt(len(query)) + bias, dim=0)
 
-    weights = query.new_zeros(k + 2 * w + 1 if w > 0 else k)
-    weights[valid + [k + (j - i + w) for j in window]] = probabilities
+    weights = query.new_zeros(k + g + (2 * w + 1 if w > 0 else 0))
+    columns = [*valid, *(k + j for j in range(min(g, len(keys)))), *(k + g + (j - i + w) for j in window)]
+    weights[columns] = probabilities
     return probabilities @ attended_values, weights
 
 
@@ -240,7 +254,9 @@ def _head(
 ) -> tuple[Float[Tensor, "queries head_dim"], Float[Tensor, "queries columns"]]:
     if _is_linformer(attention):
         projections = attention.key_projection, attention.value_projection
-        return linformer_head(queries, keys, values, *projections, head, attention.local_window)
+        return linformer_head(
+            queries, keys, values, *projections, head, attention.local_window, attention.global_tokens
+        )
     if _is_kfree(attention):
         return kfree_head(queries, keys, values)
     return softmax_head(queries, keys, values)
@@ -258,5 +274,6 @@ def _is_kfree(attention: Any) -> bool:
 def _num_columns(attention: Any, source_length: int) -> int:
     if _is_linformer(attention):
         window = attention.local_window
-        return attention.key_projection.projected_dim + (2 * window + 1 if window > 0 else 0)
+        slots = attention.key_projection.projected_dim + attention.global_tokens
+        return slots + (2 * window + 1 if window > 0 else 0)
     return attention.head_dim if _is_kfree(attention) else source_length

@@ -3,6 +3,7 @@
 from typing import Any, Literal, no_type_check
 
 from huggingface_hub.dataclasses import strict
+from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
 
 from linformers.attention.checks import check_choice, check_heads, check_int, check_probability, closest
@@ -52,6 +53,7 @@ class LinformerConfig(PreTrainedConfig):
         initializer_range: Standard deviation of fresh weights.
         layer_norm_eps: Epsilon of the layer norms.
         classifier_dropout: Dropout before classifiers; None = ``hidden_dropout_prob``.
+        classifier_activation: Activation inside sequence classifiers, by transformers' name.
         classifier_pooling: What sequence classifiers read: ``cls`` (the first token) or ``mean`` (of kept tokens).
         norm_position: ``post`` (RoBERTa) or ``pre`` (with a final norm).
         attention_type: ``linformer``, ``kfree``, ``softmax``, or ``none`` (no attention sublayer: the control of
@@ -60,9 +62,12 @@ class LinformerConfig(PreTrainedConfig):
         projection_sharing: ``none``, ``headwise``, ``key_value`` or ``layerwise``; see ``ProjectionBank``.
         projection_kind: ``linear``, ``mean_pool``, ``max_pool`` or ``conv``.
         local_window: Exact neighbours on each side that Linformer layers attend beside the slots; 0 = the paper.
+        global_tokens: So many tokens at the start that all others see exactly and that see all others, in Linformer
+            layers; see ``LinformerAttention``.
         stream_chunk_size: Run all of a layer but the compression chunk by chunk, this many tokens at a time; None =
             at once. The function is the same. In training a chunk's activations are computed again on the way back, so
             that a layer keeps little more than its input; in inference layers work in place.
+        converted_from: Name of the model that this one was converted from; None = trained from scratch.
 
     Raises:
         ValueError: An unknown key, a value out of range, or fields that contradict each other.
@@ -88,6 +93,7 @@ class LinformerConfig(PreTrainedConfig):
     eos_token_id: int | None = 2
     tie_word_embeddings: bool = True
     classifier_dropout: float | int | None = None
+    classifier_activation: str = "tanh"
     classifier_pooling: Literal["cls", "mean"] = "cls"
     norm_position: Literal["post", "pre"] = "post"
     attention_type: str | list[str] | tuple[str, ...] = "linformer"
@@ -95,7 +101,9 @@ class LinformerConfig(PreTrainedConfig):
     projection_sharing: str = "key_value"
     projection_kind: str = "linear"
     local_window: int = 0
+    global_tokens: int = 0
     stream_chunk_size: int | None = None
+    converted_from: str | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Refuse what transformers would silently keep: keys that no field reads."""
@@ -112,7 +120,10 @@ class LinformerConfig(PreTrainedConfig):
         for name in ("vocab_size", "num_hidden_layers", "intermediate_size", "max_position_embeddings"):
             check_int(name, getattr(self, name))
         check_int("type_vocab_size", self.type_vocab_size)
-        check_int("local_window", self.local_window, minimum=0)
+        for name in ("local_window", "global_tokens"):
+            check_int(name, getattr(self, name), minimum=0)
+        for name in ("hidden_act", "classifier_activation"):
+            check_choice(name, getattr(self, name), ACT2FN)
         if self.stream_chunk_size is not None:
             check_int("stream_chunk_size", self.stream_chunk_size)
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
@@ -128,10 +139,11 @@ class LinformerConfig(PreTrainedConfig):
         for k in dims:
             if k is not None:
                 check_int("projected_dim", k)
-        if self.local_window and "linformer" not in types:
-            raise ValueError(
-                f"local_window={self.local_window} has no effect: no layer has attention_type 'linformer'. Set it to 0."
-            )
+        for name in ("local_window", "global_tokens"):
+            if getattr(self, name) and "linformer" not in types:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} has no effect: no layer has attention_type 'linformer'. Set it to 0."
+                )
         linear = {k for k, layer_type in zip(dims, types, strict=True) if k is not None and layer_type == "linformer"}
         if self.projection_sharing == "layerwise" and len(linear) > 1:
             raise ValueError(

@@ -176,6 +176,7 @@ def _build_attention(config: LinformerConfig, layer: int, bank: ProjectionBank) 
         max_length=config.max_position_embeddings,
         projected_dim=projected_dim,
         local_window=config.local_window,
+        global_tokens=config.global_tokens,
         dropout=dropout,
         projections=bank[layer],
     )

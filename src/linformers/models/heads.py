@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
+from transformers.activations import ACT2FN
 from transformers.modeling_outputs import (
     MultipleChoiceModelOutput,
     QuestionAnsweringModelOutput,
@@ -17,12 +18,13 @@ from linformers.models.text import LinformerModel, LinformerPreTrainedModel
 
 
 class LinformerClassificationHead(nn.Module):
-    """Pool the sequence (``config.classifier_pooling``), then dense, tanh and the classifier, as RoBERTa's."""
+    """Pool the sequence (``config.classifier_pooling``), then dense, activation and the classifier, as RoBERTa's."""
 
     def __init__(self, config: LinformerConfig, num_outputs: int) -> None:
         super().__init__()
         self.pooling = config.classifier_pooling
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.activation = ACT2FN[config.classifier_activation]
         self.dropout = _classifier_dropout(config)
         self.out_proj = nn.Linear(config.hidden_size, num_outputs)
 
@@ -31,7 +33,7 @@ class LinformerClassificationHead(nn.Module):
     ) -> Float[Tensor, "batch outputs"]:
         """One row of logits per sequence."""
         x = self.dropout(self.pool(hidden_states, attention_mask))
-        return self.out_proj(self.dropout(torch.tanh(self.dense(x))))
+        return self.out_proj(self.dropout(self.activation(self.dense(x))))
 
     def pool(
         self, hidden_states: Float[Tensor, "batch seq hidden"], attention_mask: Shaped[Tensor, "batch seq"] | None

@@ -28,6 +28,18 @@ def test_every_kind_sharing_and_mask(kind, sharing, pattern, window):
 
 
 @pytest.mark.parametrize(
+    ("kind", "sharing", "pattern", "seq", "window", "global_tokens"),
+    pairwise(
+        kind=KINDS, sharing=SHARINGS, pattern=PATTERNS, seq=(1, 2, 3, 4, 13), window=(0, 2, 20), global_tokens=(1, 3)
+    ),
+)
+def test_global_tokens(kind, sharing, pattern, seq, window, global_tokens):
+    """Also sequences of global tokens only, and shorter ones."""
+    module = make_linformer(kind, sharing, max_length=16, k=5, window=window, global_tokens=global_tokens)
+    assert_same_as_reference(module, hidden(3, seq, 6), make_mask(pattern, 3, seq))
+
+
+@pytest.mark.parametrize(
     ("kind", "seq", "k", "window", "pattern", "sharing", "spare"),
     pairwise(
         kind=KINDS,
@@ -59,7 +71,8 @@ def test_lengths_projected_dims_and_windows(kind, seq, k, window, pattern, shari
     ],
 )
 def test_a_thousand_tokens(kind, sharing, window, pattern):
-    module = make_linformer(kind, sharing, max_length=1024, k=24, window=window, heads=1, head_dim=4)
+    options = {"window": window, "global_tokens": window // 8}
+    module = make_linformer(kind, sharing, max_length=1024, k=24, heads=1, head_dim=4, **options)
     assert_same_as_reference(
         module, hidden(2, 1000, 4)[:1], make_mask(pattern, 2, 1000)[1:] if pattern != "none" else None
     )
@@ -178,10 +191,17 @@ def test_integer_masks(make, dtype):
     [
         *(lambda kind=kind: make_linformer(kind, "none", max_length=5, k=2, heads=2, head_dim=2) for kind in KINDS),
         *(lambda kind=kind: make_linformer(kind, max_length=5, k=2, window=1, head_dim=2) for kind in KINDS),
+        *(lambda kind=kind: make_linformer(kind, max_length=5, k=2, global_tokens=1, head_dim=2) for kind in KINDS),
         lambda: make_softmax(head_dim=2),
         lambda: make_kfree(head_dim=2),
     ],
-    ids=[*KINDS, *(f"{kind} with window" for kind in KINDS), "softmax", "kfree"],
+    ids=[
+        *KINDS,
+        *(f"{kind} with window" for kind in KINDS),
+        *(f"{kind} with global" for kind in KINDS),
+        "softmax",
+        "kfree",
+    ],
 )
 def test_gradcheck(make):
     """Autograd against finite differences, for the input and every parameter: the analytic backward of every path."""

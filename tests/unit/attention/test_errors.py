@@ -104,9 +104,10 @@ def test_batches_of_queries_and_context(make):
         make()(hidden(2, 9, 6), context=hidden(1, 9, 6))
 
 
-def test_local_window_with_context():
-    with raises(ValueError, "local_window", "context", 2):
-        make_linformer(window=2)(hidden(2, 9, 6), context=hidden(2, 9, 6))
+@pytest.mark.parametrize("name", ["local_window", "global_tokens"])
+def test_local_window_and_global_tokens_with_context(name):
+    with raises(ValueError, name, "context", 2):
+        make_linformer(**{"window" if name == "local_window" else name: 2})(hidden(2, 9, 6), context=hidden(2, 9, 6))
 
 
 @constructors
@@ -155,9 +156,10 @@ def test_max_length(length):
         ProjectionBank(2, 2, length, 4, sharing="none", kind="linear")
 
 
-def test_local_window():
-    with raises(ValueError, "local_window", -1):
-        LinformerAttention(6, 2, 16, 4, local_window=-1)
+@pytest.mark.parametrize("name", ["local_window", "global_tokens"])
+def test_local_window_and_global_tokens(name):
+    with raises(ValueError, name, -1):
+        LinformerAttention(6, 2, 16, 4, **{name: -1})
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from torch import Tensor
 MODULES = {
     **{
         f"{kind}, {sharing}, window {w}": lambda kind=kind, sharing=sharing, w=w: make_linformer(
-            kind, sharing, window=w
+            kind, sharing, window=w, global_tokens=w // 2
         )
         for kind, sharing, w in pairwise(kind=KINDS, sharing=SHARINGS, w=(0, 3, 20))
     },

@@ -137,7 +137,8 @@ def cost_and_refusals(rank, world):
     shard = SequenceShard(torch.ones(1, 8, dtype=torch.bool), dist.group.WORLD)
     x = torch.randn(1, 8, 16)
     for attention, word in [
-        (LinformerAttention(16, 2, 64, 4, local_window=2), "local_window=0"),
+        (LinformerAttention(16, 2, 64, 4, local_window=2), "local_window"),
+        (LinformerAttention(16, 2, 64, 4, global_tokens=1), "global_tokens"),
         (LinformerAttention(16, 2, 64, 4, projection_kind="max_pool"), "mean_pool"),
         (KFreeAttention(16, 2), "LinformerAttention"),
         (LinformerAttention(16, 2, 15, 4), "16 tokens"),

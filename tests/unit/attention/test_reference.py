@@ -71,6 +71,7 @@ def test_linear_equals_torch_attention_to_projected_keys(per_head):
         key_projection=projection("linear", 9, k, e, per_head),
         value_projection=projection("linear", 9, k, f, per_head),
         local_window=0,
+        global_tokens=0,
     )
     x = hidden(2, n, HIDDEN)
     q, keys, values = (split_heads(getattr(module, name)(x)) for name in ("q_proj", "k_proj", "v_proj"))
@@ -82,7 +83,7 @@ def test_linear_equals_torch_attention_to_projected_keys(per_head):
 def test_identity_projection_is_softmax_attention():
     n = 6
     identity = projection("linear", n, n, torch.eye(n, dtype=torch.float64))
-    module = stand_in(key_projection=identity, value_projection=identity, local_window=0)
+    module = stand_in(key_projection=identity, value_projection=identity, local_window=0, global_tokens=0)
     softmax = Softmax(**{name: value for name, value in vars(module).items() if "projection" not in name})
     x, context = hidden(2, 4, HIDDEN), hidden(2, n, HIDDEN, seed=1)
     for got, expected in zip(

@@ -23,6 +23,8 @@ from linformers import LinformerConfig
         ({"num_attention_heads": 5}, ["num_attention_heads=5", "hidden_size=32", "use 4"]),
         ({"hidden_dropout_prob": 1.5}, ["hidden_dropout_prob", "1.5"]),
         ({"local_window": -1}, ["local_window", "-1"]),
+        ({"global_tokens": 1, "attention_type": "kfree"}, ["global_tokens=1", "Set it to 0"]),
+        ({"classifier_activation": "tanhh"}, ["classifier_activation", "tanh"]),
         ({"local_window": 4, "attention_type": "softmax"}, ["local_window=4", "Set it to 0"]),
         ({"max_position_embeddings": 0}, ["max_position_embeddings"]),
     ],

@@ -24,7 +24,7 @@ VARIANTS = {
     "pre_norm": {"norm_position": "pre", "projection_sharing": "layerwise"},
     "per_head": {"projection_sharing": "none"},
     "headwise_window": {"projection_sharing": "headwise", "local_window": 3},
-    "mean_pool_window": {"projection_kind": "mean_pool", "local_window": 3},
+    "mean_pool_window": {"projection_kind": "mean_pool", "local_window": 3, "global_tokens": 2},
     "max_pool": {"projection_kind": "max_pool"},
     "conv": {"projection_kind": "conv", "projection_sharing": "none"},
     "kfree": {"attention_type": "kfree"},
