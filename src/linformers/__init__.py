@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         LinformerForTokenClassification,
         LinformerModel,
     )
+    from linformers.models.convert import linearise
 
 __all__ = [
     "KFreeAttention",
@@ -35,6 +36,7 @@ __all__ = [
     "ProjectionBank",
     "SoftmaxAttention",
     "__version__",
+    "linearise",
 ]
 
 _ATTENTION = {"KFreeAttention", "LinformerAttention", "ProjectionBank", "SoftmaxAttention"}
@@ -46,8 +48,11 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(
             f"module {__name__!r} has no attribute {name!r}", name=name, obj=importlib.import_module(__name__)
         )
-    module = importlib.import_module("linformers.attention" if name in _ATTENTION else "linformers.models")
-    value = getattr(module, name)
+    if name in _ATTENTION:
+        module = "linformers.attention"
+    else:
+        module = "linformers.models.convert" if name == "linearise" else "linformers.models"
+    value = getattr(importlib.import_module(module), name)
     globals()[name] = value  # the next access does not come here
     return value
 

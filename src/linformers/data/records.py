@@ -51,12 +51,18 @@ def read_records(path: Path, source: Source) -> Iterator[Record]:
     if kind == "parquet":
         yield from _read_parquet(path, source)
         return
+    with open_lines(path, compression) as lines:
+        reader = {"text": _read_text, "jsonl": _read_jsonl, "csv": _read_csv}[kind]
+        yield from reader(lines, source)
+
+
+@contextmanager
+def open_lines(path: Path, compression: str | None) -> Iterator["Lines"]:
+    """The lines of a file, compressed or not."""
     size = max(1, path.stat().st_size)
     with path.open("rb") as raw:
         stream = raw if compression is None else io.BufferedReader(pa.CompressedInputStream(raw, compression))  # type: ignore[arg-type]
-        lines = Lines(stream, path, lambda: raw.tell() / size)
-        reader = {"text": _read_text, "jsonl": _read_jsonl, "csv": _read_csv}[kind]
-        yield from reader(lines, source)
+        yield Lines(stream, path, lambda: raw.tell() / size)
 
 
 class Lines:
@@ -150,6 +156,18 @@ def _joined(first: int, size: int, held: list[bytes], lines: Lines) -> Record:
 
 def _read_jsonl(lines: Lines, source: Source) -> Iterator[Record]:
     column = source.text_column
+    for found in json_objects(lines):
+        if isinstance(found, Record):
+            yield found
+            continue
+        number, fields = found
+        if column is None:
+            column = choose_column([name for name, value in fields.items() if isinstance(value, str)], lines.path)
+        yield of_value(number, fields, column, lines.position())
+
+
+def json_objects(lines: Lines) -> Iterator[Record | tuple[int, dict[str, Any]]]:
+    """Line and fields of each object of a JSON-lines file; a line that holds none is a record with the reason."""
     for line in lines:
         number, position = lines.number, lines.position()
         if line is None:
@@ -171,9 +189,7 @@ def _read_jsonl(lines: Lines, source: Source) -> Iterator[Record]:
             reason = f"wrong type: {type(fields).__name__} where one object a line is expected"
             yield Record(number, None, reason, raw.text, position)
             continue
-        if column is None:
-            column = choose_column([name for name, value in fields.items() if isinstance(value, str)], lines.path)
-        yield of_value(number, fields, column, position)
+        yield number, fields
 
 
 def of_value(line: int, fields: dict[str, Any], column: str, position: float) -> Record:
@@ -190,6 +206,29 @@ def of_value(line: int, fields: dict[str, Any], column: str, position: float) ->
 
 
 def _read_csv(lines: Lines, source: Source) -> Iterator[Record]:
+    header, rows = csv_rows(lines)
+    if not header:
+        yield Record(1, None, "empty", "")
+        return
+    column = source.text_column or choose_column(header, lines.path)
+    if column not in header:
+        raise ValueError(no_column(lines.path, column, header))
+    where = header.index(column)
+    for found in rows:
+        if isinstance(found, Record):
+            yield found
+        else:
+            first, row = found
+            yield checked(first, row[where].encode("utf-8", "surrogateescape"), lines.position())
+
+
+def csv_rows(lines: Lines, *, quoted: bool = True) -> tuple[list[str], Iterator[Record | tuple[int, list[str]]]]:
+    """The header of a CSV or TSV file, and line and fields of each row; a row that does not fit is a record.
+
+    Args:
+        lines: of the file.
+        quoted: whether a quotation mark opens a quoted field; GLUE's files have them as plain text.
+    """
     csv.field_size_limit(max(csv.field_size_limit(), LONGEST_RECORD))
 
     def decoded() -> Iterator[str]:
@@ -202,32 +241,30 @@ def _read_csv(lines: Lines, source: Source) -> Iterator[Record]:
             yield line.decode("utf-8", "surrogateescape")
 
     delimiter = "\t" if ".tsv" in [suffix.lower() for suffix in lines.path.suffixes] else ","
-    rows = csv.reader(decoded(), strict=True, delimiter=delimiter)
+    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    rows = csv.reader(decoded(), strict=True, delimiter=delimiter, quoting=quoting)
     try:
         header = next(rows, None)
     except csv.Error as error:
         raise ValueError(f"{lines.path}:1: the header is wrong CSV ({error})") from error
-    if not header:
-        yield Record(1, None, "empty", "")
-        return
-    column = source.text_column or choose_column(header, lines.path)
-    if column not in header:
-        raise ValueError(no_column(lines.path, column, header))
-    where = header.index(column)
-    while True:
-        first = lines.number + 1
-        try:
-            row = next(rows)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield Record(first, None, f"wrong CSV: {error}", "", lines.position())
-            continue
-        if len(row) != len(header):
-            reason = "empty" if not row else f"wrong CSV: {len(row)} fields where the header has {len(header)}"
-            yield Record(first, None, reason, delimiter.join(row), lines.position())
-        else:
-            yield checked(first, row[where].encode("utf-8", "surrogateescape"), lines.position())
+
+    def rest(width: int) -> Iterator[Record | tuple[int, list[str]]]:
+        while True:
+            first = lines.number + 1
+            try:
+                row = next(rows)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield Record(first, None, f"wrong CSV: {error}", "", lines.position())
+                continue
+            if len(row) != width:
+                reason = "empty" if not row else f"wrong CSV: {len(row)} fields where the header has {width}"
+                yield Record(first, None, reason, delimiter.join(row), lines.position())
+            else:
+                yield first, row
+
+    return header or [], rest(len(header or []))
 
 
 def _read_parquet(path: Path, source: Source) -> Iterator[Record]:

@@ -18,7 +18,8 @@ class TooManyRejects(ValueError):
 class Rejects:
     """Counts the records read, and writes the unusable ones to a JSON-lines file.
 
-    Every record is one or the other, so ``documents + rejected`` is the number of records in the sources. The file has
+    Every record is one or the other (or left out by a rule, which is no fault of the record), so ``documents + rejected
+    + left_out`` is the number of records in the sources. The file has
     ``file``, ``line`` (or row), ``reason`` and the start of the ``value``; it is made at the first reject.
 
     Args:
@@ -30,6 +31,7 @@ class Rejects:
     max_share: float = 0.01
     documents: int = 0
     rejected: int = 0
+    left_out: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -41,7 +43,7 @@ class Rejects:
     @property
     def records(self) -> int:
         """Records read so far."""
-        return self.documents + self.rejected
+        return self.documents + self.rejected + self.left_out
 
     def accept(self) -> None:
         """Count a usable record."""
@@ -56,17 +58,28 @@ class Rejects:
             TooManyRejects: the share is above ``max_share``.
         """
         self.rejected += 1
-        kind = reason.split(":")[0]
-        self.reasons[kind] = self.reasons.get(kind, 0) + 1
         self.first = self.first or f"{file}:{line}: {reason}"
-        if self.path is not None:
-            if self._file is None:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                self._file = self.path.open("w" if self.rejected == 1 else "a", encoding="utf-8")
-            entry = {"file": file, "line": line, "reason": reason, "value": value[:SHOWN]}
-            self._file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+        self._write(file, line, reason, value)
         if self.records % CHECK_EVERY == 0:
             self._check()
+
+    def leave_out(self, file: str, line: int, reason: str, value: str = "") -> None:
+        """Write down a usable record that a rule leaves out; it is none of the rejected ones."""
+        self.documents -= 1
+        self.left_out += 1
+        self._write(file, line, reason, value)
+
+    def _write(self, file: str, line: int, reason: str, value: str) -> None:
+        first = not self.reasons
+        kind = reason.split(":")[0]
+        self.reasons[kind] = self.reasons.get(kind, 0) + 1
+        if self.path is None:
+            return
+        if self._file is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("w" if first else "a", encoding="utf-8")
+        entry = {"file": file, "line": line, "reason": reason, "value": value[:SHOWN]}
+        self._file.write(json.dumps(entry, ensure_ascii=False) + "\n")
 
     def reject_empty(self, document: tuple[str, str]) -> None:
         """Take back a document (text and provenance) in which the tokenizer finds no token."""

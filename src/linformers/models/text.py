@@ -20,6 +20,7 @@ from linformers.attention import Projection
 from linformers.attention.parallel import current_padding
 from linformers.models.config import LinformerConfig
 from linformers.models.encoder import LinformerEncoder
+from linformers.models.resize import resize_max_length
 
 
 class PositionEmbedding(nn.Embedding):
@@ -76,6 +77,23 @@ class LinformerPreTrainedModel(PreTrainedModel):
     accepts_loss_kwargs = True
     _no_split_modules = ["LinformerLayer", "LinformerEmbeddings"]
     _supports_sdpa = True
+
+    def resize_max_length(self, max_length: int, positions: str = "tile") -> None:
+        """Change the longest sequence that the model takes, in place; do it before an optimiser is made.
+
+        Linear and convolutional projections are stretched along the sequence so that their sums stay: text that fills
+        the new length is compressed as text that filled the old one. Pooling needs no change.
+
+        Args:
+            max_length: the new ``max_position_embeddings``, in tokens.
+            positions: how the position table grows. ``tile`` repeats it, so that shorter texts keep their positions
+                (and their outputs, with pooling); ``interpolate`` stretches it.
+
+        Raises:
+            TypeError: a length that is no int.
+            ValueError: a length below 1, or an unknown way.
+        """
+        resize_max_length(self, max_length, positions)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""The plots of a quickstart, each drawn once and saved twice: PNG for elsewhere, SVG for the page.
+"""The plots of a quickstart, each drawn once and saved twice (PNG for elsewhere, SVG for the page), and of fine-tuning.
 
 In the SVG every colour becomes a variable of the page's style sheet, so that plots follow dark mode and print.
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
@@ -104,6 +105,29 @@ def plot_cost(cells: Sequence[dict[str, Any]], labels: dict[str, str], field: st
     )
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))  # 0.01 instead of a power of ten
     axes.legend()
+    return figure
+
+
+@_styled
+def plot_confusion(labels: Sequence[int], predicted: Sequence[int], classes: Sequence[str]) -> Figure:
+    """How often each class was taken for each: counts, coloured by their share of the true class."""
+    from sklearn.metrics import confusion_matrix
+
+    counts = confusion_matrix(labels, predicted, labels=range(len(classes)))
+    shares = counts / counts.sum(1, keepdims=True).clip(min=1)
+    side = max(_SIZE[1], 0.45 * len(classes) + 1.5)
+    figure = Figure(figsize=(side * 1.2, side), layout="constrained")
+    axes = figure.add_subplot()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    if len(classes) <= 30:  # more do not fit
+        for (row, column), count in np.ndenumerate(counts):
+            colour = PAPER if shares[row, column] > 0.5 else TEXT
+            axes.text(column, row, f"{count:,}", ha="center", va="center", color=colour)
+        axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
+        axes.set_yticks(range(len(classes)), classes)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.grid(visible=False)
     return figure
 
 

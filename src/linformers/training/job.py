@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import signal
 import sys
 from contextlib import nullcontext
 from datetime import datetime, timezone
@@ -20,17 +19,26 @@ from linformers.report.environment import command_line, describe_environment
 from linformers.training import tensors
 from linformers.training.arguments import training_arguments
 from linformers.training.card import model_card
-from linformers.training.checkpoints import Checkpoints, damage, write_folder
+from linformers.training.checkpoints import Checkpoints, write_folder
 from linformers.training.corpus import Corpus, prepare_corpus, prepare_tokenizer, token_ids
 from linformers.training.processes import Layout, lay_out, split_batch
 from linformers.training.progress import TrainProgress
-from linformers.training.recipe import Recipe
-from linformers.training.run_folder import MODEL, RECIPE, RESULTS, RUN, Folder, git_commit, locked
-from linformers.training.stopping import StopEarly, StopOnSignal, is_over
-from linformers.training.trainer import STATE, PretrainTrainer
+from linformers.training.recipe import Recipe, load_recipe
+from linformers.training.resumable import STATE
+from linformers.training.run_folder import (
+    MODEL,
+    RECIPE,
+    RESULTS,
+    RUN,
+    Folder,
+    best_weights,
+    git_commit,
+    newest_checkpoint,
+)
+from linformers.training.stopping import StopEarly, StopOnSignal, is_over, say_stopped
+from linformers.training.trainer import PretrainTrainer
 
 KIND = "linformers pretrain"
-STOPPED_BY: dict[int, int] = {signal.SIGTERM: 143, signal.SIGINT: 130}
 
 
 def run_recipe(recipe: Recipe, *, console: Console | None = None) -> int:
@@ -46,7 +54,7 @@ def run_recipe(recipe: Recipe, *, console: Console | None = None) -> int:
     console = console or Console()
     path = Path(recipe.output.folder)
     folder = Folder(path)
-    folder.check(recipe)
+    folder.check(lambda plan: load_recipe(plan).differences(recipe))
     arguments = training_arguments(recipe.training, path / "checkpoints")
     layout = lay_out(recipe.training.sequence_parallel_size)
     split_batch(recipe.training, layout)  # refuses what cannot be shared, before anything is made
@@ -56,7 +64,7 @@ def run_recipe(recipe: Recipe, *, console: Console | None = None) -> int:
         console.print(f"{path} is finished already.")
         conclude(folder.results, path, console)
         return 0
-    with locked(path) if layout.rank == 0 else nullcontext():
+    with folder.locked() if layout.rank == 0 else nullcontext():
         return _Job(recipe, folder, arguments, layout, console).run()
 
 
@@ -76,7 +84,7 @@ class _Job:
         set_seed(self.recipe.training.seed)
         model = LinformerForMaskedLM(self.recipe.config(vocab_size=len(tokenizer), **token_ids(tokenizer)))
         self.layout.from_first(lambda: self._continue(corpus) if begun else self._begin(corpus))
-        checkpoint = self.layout.from_first(lambda: self._newest())
+        checkpoint = self.layout.from_first(lambda: newest_checkpoint(self.checkpoints, self.console))
         if checkpoint is not None:
             tensors.load_model(model, Path(checkpoint))
         parameters = model.num_parameters()
@@ -91,13 +99,7 @@ class _Job:
             if state is None or not is_over(state, self.recipe.training.steps, self.recipe.training.early_stopping):
                 state = self._train(model, corpus, checkpoint, signals)
         if signals.received is not None:
-            name, code = signal.Signals(signals.received).name, STOPPED_BY[signals.received]
-            self.console.print(
-                f"{name}: stopped after step {state.global_step}, with a checkpoint. The same command goes on from it.",
-                highlight=False,
-                soft_wrap=True,
-            )
-            return code
+            return say_stopped(signals.received, state.global_step, self.console)
         results = self.layout.from_first(lambda: self._publish(model, tokenizer, corpus, state, parameters))
         conclude(results, self.path, self.console)
         return 0
@@ -129,17 +131,6 @@ class _Job:
                 "output.folder"
             )
 
-    def _warn(self, text: str) -> None:
-        self.console.print(f"warning: {text}", style="yellow", highlight=False, soft_wrap=True)
-
-    def _newest(self) -> str | None:
-        checkpoint = self.checkpoints.newest_whole(
-            lambda text: self.console.print(f"warning: {text}", style="yellow", soft_wrap=True)
-        )
-        if checkpoint is not None:
-            self.console.print(f"Going on from {checkpoint}.", highlight=False, soft_wrap=True)
-        return None if checkpoint is None else str(checkpoint)
-
     def _train(self, model: Any, corpus: Corpus, checkpoint: str | None, signals: StopOnSignal) -> TrainerState:
         training, data = self.recipe.training, self.recipe.data
         progress = TrainProgress(self.console, "training", training.batch_size * data.length)
@@ -169,13 +160,7 @@ class _Job:
         self, model: Any, tokenizer: PreTrainedTokenizerFast, corpus: Corpus, state: TrainerState, parameters: int
     ) -> dict[str, Any]:
         last = self.checkpoints.path(state.global_step)
-        best = self.path / "best"
-        wrong = damage(best)
-        if wrong is not None:
-            self.console.print(
-                f"warning: {best} is damaged ({wrong}); the last weights take its place", style="yellow", soft_wrap=True
-            )
-            best = last
+        best = best_weights(self.path / "best", last, self.console)
         seconds = json.loads((last / STATE).read_text(encoding="utf-8"))["seconds"]
         found = json.loads((best / STATE).read_text(encoding="utf-8"))
         results = summary(self.recipe, state, corpus, seconds, found["step"], parameters, self.layout.world)

@@ -1,19 +1,19 @@
-"""The folder of a pretraining run: what may be in it, and that one run at a time writes to it."""
+"""The folder of a run: what may be in it, that one run at a time writes to it, and what can be gone on from."""
 
 import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from rich.console import Console
 
-from linformers.training.checkpoints import reports_full_disk
-from linformers.training.recipe import Recipe, load_recipe
+from linformers.training.checkpoints import Checkpoints, damage, reports_full_disk
 
 RECIPE, RUN, RESULTS, MODEL = "recipe.yaml", "run.json", "results.json", "model"
 
@@ -22,16 +22,25 @@ RECIPE, RUN, RESULTS, MODEL = "recipe.yaml", "run.json", "results.json", "model"
 class Folder:
     """The folder of a run.
 
-    It holds ``tokenizer``; from when training begins ``recipe.yaml``, ``run.json``, ``checkpoints``, ``best`` and
-    ``logs``; at the end ``model`` and ``results.json``.
+    It holds what was made before training (``tokenizer``); from when training begins ``recipe.yaml``, ``run.json``,
+    ``checkpoints``, ``best`` and ``logs``; at the end ``model`` and ``results.json``.
+
+    Args:
+        path: of the folder.
+        option: what the user calls it.
+        plan: name of the file that decides the run and marks its beginning.
+        before: what may be there before training begins.
     """
 
     path: Path
+    option: str = "output.folder"
+    plan: str = RECIPE
+    before: tuple[str, ...] = ("tokenizer", ".unfinished-tokenizer", ".old-tokenizer")
 
     @property
     def begun(self) -> bool:
         """Whether training has begun; what is there before that is left over and made anew."""
-        return (self.path / RECIPE).is_file()
+        return (self.path / self.plan).is_file()
 
     @property
     def results(self) -> dict[str, Any] | None:
@@ -41,17 +50,20 @@ class Folder:
         except (OSError, ValueError):
             return None
 
-    def check(self, recipe: Recipe) -> None:
+    def check(self, differences: Callable[[Path], list[str]]) -> None:
         """Refuse a folder of something else.
 
+        Args:
+            differences: what another run's plan, at this path, has that is different.
+
         Raises:
-            ValueError: it is a file, holds other files, or a run of another recipe.
+            ValueError: it is a file, holds other files, or another run.
         """
-        name = f"output.folder={str(self.path)!r}"
+        name = f"{self.option}={str(self.path)!r}"
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{name} is a file; name a folder")
         if self.begun:
-            changed = load_recipe(self.path / RECIPE).differences(recipe)
+            changed = differences(self.path / self.plan)
             if changed:
                 more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
                 raise ValueError(
@@ -59,7 +71,7 @@ class Folder:
                     "undo the change to go on with that run"
                 )
         elif self.path.is_dir():
-            ours = ("tokenizer", ".lock", ".unfinished-tokenizer", ".old-tokenizer", f".{RECIPE}", RUN, f".{RUN}")
+            ours = (*self.before, ".lock", f".{self.plan}", RUN, f".{RUN}")
             others = sorted(entry.name for entry in self.path.iterdir() if entry.name not in ours)
             if others:
                 raise ValueError(f"{name} holds other files ({', '.join(others[:3])}); name a new folder")
@@ -71,28 +83,52 @@ class Folder:
             unfinished.write_text(text, encoding="utf-8")
             os.replace(unfinished, self.path / name)
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other runs out of the folder, and take it away if training never begins in it.
 
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Keep other runs out of a folder, and take it away if training never begins in it.
+        Raises:
+            ValueError: another run is in it.
+        """
+        made = not self.path.exists()
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / ".lock")  # the system lets go of it when a process dies, however it dies
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise ValueError(
+                f"another run is writing to {self.option}={str(self.path)!r} now; wait, or name another"
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+            (self.path / ".lock").unlink(missing_ok=True)
+            if made and not self.begun:  # failed before training began: as if nothing had happened
+                shutil.rmtree(self.path, ignore_errors=True)
 
-    Raises:
-        ValueError: another run is in it.
-    """
-    made = not path.exists()
-    path.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path / ".lock")  # the system lets go of it when a process dies, however it dies
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise ValueError(f"another run is writing to output.folder={str(path)!r} now; wait, or name another") from error
-    try:
-        yield
-    finally:
-        lock.release()
-        (path / ".lock").unlink(missing_ok=True)
-        if made and not (path / RECIPE).exists():  # failed before training began: as if nothing had happened
-            shutil.rmtree(path, ignore_errors=True)
+
+def warn(console: Console, text: str) -> None:
+    """Print a warning."""
+    console.print(f"warning: {text}", style="yellow", highlight=False, soft_wrap=True)
+
+
+def newest_checkpoint(checkpoints: Checkpoints, console: Console) -> str | None:
+    """The checkpoint to go on from, said aloud."""
+    checkpoint = checkpoints.newest_whole(lambda text: warn(console, text))
+    if checkpoint is None:
+        return None
+    console.print(f"Going on from {checkpoint}.", highlight=False, soft_wrap=True)
+    return str(checkpoint)
+
+
+def best_weights(best: Path, last: Path, console: Console) -> Path:
+    """The folder of the best weights; the last checkpoint where that is damaged."""
+    wrong = damage(best)
+    if wrong is None:
+        return best
+    warn(console, f"{best} is damaged ({wrong}); the last weights take its place")
+    return last
 
 
 def git_commit() -> str | None:

@@ -6,34 +6,54 @@ from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import Any
 
+from rich.console import Console
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from linformers.training.processes import Layout
 
-
-def evaluations_since_best(log: Sequence[Mapping[str, Any]]) -> int:
-    """Evaluations after the best one, from Trainer's history (which checkpoints hold)."""
-    losses = [entry["eval_loss"] for entry in log if "eval_loss" in entry]
-    return len(losses) - 1 - losses.index(min(losses)) if losses else 0
+STOPPED_BY: dict[int, int] = {signal.SIGTERM: 143, signal.SIGINT: 130}
 
 
-def is_over(state: TrainerState, steps: int, patience: int | None) -> bool:
+def say_stopped(number: int, step: int, console: Console) -> int:
+    """Say that a signal has stopped the run; the exit code."""
+    console.print(
+        f"{signal.Signals(number).name}: stopped after step {step}, with a checkpoint. The same command goes on from "
+        "it.",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return STOPPED_BY[number]
+
+
+def evaluations_since_best(log: Sequence[Mapping[str, Any]], metric: str = "loss", sign: int = -1) -> int:
+    """Evaluations after the best one, from Trainer's history (which checkpoints hold).
+
+    Args:
+        log: the history.
+        metric: what decides.
+        sign: 1 where more is better, -1 where less is.
+    """
+    values = [sign * entry[f"eval_{metric}"] for entry in log if f"eval_{metric}" in entry]
+    return len(values) - 1 - values.index(max(values)) if values else 0
+
+
+def is_over(state: TrainerState, steps: int, patience: int | None, metric: str = "loss", sign: int = -1) -> bool:
     """Whether a run is at its end."""
-    out_of_patience = patience is not None and evaluations_since_best(state.log_history) >= patience
-    return state.global_step >= steps or out_of_patience
+    since = evaluations_since_best(state.log_history, metric, sign)
+    return state.global_step >= steps or (patience is not None and since >= patience)
 
 
 class StopEarly(TrainerCallback):
     """Stops when ``patience`` evaluations in a row were no better than the best; nothing to save, see ``is_over``."""
 
-    def __init__(self, steps: int, patience: int) -> None:
-        self.steps, self.patience = steps, patience
+    def __init__(self, steps: int, patience: int, metric: str = "loss", sign: int = -1) -> None:
+        self.end = (steps, patience, metric, sign)
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         """Stop, and leave a checkpoint."""
-        if is_over(state, self.steps, self.patience):
+        if is_over(state, *self.end):
             control.should_training_stop = control.should_save = True
 
 

@@ -1,10 +1,5 @@
-"""transformers' Trainer with what a long run needs: exact resumption, atomic checkpoints, exact evaluation.
+"""Masked-language-model training on one process or many, with an evaluation that is exact over both."""
 
-Nothing random outlives a step: order and masks come from (seed, epoch, example), dropout from (seed, step, process). So
-a checkpoint holds weights, optimiser and schedule, and a run that goes on from it equals one that never stopped.
-"""
-
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -12,51 +7,21 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
-from transformers import (
-    PreTrainedModel,
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
-from transformers.trainer import TRAINER_STATE_NAME
+from torch.utils.data import Dataset
+from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import speed_metrics
 
 from linformers.data.masking import IGNORED
-from linformers.training import tensors
-from linformers.training.checkpoints import Checkpoints, write_folder
+from linformers.training.checkpoints import Checkpoints
 from linformers.training.processes import Layout, StepBatches, evaluation_batches, layers_of, shard, split_batch
 from linformers.training.recipe import TrainingRecipe
-
-STATE = "state.json"
-
-
-class _EachStep(TrainerCallback):
-    """Seeds dropout, and logs the loss at checkpoints so that a run that goes on from one logs the same."""
-
-    def __init__(self, seed: int, rank: int) -> None:
-        self.seed, self.rank = seed, rank
-
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
-        words = np.random.SeedSequence((self.seed, state.global_step, self.rank)).generate_state(1, np.uint64)
-        torch.manual_seed(int(words[0] >> 1))
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
-        control.should_log = control.should_log or control.should_save
+from linformers.training.resumable import ResumableTrainer
 
 
-class PretrainTrainer(Trainer):
+class PretrainTrainer(ResumableTrainer):
     """Trains a masked language model.
 
     Args:
@@ -88,22 +53,27 @@ class PretrainTrainer(Trainer):
         workers: int = 0,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
-        self.layout, self.checkpoints, self.best, self.workers = layout, checkpoints, best, workers
-        self.micro_batch, accumulation = split_batch(training, layout)
+        micro_batch, accumulation = split_batch(training, layout)
         arguments.gradient_accumulation_steps = accumulation
-        arguments.per_device_train_batch_size = self.micro_batch
+        arguments.per_device_train_batch_size = micro_batch
         arguments.per_device_eval_batch_size = training.evaluation_batch_size
-        self.collate = lambda items: layout.stretch(collate(items))
-        self.seconds_before = 0.0
         super().__init__(
             model,
             arguments,
-            train_dataset=train,
-            eval_dataset=evaluation,
-            # Signals are asked last, so that what they ask for is not undone.
-            callbacks=[_EachStep(training.seed, layout.rank), *callbacks],
+            layout,
+            seed=training.seed,
+            train=train,
+            evaluation=evaluation,
+            # the same sequences in each step, however many processes there are
+            batches=StepBatches(
+                training.steps * accumulation, micro_batch, replica=layout.replica, replicas=layout.replicas
+            ),
+            collate=lambda items: layout.stretch(collate(items)),
+            checkpoints=checkpoints,
+            best=best,
+            workers=workers,
+            callbacks=callbacks,
         )
-        self.remove_callback(PrinterCallback)
         if training.compile:
             for layer in layers_of(model):  # one compilation serves all layers
                 layer.compile()
@@ -112,19 +82,6 @@ class PretrainTrainer(Trainer):
             # left to it as one that transformers has sharded while loading.
             shard(model)
             self.is_distributed_loading_by_transformers = True
-
-    # --- data: the same sequences in each step, however many processes there are
-
-    def get_train_dataloader(self) -> DataLoader:
-        """Micro-batches of this process; not prepared by accelerate, which would cut them up again."""
-        dataset: Any = self.train_dataset
-        if isinstance(dataset, IterableDataset):  # it knows this process's share
-            options: dict[str, Any] = {"batch_size": self.micro_batch}
-        else:
-            count = self.args.max_steps * self.args.gradient_accumulation_steps
-            replica, replicas = self.layout.replica, self.layout.replicas
-            options = {"batch_sampler": StepBatches(count, self.micro_batch, replica=replica, replicas=replicas)}
-        return DataLoader(dataset, collate_fn=self.collate, num_workers=self.workers, **options)
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
@@ -160,69 +117,7 @@ class PretrainTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        better = super()._determine_best_metric(metrics, trial)
-        if better:
-            weights = tensors.model_tensors(self._plain_model(), keep=self.layout.rank == 0)
-            found = {"step": self.state.global_step, "loss": metrics["eval_loss"]}
-
-            def write(folder: Path) -> None:
-                tensors.save_model(self._plain_model(), weights, folder)
-                (folder / STATE).write_text(json.dumps(found))
-
-            self.layout.from_first(lambda: write_folder(self.best, write, intact="the checkpoints are intact"))
-        return better
-
-    # --- checkpoints
-
-    def _plain_model(self) -> PreTrainedModel:
-        return self.accelerator.unwrap_model(self.model)  # type: ignore[arg-type]
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        plain, keep = self._plain_model(), self.layout.rank == 0
-        weights = tensors.model_tensors(plain, keep=keep)
-        moments = tensors.optimizer_tensors(plain, self.optimizer, keep=keep)
-        self.store_flos()
-        scheduler: Any = self.lr_scheduler
-        state = {"step": self.state.global_step, "seconds": self.seconds, "scheduler": scheduler.state_dict()}
-
-        def write(folder: Path) -> None:
-            tensors.save_model(plain, weights, folder)
-            tensors.save_optimizer(moments, folder)
-            (folder / STATE).write_text(json.dumps(state), encoding="utf-8")
-            self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
-
-        self.layout.from_first(lambda: str(self.checkpoints.write(self.state.global_step, write)))
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        """Nothing: the weights were loaded before the model was wrapped."""
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is None:
-            return
-        optimizer: Any = self.optimizer
-        scheduler: Any = self.lr_scheduler
-        state = json.loads((Path(checkpoint) / STATE).read_text(encoding="utf-8"))
-        tensors.load_optimizer(self._plain_model(), optimizer, Path(checkpoint))
-        scheduler.load_state_dict(state["scheduler"])
-        for group, rate in zip(optimizer.param_groups, scheduler.get_last_lr(), strict=True):
-            group["lr"] = rate
-        self.seconds_before = state["seconds"]
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        """Nothing: every step seeds itself."""
-
-    # --- time, and what Trainer does not know of sharded models
-
-    def train(self, *arguments: Any, **options: Any) -> Any:
-        """Train; see ``Trainer.train``."""
-        self.started = time.perf_counter()
-        return super().train(*arguments, **options)
-
-    @property
-    def seconds(self) -> float:
-        """Time spent on the run, over all its starts."""
-        return self.seconds_before + time.perf_counter() - self.started
+    # --- what Trainer does not know of sharded models
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         norm = super()._clip_grad_norm(model)
