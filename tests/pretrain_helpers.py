@@ -58,21 +58,27 @@ def train(recipe: dict[str, Any], die_at_flush: int | None = None) -> None:
     import torch
 
     torch.set_num_threads(1)
-    from linformers.training import checkpoints
     from linformers.training.job import run_recipe
     from linformers.training.recipe import make_recipe
 
     if die_at_flush is not None:
-        flush, left = checkpoints.flush, [die_at_flush]
-
-        def dying(path: Path) -> None:
-            left[0] -= 1
-            if left[0] == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            flush(path)
-
-        checkpoints.flush = dying
+        die_at(die_at_flush)
     raise SystemExit(run_recipe(make_recipe(recipe)))
+
+
+def die_at(number: int) -> None:
+    """SIGKILL this process when it writes the n-th file of its checkpoints to the disk."""
+    from linformers.training import checkpoints
+
+    flush, left = checkpoints.flush, [number]
+
+    def dying(path: Path) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        flush(path)
+
+    checkpoints.flush = dying
 
 
 def processes() -> Any:
@@ -82,9 +88,9 @@ def processes() -> Any:
     return context
 
 
-def exit_code(context: Any, recipe: dict[str, Any], **options: Any) -> int:
+def exit_code(context: Any, recipe: dict[str, Any], target: Any = train, **options: Any) -> int:
     """Train in a process of its own."""
-    process = context.Process(target=train, args=(recipe,), kwargs=options)
+    process = context.Process(target=target, args=(recipe,), kwargs=options)
     process.start()
     process.join(300)
     assert process.exitcode is not None, "the run hangs"

@@ -109,7 +109,7 @@ def plot_cost(cells: Sequence[dict[str, Any]], labels: dict[str, str], field: st
 
 
 @_styled
-def plot_confusion(labels: Sequence[int], predicted: Sequence[int], classes: Sequence[str]) -> Figure:
+def plot_confusion(labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> Figure:
     """How often each class was taken for each: counts, coloured by their share of the true class."""
     from sklearn.metrics import confusion_matrix
 

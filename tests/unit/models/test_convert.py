@@ -1,4 +1,4 @@
-"""A converted model computes what its teacher computes, for every family and head, wherever no slot holds two tokens."""
+"""A converted model computes what its teacher computes, for every family and head, where no slot holds two tokens."""
 
 import json
 from pathlib import Path

@@ -1,0 +1,40 @@
+"""``linformers distil``: bring a converted encoder closer to its teacher, on plain text."""
+
+import os
+from typing import Annotated
+
+import typer
+
+
+def distil(
+    model: Annotated[str, typer.Option(help="Folder of a converted model.", show_default=False)],
+    teacher: Annotated[str, typer.Option(help="The encoder that it was converted from.", show_default=False)],
+    texts: Annotated[list[str], typer.Option(help="File, folder or glob of text. Repeatable.", show_default=False)],
+    output: Annotated[str, typer.Option(help="Folder for the run.", show_default=False)],
+    length: Annotated[int, typer.Option(help="Tokens of a sequence.")] = 512,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 1000,
+    batch_size: Annotated[int, typer.Option(help="Sequences a step.")] = 8,
+    learning_rate: Annotated[float, typer.Option(help="Peak of the rate.")] = 3e-4,
+    evaluation_share: Annotated[float, typer.Option(help="Share of the text to measure on.")] = 0.02,
+    evaluation_sequences: Annotated[int, typer.Option(help="At most so many of them.")] = 32,
+    evaluate_every: Annotated[int, typer.Option(help="Steps between evaluations.")] = 100,
+    save_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 100,
+    seed: Annotated[int, typer.Option(help="Seed of the order.")] = 0,
+    device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
+) -> None:
+    """Distil a converted encoder from its teacher's hidden states, without labels.
+
+    The same command again goes on where the run stopped, from the newest checkpoint that is whole. SIGTERM and Ctrl-C
+    write a checkpoint first; exit codes: 0 done, 1 failed, 130 stopped by Ctrl-C, 143 by SIGTERM.
+    """
+    options = {**locals(), "texts": tuple(texts)}
+    # Threads that spin while they wait slow training down many times over when another program uses the processor too.
+    # Read when torch is first imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+    from linformers.training.distil_run import DistilSettings, run_distil
+
+    code = run_distil(DistilSettings(**options))
+    if code:
+        raise typer.Exit(code)

@@ -1,0 +1,74 @@
+"""``linformers finetune``: a classifier or a regression from any encoder, with or without a teacher."""
+
+import os
+from typing import Annotated
+
+import typer
+
+
+def finetune(
+    model: Annotated[str, typer.Option(help="Folder or hub id of an encoder.", show_default=False)],
+    task: Annotated[str, typer.Option(help="sst2, imdb, qnli, qqp, or a JSONL, CSV, TSV or Parquet file.")],
+    output: Annotated[str, typer.Option(help="Folder for the run.", show_default=False)],
+    data: Annotated[str | None, typer.Option(help="Folder with a named task's files.", show_default="the hub")] = None,
+    extra_train: Annotated[list[str] | None, typer.Option(help="File with more training rows. Repeatable.")] = None,
+    validation: Annotated[
+        str | None, typer.Option(help="File of the rows that choose the step.", show_default="set aside")
+    ] = None,
+    test: Annotated[
+        str | None, typer.Option(help="File of the rows to report on.", show_default="the task's, or validation")
+    ] = None,
+    text: Annotated[str | None, typer.Option(help="Column of the text.", show_default="found")] = None,
+    pair: Annotated[str | None, typer.Option(help="Column of the second text.", show_default="found")] = None,
+    label: Annotated[str | None, typer.Option(help="Column of the label.", show_default="found")] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="single_label, multi_label or regression.", show_default="told by the labels")
+    ] = None,
+    train_size: Annotated[int | None, typer.Option(help="Rows to train on.", show_default="all")] = None,
+    validation_size: Annotated[
+        int | None, typer.Option(help="Rows that choose the step.", show_default="a tenth, at most 1,000, or the file")
+    ] = None,
+    test_size: Annotated[int | None, typer.Option(help="Rows to report on.", show_default="all")] = None,
+    split_seed: Annotated[int, typer.Option(help="Seed of subsets and of the rows set aside.")] = 0,
+    max_reject_share: Annotated[float, typer.Option(help="Stop when more of the rows are unusable.")] = 0.01,
+    teacher: Annotated[
+        str | None, typer.Option(help="Classifier to imitate, of the same shape.", show_default="none")
+    ] = None,
+    hidden_weight: Annotated[float, typer.Option(help="Of the teacher's hidden states in the loss.")] = 1.0,
+    logits_weight: Annotated[float, typer.Option(help="Of the teacher's predictions in the loss.")] = 1.0,
+    class_weights: Annotated[str, typer.Option(help="none or balanced.")] = "none",
+    max_length: Annotated[
+        int | None, typer.Option(help="Tokens where inputs are cut.", show_default="the model's, at most 512")
+    ] = None,
+    epochs: Annotated[float, typer.Option(help="Passes over the training rows.")] = 3.0,
+    batch_size: Annotated[int, typer.Option(help="Rows a step.")] = 32,
+    evaluation_batch_size: Annotated[int, typer.Option(help="Rows at once without gradients.")] = 32,
+    learning_rate: Annotated[float, typer.Option(help="Peak of the rate.")] = 5e-5,
+    evaluate_every: Annotated[
+        int | None, typer.Option(help="Steps between evaluations.", show_default="an epoch")
+    ] = None,
+    early_stopping: Annotated[
+        int | None, typer.Option(help="Stop after so many evaluations without a better one.", show_default="never")
+    ] = None,
+    save_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 250,
+    seed: Annotated[int, typer.Option(help="Seed of everything random in training.")] = 0,
+    device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
+) -> None:
+    """Fine-tune an encoder on labelled texts, whole documents up to --max-length, and measure it.
+
+    The same command again goes on where the run stopped, from the newest checkpoint that is whole. SIGTERM and Ctrl-C
+    write a checkpoint first; exit codes: 0 done, 1 failed, 130 stopped by Ctrl-C, 143 by SIGTERM.
+    """
+    options = dict(locals())
+    options["extra_train"] = tuple(extra_train or ())
+    # Threads that spin while they wait slow training down many times over when another program uses the processor too.
+    # Read when torch is first imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+    from linformers.training.classify import run_finetune
+    from linformers.training.classify_settings import FinetuneSettings
+
+    code = run_finetune(FinetuneSettings(**options))
+    if code:
+        raise typer.Exit(code)

@@ -1,0 +1,288 @@
+"""Classification and regression tasks: the named ones, and any file of labelled texts, made ready by stated rules."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Shaped
+
+from linformers.attention.checks import closest
+from linformers.data.progress import ReadProgress
+from linformers.data.rejects import Rejects
+from linformers.data.sources import file_format
+from linformers.data.tasks_files import Columns, Example, choose_columns, collect, read_examples
+from linformers.data.tasks_rules import (
+    Kind,
+    detect_kind,
+    draw,
+    drop_conflicts,
+    drop_leaks,
+    drop_unknown,
+    encode_labels,
+    find_classes,
+)
+
+VALIDATION_SHARE, VALIDATION_LIMIT = 0.1, 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedTask:
+    """A public task.
+
+    Args:
+        classes: their names, in the order of the labels 0, 1, ...
+        train: file names to look for, best first.
+        test: likewise, of the set that results are reported on (GLUE's dev sets: its test sets have no labels).
+        hub: data set, configuration, and splits for training and test.
+    """
+
+    classes: tuple[str, ...]
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+    hub: tuple[str, str, str, str]
+
+
+def _glue(name: str, folder: str, classes: tuple[str, ...], *train: str) -> NamedTask:
+    """GLUE's own layout, and that of its Parquet files on the hub."""
+    return NamedTask(
+        classes=classes,
+        train=(f"{name}_train.parquet", *train, f"{folder}/train.tsv", f"{name}/train-00000-of-00001.parquet"),
+        test=(f"{name}_dev.parquet", f"{folder}/dev.tsv", f"{name}/validation-00000-of-00001.parquet"),
+        hub=("nyu-mll/glue", name, "train", "validation"),
+    )
+
+
+TASKS = {
+    "sst2": _glue("sst2", "SST-2", ("negative", "positive")),
+    "imdb": NamedTask(
+        classes=("negative", "positive"),
+        train=("imdb_train.parquet", "plain_text/train-00000-of-00001.parquet"),
+        test=("imdb_test.parquet", "plain_text/test-00000-of-00001.parquet"),
+        hub=("stanfordnlp/imdb", "plain_text", "train", "test"),
+    ),
+    "qnli": _glue("qnli", "QNLI", ("entailment", "not_entailment"), "qnli_train_2k.parquet"),
+    "qqp": _glue("qqp", "QQP", ("not_duplicate", "duplicate")),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSources:
+    """Where a task comes from, and how its rows are shared out.
+
+    Args:
+        task: ``sst2``, ``imdb``, ``qnli``, ``qqp``, or a file of training rows.
+        data: folder with a named task's files; None = the Hugging Face hub.
+        extra_train: files with more training rows.
+        validation: file of the rows that choose the step; None = set aside from the training rows.
+        test: file of the rows that results are reported on; None = a named task's own, else the validation rows.
+        columns: names of the columns.
+        kind: of the task; None = told by the labels.
+        train_size: rows to train on; None = all. Subsets keep the shares of the labels.
+        validation_size: likewise; where rows are set aside, None = a tenth, at most 1,000.
+        test_size: likewise.
+        split_seed: of subsets and of the rows set aside.
+    """
+
+    task: str
+    data: str | None = None
+    extra_train: tuple[str, ...] = ()
+    validation: str | None = None
+    test: str | None = None
+    columns: Columns = Columns()
+    kind: Kind | None = None
+    train_size: int | None = None
+    validation_size: int | None = None
+    test_size: int | None = None
+    split_seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Rows of a task, with their labels as numbers; see ``encode_labels``."""
+
+    source: str
+    examples: list[Example]
+    labels: Shaped[np.ndarray, "rows ..."]
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A task made ready; without ``test``, results are reported on the validation rows."""
+
+    name: str
+    kind: Kind
+    classes: list[str]
+    train: Part
+    validation: Part
+    test: Part | None
+    reasons: dict[str, int]
+
+    @property
+    def reported(self) -> str:
+        """Name of the part that results are reported on."""
+        return "validation" if self.test is None else "test"
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        """All parts, by name."""
+        return {"train": self.train, "validation": self.validation, **({"test": self.test} if self.test else {})}
+
+
+def prepare_task(sources: TaskSources, rejects: Rejects, progress: ReadProgress | None = None) -> Task:
+    """Read, check, split; see ``tasks_rules`` for the rules.
+
+    Raises:
+        ValueError: no such task or column, too few rows or classes, or too many bad rows.
+        FileNotFoundError: a file is not there.
+    """
+    named = TASKS.get(sources.task)
+    if named is None and file_format(Path(sources.task)) is None:
+        raise ValueError(
+            f"task={sources.task!r} is neither one of {', '.join(TASKS)} nor a .jsonl, .csv, .tsv or .parquet file."
+            f"{closest(sources.task, TASKS)}"
+        )
+
+    def read(path: str, quoted: bool = True) -> list[Example]:
+        return read_examples(Path(path), sources.columns, rejects, progress, quoted=quoted)
+
+    def own(which: str) -> tuple[str, list[Example]]:
+        """The rows of a named task."""
+        assert named is not None
+        if sources.data is None:
+            return _from_hub(sources.task, named, which, sources.columns, rejects, progress)
+        path = _find(sources.task, named.train if which == "train" else named.test, Path(sources.data))
+        return path.name, read(str(path), quoted=path.suffix != ".tsv")  # GLUE's quotation marks are text
+
+    train_source, train = own("train") if named else (Path(sources.task).name, read(sources.task))
+    for path in sources.extra_train:
+        train_source, train = f"{train_source} + {Path(path).name}", train + read(path)
+    validation = None if sources.validation is None else read(sources.validation)
+    test_source = Path(sources.test).name if sources.test else ""
+    test = read(sources.test) if sources.test else None
+    if named and test is None:
+        test_source, test = own("test")
+
+    if named:
+        names = {str(number): name for number, name in enumerate(named.classes)}
+        train, validation, test = (_renamed(part, names) for part in (train, validation, test))
+    assert train is not None
+    kind = sources.kind or ("single_label" if named else detect_kind(train))
+    classes = list(named.classes) if named else find_classes(train, kind) if kind != "regression" else ["value"]
+    train = drop_unknown(train, kind, classes, rejects)
+    train = drop_conflicts(train, kind, rejects)
+    _check_classes(train, kind, sources.task)
+
+    validation_source = Path(sources.validation or "").name
+    if validation is not None:
+        validation = drop_unknown(validation, kind, classes, rejects)
+    if test is not None:
+        test = drop_unknown(test, kind, classes, rejects)
+        train = drop_leaks(train, test, "test", rejects)
+        validation = validation and drop_leaks(validation, test, "test", rejects)
+    if validation is None:
+        size = sources.validation_size
+        size = min(VALIDATION_LIMIT, int(VALIDATION_SHARE * len(train))) if size is None else size
+        _check_size("validation_size", size, len(train) - 1)
+        chosen = set(draw(train, kind, size, sources.split_seed).tolist())
+        validation = [example for row, example in enumerate(train) if row in chosen]
+        train = [example for row, example in enumerate(train) if row not in chosen]
+        validation_source = f"{len(validation):,} rows set aside from {train_source}"
+    elif sources.validation_size is not None:
+        validation = _subset("validation_size", validation, kind, sources.validation_size, sources.split_seed)
+    train = drop_leaks(train, validation, "validation", rejects)
+    if sources.train_size is not None:
+        train = _subset("train_size", train, kind, sources.train_size, sources.split_seed)
+    if test is not None and sources.test_size is not None:
+        test = _subset("test_size", test, kind, sources.test_size, sources.split_seed)
+    rejects.finish()
+    _check_classes(train, kind, sources.task)
+    for name, part in (("validation", validation), ("test", test)):
+        if part is not None and not part:
+            raise ValueError(f"task={sources.task!r} has no usable {name} row; see {rejects.path}")
+
+    def made(source: str, examples: list[Example]) -> Part:
+        return Part(source=source, examples=examples, labels=encode_labels(examples, kind, classes))
+
+    return Task(
+        name=sources.task if named else Path(sources.task).name,
+        kind=kind,
+        classes=classes,
+        train=made(train_source, train),
+        validation=made(validation_source, validation),
+        test=None if test is None else made(test_source, test),
+        reasons=dict(rejects.reasons),
+    )
+
+
+def splits_json(task: Task) -> str:
+    """Lines (rows) of every part, by file."""
+    found: dict[str, dict[str, list[int]]] = {}
+    for name, part in task.parts.items():
+        for example in part.examples:
+            found.setdefault(name, {}).setdefault(example.file, []).append(example.line)
+    return json.dumps(found) + "\n"
+
+
+def _find(task: str, names: Sequence[str], folder: Path) -> Path:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"data={str(folder)!r} is no folder; name the one with the files of {task}")
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    raise FileNotFoundError(f"data={str(folder)!r} holds none of {', '.join(names)}, which task {task!r} needs")
+
+
+def _from_hub(
+    task: str, named: NamedTask, which: str, asked: Columns, rejects: Rejects, progress: ReadProgress | None
+) -> tuple[str, list[Example]]:
+    from datasets import load_dataset
+
+    name, config, train, test = named.hub
+    split = train if which == "train" else test
+    try:
+        rows: Any = load_dataset(name, config, split=split)
+    except Exception as error:  # whatever the network, the hub or the library comes up with
+        files = ", ".join(named.train if which == "train" else named.test)
+        raise ValueError(
+            f"task={task!r}: {name} ({config}, {split}) cannot be had from the Hugging Face hub "
+            f"({type(error).__name__}); give data=FOLDER with one of {files}"
+        ) from error
+    columns = choose_columns(rows.column_names, asked, name)
+
+    values = ((line, tuple(name and row[name] for name in columns.names)) for line, row in enumerate(rows, start=1))
+    file = f"hf:{name}:{config}:{split}"
+    return file, collect(file, values, lambda: columns, rejects, progress)  # type: ignore[arg-type]
+
+
+def _renamed(examples: list[Example] | None, names: dict[str, str]) -> list[Example] | None:
+    if examples is None:
+        return None
+    return [replace(example, label=names.get(str(example.label), example.label)) for example in examples]
+
+
+def _subset(option: str, examples: list[Example], kind: Kind, size: int, seed: int) -> list[Example]:
+    _check_size(option, size, len(examples))
+    return [examples[row] for row in draw(examples, kind, size, seed)]
+
+
+def _check_size(option: str, size: int, most: int) -> None:
+    if not 1 <= size <= most:
+        raise ValueError(f"{option}={size} must be between 1 and {most}, the usable rows; choose another size")
+
+
+def _check_classes(train: list[Example], kind: Kind, task: str) -> None:
+    if not train:
+        raise ValueError(f"task={task!r} has no usable training row; see the rejects, or check the columns")
+    if kind == "single_label":
+        found = find_classes(train, kind)
+        if len(found) < 2:
+            raise ValueError(
+                f"task={task!r}: all {len(train):,} usable training rows have the label {found[0]!r}; a classifier "
+                "needs rows of two classes or more"
+            )

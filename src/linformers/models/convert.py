@@ -1,0 +1,248 @@
+"""Linearise: turn a trained encoder with softmax attention into a Linformer with its weights."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.configuration_utils import PreTrainedConfig
+
+from linformers.attention import LinformerAttention
+from linformers.attention.checks import check_choice, check_int
+from linformers.attention.projection import LinearProjection
+from linformers.attention.sharing import per_layer
+from linformers.models import heads, text
+from linformers.models.config import LinformerConfig
+from linformers.models.convert_families import FAMILIES, Family
+from linformers.models.convert_fit import fit_projections
+from linformers.models.convert_load import head_of, load_teacher, load_tokenizer, longest_input, name_of
+from linformers.models.text import LinformerPreTrainedModel
+
+PROJECTION_INITS = ("pooling", "random", "fit")
+
+_OURS: dict[str, type[LinformerPreTrainedModel]] = {
+    "Model": text.LinformerModel,
+    "ForMaskedLM": text.LinformerForMaskedLM,
+    "ForPreTraining": text.LinformerForMaskedLM,
+    "ForSequenceClassification": heads.LinformerForSequenceClassification,
+    "ForTokenClassification": heads.LinformerForTokenClassification,
+    "ForQuestionAnswering": heads.LinformerForQuestionAnswering,
+    "ForMultipleChoice": heads.LinformerForMultipleChoice,
+}
+_SAME_NAME = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "hidden_act",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "type_vocab_size",
+    "initializer_range",
+    "layer_norm_eps",
+    "pad_token_id",
+    "bos_token_id",
+    "eos_token_id",
+    "tie_word_embeddings",
+    "classifier_dropout",
+    "problem_type",
+    "id2label",
+    "label2id",
+)
+
+
+def linearise(
+    model_or_path: PreTrainedModel | str | Path,
+    *,
+    projected_dim: int | Sequence[int | None] = 128,
+    max_length: int | None = None,
+    projection_kind: str = "mean_pool",
+    projection_sharing: str = "key_value",
+    projection_init: str = "pooling",
+    local_window: int = 64,
+    global_tokens: int = 1,
+    softmax_layers: Sequence[int] = (),
+    positions: str = "tile",
+    attention_type: str = "linformer",
+    texts: Sequence[str] = (),
+    tokenizer: Any = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> LinformerPreTrainedModel:
+    """Give a BERT, RoBERTa, XLM-R, DistilBERT or ELECTRA encoder attention that is linear in sequence length.
+
+    The result has the teacher's weights and head. With ``mean_pool`` it computes what the teacher computes wherever a
+    text has at most ``projected_dim`` tokens beside the global ones; longer texts are approximated, the better the more
+    slots and neighbours there are, and best after distillation.
+
+    Args:
+        model_or_path: a model of transformers, or a folder (or hub name) that holds one as safetensors.
+        projected_dim: slots, k; one for all layers or one per layer (None = softmax attention there).
+        max_length: longest sequence of the result, in tokens; None = the teacher's.
+        projection_kind: ``mean_pool``, ``max_pool``, ``linear`` or ``conv``.
+        projection_sharing: ``none``, ``headwise``, ``key_value`` or ``layerwise``.
+        projection_init: how linear and convolutional projections start: as ``pooling``, at ``random`` (linear only),
+            or as ``pooling`` and then ``fit`` to the teacher's attention on ``texts``.
+        local_window: exact neighbours on each side, in Linformer layers.
+        global_tokens: tokens at the start that all see and that see all, in Linformer layers.
+        softmax_layers: layers that keep softmax attention; negative ones count from the last.
+        positions: how the position table grows beyond the teacher's, ``tile`` or ``interpolate``.
+        attention_type: of the other layers: ``linformer``, ``kfree`` or ``softmax``.
+        texts: for ``projection_init="fit"``; a hundred long ones are plenty.
+        tokenizer: of the model, for ``fit``; None = the one beside the weights.
+        on_progress: called while fitting, with the steps done and their number.
+
+    Returns:
+        A new model of the same task, in evaluation mode; the teacher is not changed.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ValueError: a model that cannot be converted, or options that contradict each other.
+        OSError: no such model.
+    """
+    check_choice("projection_init", projection_init, PROJECTION_INITS)
+    _check_init(projection_init, projection_kind, attention_type, texts)
+    if isinstance(model_or_path, str | Path):
+        teacher = load_teacher(model_or_path)
+        tokenizer = tokenizer or load_tokenizer(model_or_path)
+    else:
+        teacher = model_or_path
+    head = head_of(teacher)
+    family = FAMILIES[teacher.config.model_type]
+    if projection_init == "fit" and tokenizer is None:
+        raise ValueError("projection_init='fit' needs the model's tokenizer, and there is none: give tokenizer=...")
+
+    layers = teacher.config.num_hidden_layers
+    kept = _layer_numbers(softmax_layers, layers)
+    types = ["softmax" if layer in kept else attention_type for layer in range(layers)]
+    dims = [k if kind == "linformer" else None for k, kind in zip(_dims(projected_dim, layers), types, strict=True)]
+    compressed = any(k is not None for k in dims)
+    config = LinformerConfig(
+        **_settings(teacher.config, family, head),
+        max_position_embeddings=longest_input(teacher),
+        attention_type=_one_if_equal(types),
+        projected_dim=_one_if_equal(dims),
+        projection_kind=projection_kind,
+        projection_sharing=projection_sharing,
+        local_window=local_window if compressed else 0,
+        global_tokens=global_tokens if compressed else 0,
+        converted_from=name_of(model_or_path),
+    )
+    if tokenizer is not None:  # BERT's configurations do not name these
+        config.bos_token_id = _first(config.bos_token_id, tokenizer.cls_token_id)
+        config.eos_token_id = _first(config.eos_token_id, tokenizer.sep_token_id)
+    student = _OURS[head](config)
+    _copy_weights(teacher, student, family, head)
+    student.to(teacher.device, teacher.dtype)  # type: ignore[arg-type]  (a decorator hides the signature)
+    student.eval()
+    if max_length is not None:
+        student.resize_max_length(max_length, positions)
+    if projection_init != "random":
+        _start_as_pooling(student)
+    if projection_init == "fit":
+        fit_projections(student, teacher, tokenizer, texts, on_progress=on_progress)
+    return student
+
+
+def _check_init(projection_init: str, kind: str, attention_type: str, texts: Sequence[str]) -> None:
+    if isinstance(texts, str):
+        raise TypeError("texts must be a list of texts, got one str: put it in a list.")
+    if projection_init == "fit":
+        if kind not in ("linear", "conv") or attention_type != "linformer":
+            raise ValueError(
+                f"projection_init='fit' has nothing to fit with projection_kind={kind!r} and attention_type="
+                f"{attention_type!r}: use 'linear' or 'conv' and 'linformer', or leave projection_init out."
+            )
+        if not texts:
+            raise ValueError("projection_init='fit' needs texts: give some that are as long as those to come.")
+    elif texts:
+        raise ValueError(f"texts are read only by projection_init='fit', not by {projection_init!r}: leave them out.")
+    if projection_init == "random" and kind != "linear":
+        raise ValueError(f"projection_init='random' needs projection_kind='linear', not {kind!r}.")
+
+
+def _dims(projected_dim: Any, layers: int) -> tuple[int | None, ...]:
+    dims = per_layer("projected_dim", projected_dim, layers)
+    for k in dims:
+        if k is not None:
+            check_int("projected_dim", k)
+    return dims
+
+
+def _layer_numbers(softmax_layers: Sequence[int], layers: int) -> set[int]:
+    for layer in softmax_layers:
+        check_int("softmax_layers", layer, minimum=-layers)
+        if layer >= layers:
+            raise ValueError(f"softmax_layers={list(softmax_layers)}: there are {layers} layers, 0 to {layers - 1}.")
+    return {layer % layers for layer in softmax_layers}
+
+
+def _one_if_equal(values: list[Any]) -> Any:
+    return values[0] if len(set(values)) == 1 else values
+
+
+def _first(*values: int | None) -> int | None:
+    return next((value for value in values if value is not None), None)
+
+
+def _settings(config: PreTrainedConfig, family: Family, head: str) -> dict[str, Any]:
+    """Fields of our configuration from theirs."""
+    settings = {name: getattr(config, family.fields.get(name, name), None) for name in _SAME_NAME}
+    settings |= family.constants
+    ends = settings["eos_token_id"]
+    if isinstance(ends, list):
+        settings["eos_token_id"] = ends[0]
+    if settings["id2label"] is None:
+        del settings["id2label"], settings["label2id"]
+    activation = family.classifier_activation.get(head, "tanh")
+    if activation.startswith("<"):
+        activation = getattr(config, activation.strip("<>")) or "linear"
+    return settings | {"classifier_activation": activation}
+
+
+def _weights(model: Any) -> dict[str, Tensor]:
+    return model.state_dict()
+
+
+@torch.no_grad()
+def _copy_weights(teacher: PreTrainedModel, student: LinformerPreTrainedModel, family: Family, head: str) -> None:
+    """Copy every weight but the projections', which the teacher has not."""
+    base, whole = _weights(teacher.base_model), _weights(teacher)
+    modules = family.heads[head]
+    tied = set(student.all_tied_weights_keys)
+    for name, target in student.named_parameters():
+        inner = name.removeprefix(f"{student.base_model_prefix}.")
+        if inner.startswith("encoder.projections.") or name in tied:
+            continue
+        module, _, weight = name.rpartition(".")
+        if module in modules:
+            source = whole[f"{modules[module]}.{weight}"]
+        elif (theirs := family.source(inner)) is not None:
+            source = base[theirs]
+        else:  # DistilBERT has no token types
+            target.zero_()
+            continue
+        if inner.startswith("embeddings.position_embeddings"):
+            source = source[family.reserved_positions(teacher.config) :]
+        if source.shape != target.shape:
+            raise ValueError(
+                f"weight {name} has shape {tuple(source.shape)} in the teacher, and {tuple(target.shape)} by its "
+                "config: correct config.json."
+            )
+        target.copy_(source)
+
+
+@torch.no_grad()
+def _start_as_pooling(student: LinformerPreTrainedModel) -> None:
+    """Fill linear projections with what mean pooling of a text of the greatest length does; conv starts so anyway."""
+    for attention in student.modules():
+        if not isinstance(attention, LinformerAttention):
+            continue
+        for projection in {attention.key_projection, attention.value_projection}:
+            if isinstance(projection, LinearProjection):
+                n, k = projection.max_length, projection.projected_dim
+                slots = torch.arange(n, device=projection.weight.device) * k // n
+                pooling = torch.nn.functional.one_hot(slots, k).to(projection.weight)
+                projection.weight.copy_(pooling / pooling.sum(0).clamp(min=1))

@@ -1,0 +1,174 @@
+"""Load the model to convert, and refuse what cannot be converted, with the reason."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from transformers import (
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForMultipleChoice,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+)
+from transformers.configuration_utils import PreTrainedConfig
+
+from linformers.attention.checks import closest
+from linformers.models.convert_families import FAMILIES
+
+_AUTO = {
+    "Model": AutoModel,
+    "ForMaskedLM": AutoModelForMaskedLM,
+    "ForSequenceClassification": AutoModelForSequenceClassification,
+    "ForTokenClassification": AutoModelForTokenClassification,
+    "ForQuestionAnswering": AutoModelForQuestionAnswering,
+    "ForMultipleChoice": AutoModelForMultipleChoice,
+}
+
+
+def load_teacher(path: str | Path) -> PreTrainedModel:
+    """Load a model that can be converted, with the head it was saved with.
+
+    Weights are read as safetensors only, and no code of the folder is run.
+
+    Raises:
+        OSError: no such model, or no safetensors in it.
+        ValueError: a model that cannot be converted.
+    """
+    settings, _ = PreTrainedConfig.get_config_dict(path)
+    model_type = settings.get("model_type")
+    _check_family(model_type, str(path))
+    code = [name for name in settings.get("auto_map", {}) if name.startswith(("AutoConfig", "AutoModel"))]
+    if code:
+        raise ValueError(
+            f"{path}/config.json: auto_map names code of the model's own ({', '.join(code)}), which is never run here. "
+            f"If the weights are a plain {model_type}, delete auto_map from a copy of the folder and convert that."
+        )
+    _check_safetensors(Path(path))
+    head = _saved_head(settings)
+    try:
+        teacher, report = _AUTO[head].from_pretrained(path, use_safetensors=True, output_loading_info=True)
+    except OSError as error:
+        if "safetensors" in str(error):
+            raise OSError(_no_safetensors(path)) from error
+        raise
+    missing = sorted(name for name in report["missing_keys"] if head != "Model" or "pooler." not in name)
+    if missing:
+        raise ValueError(
+            f"{path} lacks weights of its {head}: {', '.join(missing[:3])}{', ...' if missing[3:] else ''}. "
+            "Correct `architectures` in its config.json."
+        )
+    return teacher.eval()
+
+
+def load_tokenizer(path: str | Path) -> Any | None:
+    """The tokenizer beside the weights; None where a folder has none (transformers would make up an empty one)."""
+    folder = Path(path)
+    files = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
+    if folder.is_dir() and not any(any(folder.glob(name)) for name in files):
+        return None
+    return AutoTokenizer.from_pretrained(path)
+
+
+def head_of(teacher: Any) -> str:
+    """The head of a model that can be converted, as what follows the family's name in its class.
+
+    Raises:
+        TypeError: no model of transformers.
+        ValueError: a model that cannot be converted.
+    """
+    if not isinstance(teacher, PreTrainedModel):
+        raise TypeError(
+            f"the model to convert must be a path or a model of transformers, got {type(teacher).__name__}."
+        )
+    config, name = teacher.config, type(teacher).__name__
+    _check_family(config.model_type, name)
+    heads = FAMILIES[config.model_type].heads
+    head = _suffix(name)
+    if head not in heads:
+        raise ValueError(f"cannot convert a {name}: its head must be one of {', '.join(heads)}.")
+    _check_config(config, head)
+    return head
+
+
+def name_of(model_or_path: PreTrainedModel | str | Path) -> str:
+    """What the result says it comes from: a name, never a path of this machine."""
+    if isinstance(model_or_path, PreTrainedModel):
+        model_or_path = model_or_path.name_or_path or type(model_or_path).__name__
+    path = Path(model_or_path)
+    path = path.resolve() if path.exists() else path
+    # Runs keep their model in a folder of this name, which tells nothing.
+    return f"{path.parent.name}/model" if path.name == "model" and path.parent.name else path.name
+
+
+def longest_input(model: PreTrainedModel) -> int:
+    """The longest sequence that a model takes, ours or one that can be converted, in tokens."""
+    config = model.config
+    family = FAMILIES.get(config.model_type)
+    return config.max_position_embeddings - (0 if family is None else family.reserved_positions(config))
+
+
+def _check_family(model_type: Any, where: str) -> None:
+    if model_type == "linformer":
+        raise ValueError(f"{where} is a Linformer already; resize_max_length(n) makes it take longer sequences.")
+    if model_type not in FAMILIES:
+        raise ValueError(
+            f"{where}: cannot convert model_type={model_type!r}; known are {', '.join(FAMILIES)}."
+            f"{closest(str(model_type), FAMILIES)}"
+        )
+
+
+def _check_config(config: PreTrainedConfig, head: str) -> None:
+    """Refuse what the family's name does not tell."""
+
+    def refuse(field: str, remedy: str) -> None:
+        raise ValueError(f"cannot convert a {config.model_type} with {field}={getattr(config, field)!r}: {remedy}.")
+
+    if getattr(config, "is_decoder", False) or getattr(config, "add_cross_attention", False):
+        refuse("is_decoder", "a Linformer sees the whole sequence; only encoders can be converted")
+    if getattr(config, "position_embedding_type", "absolute") != "absolute":
+        refuse("position_embedding_type", "only absolute positions can be converted")
+    if getattr(config, "embedding_size", config.hidden_size) != config.hidden_size:
+        refuse("embedding_size", f"it must equal hidden_size={config.hidden_size}, as in ELECTRA base and large")
+    act = getattr(config, "hidden_act", None)
+    expected = FAMILIES[config.model_type].head_activation
+    if head == "ForMaskedLM" and expected is not None and act != expected:
+        refuse("hidden_act", f"its masked-LM head uses {expected!r}, and a Linformer has one activation for both")
+    if head == "ForQuestionAnswering" and config.num_labels != 2:
+        refuse("num_labels", "question answering has two, the start and the end")
+    if config.model_type == "electra" and head == "ForMultipleChoice":
+        if config.summary_type != "first":
+            refuse("summary_type", "only 'first' can be converted")
+        if not config.summary_use_proj:
+            refuse("summary_use_proj", "only True can be converted")
+
+
+def _suffix(class_name: str) -> str:
+    found = re.search(r"(Model|For[A-Z]\w*)$", class_name)
+    return found[1] if found else class_name
+
+
+def _saved_head(settings: dict[str, Any]) -> str:
+    """The head that a folder was saved with; pretraining heads become the part of them that we have."""
+    names = settings.get("architectures") or ["Model"]
+    head = _suffix(names[0])
+    if head == "ForPreTraining":
+        head = "Model" if settings["model_type"] == "electra" else "ForMaskedLM"
+    if head not in _AUTO:
+        raise ValueError(f"cannot convert architectures={names}: the head must be one of {', '.join(_AUTO)}.")
+    return head
+
+
+def _check_safetensors(folder: Path) -> None:
+    if folder.is_dir() and not any(folder.glob("*.safetensors")):
+        raise OSError(_no_safetensors(folder))
+
+
+def _no_safetensors(path: str | Path) -> str:
+    return (
+        f"{path} holds no weights as safetensors; other formats can run code when they are read. Where you trust "
+        "the files, load them with transformers and call save_pretrained, then convert what that wrote."
+    )

@@ -1,0 +1,74 @@
+"""Make a model take longer (or shorter) sequences: positions and projections at another length."""
+
+import math
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from linformers.attention import LinformerAttention, Projection
+from linformers.attention.checks import check_choice, check_int
+from linformers.attention.projection import ConvProjection, LinearProjection
+
+Positions = Literal["tile", "interpolate"]
+
+
+@torch.no_grad()
+def resize_max_length(model: PreTrainedModel, max_length: int, positions: str = "tile") -> None:
+    """Change the longest sequence of a model, in place; see ``LinformerPreTrainedModel.resize_max_length``."""
+    check_int("max_length", max_length)
+    check_choice("positions", positions, get_args(Positions))
+    table = model.base_model.get_submodule("embeddings.position_embeddings")
+    assert isinstance(table, nn.Embedding)
+    table.weight = _like(table.weight, _resize_positions(table.weight, max_length, positions))
+    table.num_embeddings = max_length
+    for module in model.modules():
+        if isinstance(module, Projection):
+            _resize_projection(module, max_length)
+        elif isinstance(module, LinformerAttention):
+            module.max_length = max_length
+    model.config.max_position_embeddings = max_length
+
+
+def _resize_positions(
+    table: Float[Tensor, "old hidden"], length: int, positions: str
+) -> Float[Tensor, "length hidden"]:
+    old = table.shape[0]
+    if positions == "tile":
+        return table[torch.arange(length, device=table.device) % old]
+    at = torch.linspace(0, old - 1, length, device=table.device, dtype=torch.float64)
+    below = at.floor().long().clamp(max=max(old - 2, 0))
+    share = (at - below)[:, None]
+    values = table.double()
+    return values[below] * (1 - share) + values[(below + 1).clamp(max=old - 1)] * share
+
+
+def _resize_projection(projection: Projection, length: int) -> None:
+    if isinstance(projection, LinearProjection):
+        projection.weight = _like(projection.weight, resample(projection.weight, length))
+    elif isinstance(projection, ConvProjection):
+        projection.stride = math.ceil(length / projection.projected_dim)
+        kernel = resample(projection.weight[..., None], projection.stride)[..., 0]
+        projection.weight = _like(projection.weight, kernel)
+    projection.max_length = length
+
+
+def resample(weight: Float[Tensor, "*heads old columns"], length: int) -> Float[Tensor, "*heads length columns"]:
+    """Spread rows over another number of rows, each new one taking the share of the old ones that it covers.
+
+    Sums over the rows are kept, so that a constant sequence is compressed to the same slots at every length, and a
+    pooling matrix stays a pooling matrix.
+    """
+    old = weight.shape[-2]
+    total = nn.functional.pad(weight.double().cumsum(-2), (0, 0, 1, 0))
+    at = torch.arange(length + 1, device=weight.device, dtype=torch.float64) * (old / length)
+    below = at.floor().long().clamp(max=old - 1)
+    share = (at - below)[:, None]
+    until = total[..., below, :] * (1 - share) + total[..., below + 1, :] * share
+    return until.diff(dim=-2)
+
+
+def _like(parameter: Tensor, values: Tensor) -> nn.Parameter:
+    return nn.Parameter(values.to(parameter.dtype).contiguous(), requires_grad=parameter.requires_grad)

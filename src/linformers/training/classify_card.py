@@ -1,0 +1,111 @@
+"""The model card of a fine-tuned classifier: its data, its metrics with their intervals, and its limits."""
+
+from typing import Any
+
+import yaml
+
+from linformers.training.classify_settings import FinetuneSettings
+from linformers.training.metrics import LABELS
+
+PROBLEMS = {
+    "single_label": "one class for each text",
+    "multi_label": "any number of classes for each text",
+    "regression": "a number for each text",
+}
+
+
+def model_card(settings: FinetuneSettings, results: dict[str, Any]) -> str:
+    """Markdown with the metadata that model hubs read.
+
+    Args:
+        settings: of the run.
+        results: what ``results.json`` holds.
+    """
+    header = {
+        "library_name": "linformers",
+        "pipeline_tag": "text-classification",
+        "tags": ["linformer", "text-classification", "long-documents"],
+    }
+    task, parts = results["task"], results["parts"]
+    versions = results["environment"]["versions"]
+    machine = f"{results['environment']['processor']}, device {results['environment']['device']}"
+    rows = "\n".join(
+        f"| {name} | {part['source']} | {part['rows']:,} | {part['cut']:,} | "
+        f"{', '.join(f'{label} {count:,}' for label, count in part['labels'].items())} |"
+        for name, part in parts.items()
+    )
+    metrics = "\n".join(
+        f"| {LABELS[name]} | {found['value']:.4f} | {found['low']:.4f} to {found['high']:.4f} |"
+        for name, found in results["metrics"].items()
+    )
+    reported = results["reported_on"]
+    optimistic = (
+        "The same rows chose the step, so these figures are a little optimistic."
+        if reported == "validation"
+        else "They chose nothing; the validation rows chose the step."
+    )
+    left_out = ", ".join(f"{count:,} {reason}" for reason, count in results["left_out"].items()) or "none"
+    teacher = (
+        ""
+        if settings.teacher is None
+        else f"| teacher | {_name(settings.teacher)}, hidden states x {settings.hidden_weight:g}, "
+        f"predictions x {settings.logits_weight:g} |\n"
+    )
+    figure = "\n![Confusion matrix](confusion_matrix.png)\n" if task["kind"] == "single_label" else ""
+    return f"""---
+{yaml.safe_dump(header, sort_keys=False).strip()}
+---
+
+# {_name(settings.output)}: {task["name"]}
+
+{_name(settings.model)}, fine-tuned with [Linformers](https://pypi.org/project/linformers/): {PROBLEMS[task["kind"]]}
+({", ".join(task["classes"])}). {results["parameters"]:,} parameters; inputs up to {results["max_length"]:,} tokens.
+
+```python
+import linformers  # teaches transformers this kind of model
+from transformers import pipeline
+
+pipeline("text-classification", model="this folder")("A text.")
+```
+
+## Data
+
+| | source | rows | cut at {results["max_length"]:,} tokens | labels |
+| --- | --- | ---: | ---: | --- |
+{rows}
+
+Left out: {left_out} (`rejects.jsonl` of the run names them). Texts with contradicting labels, and training texts that
+are also held out, are never trained on.
+
+## Results
+
+On the {parts[reported]["rows"]:,} {reported} rows, with 95% bootstrap intervals. {optimistic}
+
+| metric | value | 95% interval |
+| --- | ---: | --- |
+{metrics}
+{figure}
+## Training
+
+| | |
+| --- | --- |
+{teacher}| steps | {results["steps"]:,} of {settings.batch_size} rows |
+| weights | of step {results["best"]["step"]:,}, the best on the validation rows |
+| learning rate | {settings.learning_rate:g}, linear |
+| class weights | {settings.class_weights} |
+| seed | {settings.seed} (split {settings.split_seed}) |
+
+All settings are in `finetune.json`. Trained in {results["seconds"] / 60:,.1f} minutes ({machine}); torch
+{versions["torch"]}, transformers {versions["transformers"]}, linformers {versions["linformers"]}.
+
+## Limits
+
+- The intervals tell how far other rows of the same kind would move the figures, not how the model does on other texts.
+- It has the errors and biases of its training texts, of their labels and of {_name(settings.model)}.
+- Inputs above {results["max_length"]:,} tokens were cut in training and in these figures.
+"""
+
+
+def _name(path: str) -> str:
+    """Last part of a path: where it lies on one machine is of no use elsewhere."""
+    return path.rstrip("/").replace("\\", "/").rpartition("/")[2]

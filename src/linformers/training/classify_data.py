@@ -1,0 +1,128 @@
+"""A task as token ids, and batches of inputs that are about as long as each other."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int, Shaped
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
+
+from linformers.data.tasks import Part
+
+TOKENISED_AT_ONCE = 512
+POOL = 50  # batches that are sorted by length together
+
+
+class EncodedPart(Dataset):
+    """Token ids and labels of the rows of a task.
+
+    Args:
+        part: the rows.
+        tokenizer: of the model.
+        max_length: longer inputs are cut; of a pair, the longer text first.
+        seen: hears how many rows more are done.
+
+    Attributes:
+        cut: rows that were too long.
+    """
+
+    def __init__(
+        self,
+        part: Part,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        seen: Callable[[int], None] = lambda rows: None,
+    ) -> None:
+        self.labels = torch.from_numpy(part.labels)
+        self.inputs: list[dict[str, np.ndarray]] = []
+        self.cut = 0
+        for start in range(0, len(part), TOKENISED_AT_ONCE):
+            examples = part.examples[start : start + TOKENISED_AT_ONCE]
+            pairs = None if examples[0].pair is None else [example.pair or "" for example in examples]
+            found = tokenizer(
+                [example.text for example in examples],
+                pairs,
+                truncation="longest_first",
+                max_length=max_length,
+                return_attention_mask=False,
+            )
+            self.cut += sum(bool(encoding.overflowing) for encoding in found.encodings or ())
+            for row in range(len(examples)):
+                self.inputs.append({name: np.array(column[row], dtype=np.int32) for name, column in found.items()})
+            seen(len(examples))
+        self.lengths = np.array([len(inputs["input_ids"]) for inputs in self.inputs])
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        return {**{name: ids.tolist() for name, ids in self.inputs[row].items()}, "labels": self.labels[row]}
+
+    def fingerprint(self) -> bytes:
+        """Changes with the texts, their tokens and their labels."""
+        digest = hashlib.sha256(self.labels.numpy().tobytes())
+        for inputs in self.inputs:
+            digest.update(inputs["input_ids"].tobytes() + b"|")
+        return digest.digest()
+
+
+class PadInputs:
+    """Makes a batch: pads to the longest input."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.pad = DataCollatorWithPadding(tokenizer)
+
+    def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        """Tensors of (batch, longest), and the labels."""
+        labels = torch.stack([item["labels"] for item in items])
+        inputs = [{name: ids for name, ids in item.items() if name != "labels"} for item in items]
+        return {**self.pad(inputs), "labels": labels}
+
+
+class LengthBatches(Sampler[list[int]]):
+    """Batches of a run: shuffled, but of inputs that are about as long, so that little is padded.
+
+    The order of an epoch is a function of (seed, epoch): pools of shuffled rows are sorted and cut into batches, which
+    are then shuffled.
+
+    Args:
+        lengths: of all inputs, in tokens.
+        size: rows in a batch; the last one of an epoch may be smaller.
+        count: batches in the run.
+        seed: of the order.
+    """
+
+    def __init__(self, lengths: Int[np.ndarray, " rows"], size: int, count: int, seed: int) -> None:
+        self.lengths, self.size, self.count, self.seed = lengths, size, count, seed
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[list[int]]:
+        done, epoch = 0, 0
+        while done < self.count:
+            for batch in self.epoch(epoch)[: self.count - done]:
+                yield batch
+                done += 1
+            epoch += 1
+
+    def epoch(self, epoch: int) -> list[list[int]]:
+        """The batches of one epoch."""
+        rng = np.random.default_rng((self.seed, epoch))
+        rows = rng.permutation(len(self.lengths))
+        batches = []
+        for start in range(0, len(rows), self.size * POOL):
+            pool = rows[start : start + self.size * POOL]
+            pool = pool[np.argsort(-self.lengths[pool], kind="stable")]
+            batches += [pool[first : first + self.size].tolist() for first in range(0, len(pool), self.size)]
+        return [batches[number] for number in rng.permutation(len(batches))]
+
+
+def by_length(lengths: Shaped[np.ndarray, " rows"], size: int) -> list[list[int]]:
+    """Batches of all rows, longest first, so that a lack of memory shows at once."""
+    order = np.argsort(-lengths, kind="stable")
+    return [order[start : start + size].tolist() for start in range(0, len(order), size)]

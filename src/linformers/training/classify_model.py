@@ -1,0 +1,141 @@
+"""Encoders with a classifier on top, ours or transformers'; safetensors only, and no code of the model's own."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
+from transformers.utils import logging
+
+import linformers  # noqa: F401  (registers the model type)
+from linformers.data.tasks import Task
+from linformers.data.tasks_rules import PROBLEM_TYPES
+
+LOCAL: dict[str, Any] = {"trust_remote_code": False}
+DEFAULT_MAX_LENGTH = 512
+
+
+def load_model(option: str, name: str, task: Task) -> tuple[PreTrainedModel, bool]:
+    """A model for the classes of a task, and whether its classifier is new.
+
+    A saved classifier is kept where it has the classes of the task in their order (or none of its own); else a new one
+    takes its place.
+
+    Raises:
+        ValueError: transformers cannot load it, or it holds no weights for the encoder.
+    """
+    with _reported(option, name):
+        config: Any = AutoConfig.from_pretrained(name, **LOCAL)
+        saved = [config.id2label[index] for index in sorted(config.id2label)]
+        keep = saved == task.classes or saved == [f"LABEL_{index}" for index in range(len(task.classes))]
+        config.id2label = dict(enumerate(task.classes))
+        config.label2id = {label: index for index, label in enumerate(task.classes)}
+        config.problem_type = PROBLEM_TYPES[task.kind]
+        fresh = AutoModelForSequenceClassification.from_config(config, **LOCAL)
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            name, config=config, use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True, **LOCAL
+        )
+    base = model.base_model_prefix + "."
+    absent = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
+    lost = sorted(key for key in absent if key.startswith(base) and ".pooler." not in key)
+    if lost:
+        raise ValueError(
+            f"{option}={name!r} holds no weights that fit {lost[0]} (one of {len(lost)}); give a whole encoder"
+        )
+    if keep and not absent:
+        return model, False
+    head = {key: value for key, value in fresh.state_dict().items() if key in absent or not key.startswith(base)}
+    model.load_state_dict(head, strict=False)
+    return model, True
+
+
+def load_teacher(name: str, student: PreTrainedModel, tokenizer: Tokenizer, max_length: int) -> PreTrainedModel:
+    """A trained classifier that fits the student, without gradients.
+
+    Raises:
+        ValueError: it cannot be loaded, or has other classes, tokens, layers or width.
+    """
+    with _reported("teacher", name):
+        teacher, info = AutoModelForSequenceClassification.from_pretrained(
+            name, use_safetensors=True, output_loading_info=True, **LOCAL
+        )
+    ours: Any = student.config
+    theirs: Any = teacher.config
+    if info["missing_keys"]:
+        raise ValueError(f"teacher={name!r} has no trained classifier; fine-tune it on the task first")
+    if theirs.id2label != ours.id2label:
+        raise ValueError(
+            f"teacher={name!r} tells apart {list(theirs.id2label.values())}, but the task has "
+            f"{list(ours.id2label.values())}; fine-tune the teacher on this task"
+        )
+    for field in ("num_hidden_layers", "hidden_size", "vocab_size"):
+        if getattr(theirs, field) != getattr(ours, field):
+            raise ValueError(
+                f"teacher={name!r} has {field}={getattr(theirs, field)}, but the model has {getattr(ours, field)}; "
+                "take the teacher that the model was converted from"
+            )
+    if load_tokenizer("teacher", name).get_vocab() != tokenizer.get_vocab():
+        raise ValueError(f"teacher={name!r} has another vocabulary than the model; both must read the same tokens")
+    if longest_input(teacher) < max_length:
+        raise ValueError(
+            f"teacher={name!r} reads {longest_input(teacher):,} tokens, but max_length={max_length}; lower max_length"
+        )
+    return teacher.eval().requires_grad_(False)
+
+
+def load_tokenizer(option: str, name: str) -> Tokenizer:
+    """The tokenizer beside a model.
+
+    Raises:
+        ValueError: there is none.
+    """
+    with _reported(option, name):
+        return AutoTokenizer.from_pretrained(name, **LOCAL)
+
+
+def longest_input(model: PreTrainedModel) -> int:
+    """Tokens that a model can read; RoBERTa and its kin keep the first rows of the position table for padding."""
+    positions: list[Any] = [module for name, module in model.named_modules() if name.endswith("position_embeddings")]
+    reserved = [module.padding_idx + 1 for module in positions if getattr(module, "padding_idx", None) is not None]
+    rows: int = getattr(model.config, "max_position_embeddings", DEFAULT_MAX_LENGTH)
+    return rows - (reserved[0] if reserved else 0)
+
+
+def choose_max_length(asked: int | None, model: PreTrainedModel, tokenizer: Tokenizer) -> int:
+    """The longest input of a run.
+
+    Raises:
+        ValueError: more than the model can read.
+    """
+    most = longest_input(model)
+    if asked is None:
+        return min(most, tokenizer.model_max_length, DEFAULT_MAX_LENGTH)
+    if asked > most:
+        raise ValueError(
+            f"max_length={asked} is more than the {most:,} tokens the model can read; lower it, or make a longer model "
+            f"of it: linformers convert --max-length {asked}"
+        )
+    return asked
+
+
+@contextmanager
+def _reported(option: str, name: str) -> Iterator[None]:
+    """One clear line for what transformers says about a model that cannot be loaded; nothing about new heads."""
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    except (OSError, ValueError, KeyError) as error:
+        what = "" if Path(name).is_dir() else " (no such folder, and no model of the hub that can be reached)"
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"{option}={name!r} cannot be loaded{what}: {first} Give the folder of an encoder with a tokenizer, "
+            "weights as safetensors, and no code of its own"
+        ) from error
+    finally:
+        logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,345 @@
+"""Distil a converted encoder on plain text: no labels, only its teacher's hidden states."""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+import time
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import transformers
+from rich.console import Console
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import speed_metrics
+
+import linformers
+from linformers.attention.checks import check_int
+from linformers.data.cache import TokenCache, tokenise
+from linformers.data.corpus import PackedBlocks
+from linformers.data.masking import IGNORED
+from linformers.data.sources import Source
+from linformers.data.streams import collate
+from linformers.report.environment import command_line, describe_environment
+from linformers.training import tensors
+from linformers.training.arguments import training_arguments
+from linformers.training.checkpoints import Checkpoints, write_folder
+from linformers.training.corpus import cache_folder
+from linformers.training.distil import hidden_state_loss
+from linformers.training.processes import Layout, StepBatches
+from linformers.training.progress import TrainProgress
+from linformers.training.recipe import DataRecipe, TrainingRecipe
+from linformers.training.resumable import STATE, ResumableTrainer
+from linformers.training.run_folder import MODEL, RESULTS, RUN, Folder, best_weights, git_commit, newest_checkpoint
+from linformers.training.stopping import StopOnSignal, is_over, say_stopped
+from linformers.training.strict import differences
+
+KIND, PLAN = "linformers distil", "distil.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistilSettings:
+    """A distillation run.
+
+    Args:
+        model: folder of the converted model, with any head; the head is not changed.
+        teacher: folder or hub id of the encoder that it was converted from; of a classifier, the encoder.
+        texts: files, folders or globs with text of the kind to come.
+        output: folder of the run.
+        length: tokens of a sequence.
+        steps: optimiser steps.
+        batch_size: sequences a step.
+        learning_rate: the peak of AdamW's rate; then a cosine to 0.
+        evaluation_share: of the text, set aside to measure on.
+        evaluation_sequences: at most so many of them are read.
+        evaluate_every: steps between evaluations.
+        save_every: steps between checkpoints; a crash loses at most this.
+        seed: of the order.
+        device: ``auto`` takes a GPU where there is one.
+    """
+
+    model: str
+    teacher: str
+    texts: tuple[str, ...]
+    output: str
+    length: int = 512
+    steps: int = 1000
+    batch_size: int = 8
+    learning_rate: float = 3e-4
+    evaluation_share: float = 0.02
+    evaluation_sequences: int = 32
+    evaluate_every: int = 100
+    save_every: int = 100
+    seed: int = 0
+    device: Literal["auto", "cpu"] = "auto"
+
+    def __post_init__(self) -> None:
+        check_int("length", self.length, minimum=8)
+        check_int("evaluation_sequences", self.evaluation_sequences)
+        if not self.texts:
+            raise ValueError("texts names no file; give some text of the kind to come")
+        if not 0 < self.evaluation_share < 1:
+            raise ValueError(f"evaluation_share={self.evaluation_share} must be above 0 and below 1")
+        self.training()
+
+    def training(self) -> TrainingRecipe:
+        """What the trainer goes by."""
+        return TrainingRecipe(
+            steps=self.steps,
+            batch_size=self.batch_size,
+            evaluation_batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            schedule="cosine",
+            evaluate_every=self.evaluate_every,
+            save_every=self.save_every,
+            log_every=max(1, min(50, self.steps // 10)),
+            seed=self.seed,
+            device=self.device,
+        )
+
+    def differences(self, plan: Path) -> list[str]:
+        """What the settings of another run, at this path, have that is different; its folder is none."""
+        before: Any = json.loads(plan.read_text(encoding="utf-8"))
+        now: Any = json.loads(json.dumps(dataclasses.asdict(self)))
+        return differences({**before, "output": ""}, {**now, "output": ""})
+
+
+class DistilTrainer(ResumableTrainer):
+    """See ``ResumableTrainer``; ``teacher`` is an encoder without gradients."""
+
+    def __init__(self, *arguments: Any, teacher: PreTrainedModel, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.teacher = teacher.to(self.args.device)  # type: ignore[arg-type]
+
+    def _states(self, model: Any, input_ids: Tensor) -> tuple[Any, Any]:
+        own = model(input_ids, output_hidden_states=True).hidden_states
+        with torch.no_grad():
+            return own, self.teacher(input_ids, output_hidden_states=True).hidden_states
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Distance of the hidden states of all layers."""
+        loss = hidden_state_loss(*self._states(model, inputs["input_ids"]), None)
+        return (loss, None) if return_outputs else loss
+
+    @torch.no_grad()
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """The loss, and the cosine of the last hidden states, over all held-out tokens."""
+        start, dataset, size = time.time(), self.eval_dataset, self.args.per_device_eval_batch_size
+        assert dataset is not None and self.model is not None
+        self.model.eval()
+        losses, cosines = [], []
+        count = len(dataset)  # type: ignore[arg-type]
+        for first in range(0, count, size):
+            batch = self.collate([dataset[i] for i in range(first, min(first + size, count))])
+            own, taught = self._states(self.model, batch["input_ids"].to(self.args.device))
+            losses += [hidden_state_loss(own, taught, None).item()] * len(batch["input_ids"])
+            cosines += F.cosine_similarity(own[-1], taught[-1], dim=-1).mean(1).tolist()
+        metrics = {
+            f"{metric_key_prefix}_loss": float(np.mean(losses)),
+            f"{metric_key_prefix}_cosine": float(np.mean(cosines)),
+        } | speed_metrics(metric_key_prefix, start, num_samples=count)
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+def run_distil(settings: DistilSettings, *, console: Console | None = None) -> int:
+    """Distil, or go on with the run in the output folder.
+
+    Returns:
+        0, or 143 or 130 after SIGTERM or Ctrl-C, when a checkpoint has been written.
+
+    Raises:
+        ValueError: something in the settings, the text or the folder does not do; nothing has been changed.
+        DiskFullError: no space left; the last checkpoint is intact.
+    """
+    console = console or Console()
+    folder = Folder(Path(settings.output), option="output", plan=PLAN, before=())
+    folder.check(settings.differences)
+    if folder.results is not None:
+        console.print(f"{folder.path} is finished already.", highlight=False, soft_wrap=True)
+        conclude(folder.results, folder.path, console)
+        return 0
+    with folder.locked():
+        return _run(settings, folder, console)
+
+
+def _run(settings: DistilSettings, folder: Folder, console: Console) -> int:
+    path, training = folder.path, settings.training()
+    checkpoints = Checkpoints(path / "checkpoints")
+    checkpoints.tidy()
+    model, teacher = load_pair(settings)
+    tokenizer = AutoTokenizer.from_pretrained(settings.model)
+    sources = [Source(path=text) for text in settings.texts]
+    cut = [
+        cache.split(settings.evaluation_share)
+        for cache in tokenise(sources, tokenizer, cache_folder(DataRecipe(train="books")), console=console)
+    ]
+    train = _blocks([part for part, _ in cut], settings, total=settings.steps * settings.batch_size)
+    evaluation = _blocks([part for _, part in cut], settings, limit=settings.evaluation_sequences)
+    prints = "\n".join(part.fingerprint for pair in cut for part in pair)
+    _begin_or_continue(settings, folder, hashlib.sha256(prints.encode()).hexdigest()[:16])
+    checkpoint = newest_checkpoint(checkpoints, console)
+    if checkpoint is not None:
+        tensors.load_model(model, Path(checkpoint))
+    arguments = training_arguments(training, path / "checkpoints")
+    arguments.per_device_train_batch_size = arguments.per_device_eval_batch_size = settings.batch_size
+    progress = TrainProgress(console, "distilling", settings.batch_size * settings.length)
+    state = None if checkpoint is None else TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+    with StopOnSignal(Layout()) as signals:
+        if state is None or not is_over(state, settings.steps, None):
+            trainer = DistilTrainer(
+                model.base_model,
+                arguments,
+                Layout(),
+                seed=settings.seed,
+                train=train,
+                evaluation=evaluation,
+                batches=StepBatches(settings.steps, settings.batch_size, replica=0, replicas=1),
+                collate=collate,
+                checkpoints=checkpoints,
+                best=path / "best",
+                callbacks=[progress, signals],
+                teacher=teacher,
+            )
+            with progress:
+                if checkpoint is None:  # how far the conversion alone has come
+                    trainer.evaluate()
+                trainer.train(resume_from_checkpoint=checkpoint)
+            state = trainer.state
+    if signals.received is not None:
+        return say_stopped(signals.received, state.global_step, console)
+    results = _publish(settings, folder, model, tokenizer, state, checkpoints, console)
+    conclude(results, path, console)
+    return 0
+
+
+def load_pair(settings: DistilSettings) -> tuple[PreTrainedModel, PreTrainedModel]:
+    """Student, with its head, and teacher, without.
+
+    Raises:
+        ValueError: one cannot be loaded, or they do not fit each other.
+    """
+    models = []
+    for option in ("model", "teacher"):
+        name = getattr(settings, option)
+        try:
+            config = AutoConfig.from_pretrained(name)
+            heads = linformers if config.model_type == "linformer" else transformers
+            head = getattr(heads, (config.architectures or [""])[0], AutoModel) if option == "model" else AutoModel
+            models.append(head.from_pretrained(name, use_safetensors=True))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{option}={name!r} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+    student, teacher = models
+    for field in ("num_hidden_layers", "hidden_size", "vocab_size"):
+        ours, theirs = getattr(student.config, field), getattr(teacher.config, field)
+        if ours != theirs:
+            raise ValueError(
+                f"teacher={settings.teacher!r} has {field}={theirs}, but the model has {ours}; take the teacher that "
+                "the model was converted from"
+            )
+    for option, model in zip(("model", "teacher"), models, strict=True):
+        from linformers.training.classify_model import longest_input
+
+        if longest_input(model) < settings.length:
+            raise ValueError(f"length={settings.length} is more than the {longest_input(model)} tokens of the {option}")
+    return student, teacher.eval().requires_grad_(False)
+
+
+def _blocks(caches: list[TokenCache], settings: DistilSettings, **options: Any) -> PackedBlocks:
+    return PackedBlocks(caches, length=settings.length, masking=_unmasked, seed=settings.seed, **options)
+
+
+def _unmasked(ids: np.ndarray, key: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """In place of a ``Masking``: nothing is masked, nothing is predicted."""
+    return ids, np.full_like(ids, IGNORED)
+
+
+def _begin_or_continue(settings: DistilSettings, folder: Folder, fingerprint: str) -> None:
+    if folder.begun:
+        if json.loads((folder.path / RUN).read_text(encoding="utf-8"))["data_fingerprint"] != fingerprint:
+            raise ValueError(
+                f"the text of this run has changed since it began in {folder.path}; restore it, or name another output"
+            )
+        return
+    started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    run = {"kind": KIND, "command": command_line(), "started": started, "git_commit": git_commit()}
+    folder.write(RUN, json.dumps(run | {"data_fingerprint": fingerprint}, indent=1) + "\n")
+    folder.write(PLAN, json.dumps(dataclasses.asdict(settings), indent=1) + "\n")  # from here on the run has begun
+
+
+def _publish(
+    settings: DistilSettings,
+    folder: Folder,
+    model: PreTrainedModel,
+    tokenizer: Any,
+    state: TrainerState,
+    checkpoints: Checkpoints,
+    console: Console,
+) -> dict[str, Any]:
+    last = checkpoints.path(state.global_step)
+    best = best_weights(folder.path / "best", last, console)
+    tensors.load_model(model.base_model, best)
+    evaluations = [
+        (int(entry["step"]), {"loss": entry["eval_loss"], "cosine": entry["eval_cosine"]})
+        for entry in state.log_history
+        if "eval_loss" in entry
+    ]
+    step = json.loads((best / STATE).read_text(encoding="utf-8"))["step"]
+    results = {
+        "kind": KIND,
+        "format": 1,
+        "steps": state.global_step,
+        "tokens": state.global_step * settings.batch_size * settings.length,
+        "seconds": json.loads((last / STATE).read_text(encoding="utf-8"))["seconds"],
+        "best": {"step": step, **dict(evaluations)[step]},
+        "before": evaluations[0][1],
+        "evaluations": evaluations,
+        "environment": describe_environment(model.device),
+    }
+
+    def write(target: Path) -> None:
+        model.save_pretrained(target)
+        tokenizer.save_pretrained(target)
+        shutil.copyfile(folder.path / PLAN, target / PLAN)
+        card = Path(settings.model) / "README.md"
+        text = card.read_text(encoding="utf-8") if card.is_file() else f"# {folder.path.name}\n"
+        before, after = results["before"], results["best"]
+        (target / "README.md").write_text(
+            f"{text}\n## Distillation\n\nOn plain text, from the hidden states of its teacher: {results['tokens']:,} "
+            f"tokens, sequences of {settings.length:,}. On held-out text the cosine of the last hidden states to the "
+            f"teacher's went from {before['cosine']:.4f} to {after['cosine']:.4f}, the mean relative squared error of "
+            f"all layers from {before['loss']:.4f} to {after['loss']:.4f}.\n",
+            encoding="utf-8",
+        )
+
+    write_folder(folder.path / MODEL, write, intact=f"{last} is intact")
+    folder.write(RESULTS, json.dumps(results, indent=1) + "\n")
+    return results
+
+
+def conclude(results: dict[str, Any], path: Path, console: Console) -> None:
+    """Say what came out, where it is, and what to do next."""
+    before, best = results["before"], results["best"]
+    console.print(
+        f"Cosine of the last hidden states to the teacher's, on held-out text: {before['cosine']:.4f} before, "
+        f"{best['cosine']:.4f} after ({results['tokens']:,} tokens in {results['seconds']:,.0f} s).\n"
+        f"Model and card: {path / MODEL}\nNext: linformers finetune --model {path / MODEL} --task FILE --output DIR",
+        highlight=False,
+        soft_wrap=True,
+    )

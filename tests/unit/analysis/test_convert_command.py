@@ -1,0 +1,159 @@
+"""The command `convert`, and the distance to the teacher that it measures."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+
+from linformers import LinformerForMaskedLM, linearise
+from linformers.analysis.fidelity import measure_fidelity
+from linformers.cli.main import run
+
+WORDS = [a + b for a in "bcdfgklm" for b in "aeiouy"]
+TEXTS = [" ".join(WORDS[i : i + 4 + 5 * i]) for i in range(6)]
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny-bert"
+    special = ["[PAD]", "[UNK]", "[MASK]", "[CLS]", "[SEP]"]
+    backend = Tokenizer(models.WordLevel({w: i for i, w in enumerate([*special, *WORDS])}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.enable_truncation(8)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        mask_token="[MASK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_max_length=24,
+    )
+    tokenizer.save_pretrained(str(folder))
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=24,
+        max_position_embeddings=24,
+    )
+    model = BertForMaskedLM(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.5)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def text_file(tmp_path: Path) -> Path:
+    path = tmp_path / "texts.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    return path
+
+
+def test_converts_measures_and_writes(teacher: Path, text_file: Path, tmp_path: Path, capsys) -> None:
+    output = tmp_path / "out"
+    arguments = ["--projected-dim", "4", "--local-window", "2", "--max-length", "40", "--softmax-layers", "-1"]
+    command = ["convert", "--model", str(teacher), "--output", str(output), "--texts", str(text_file), *arguments]
+    assert run(command) == 0
+    shown = capsys.readouterr().out
+    assert "tiny-bert -> LinformerForMaskedLM" in shown and "Distance to the teacher: 6 texts" in shown
+    assert f"linformers finetune --model {output} --teacher {teacher}" in shown
+    model, tokenizer = AutoModelForMaskedLM.from_pretrained(output), AutoTokenizer.from_pretrained(output)
+    assert isinstance(model, LinformerForMaskedLM) and model.config.max_position_embeddings == 40
+    assert model.config.layer_attention == [("linformer", 4), ("softmax", None)]
+    assert tokenizer.model_max_length == 40 and len(tokenizer(" ".join(WORDS[:20]))["input_ids"]) == 20
+    fidelity = json.loads((output / "fidelity.json").read_text())
+    assert fidelity["texts"] == 6 and len(fidelity["layers"]) == 3 and fidelity["max_length"] == 24
+    assert 0 < fidelity["layers"][2]["cosine"] < 1
+    card = (output / "README.md").read_text()
+    assert "tiny-bert as a Linformer" in card and f"{fidelity['embedding_cosine']:.4f}" in card
+    for name in ("README.md", "conversion.json", "config.json"):
+        assert str(tmp_path) not in (output / name).read_text()
+    assert json.loads((output / "conversion.json").read_text())["options"]["max_length"] == 40
+
+    first = load_file(output / "model.safetensors")
+    assert run(command) == 0  # an earlier conversion is replaced, by the same
+    again = load_file(output / "model.safetensors")
+    assert first.keys() == again.keys() and all(torch.equal(first[name], again[name]) for name in first)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "texts.jsonl"]
+
+
+def test_fits_on_text(teacher: Path, text_file: Path, tmp_path: Path) -> None:
+    options = ["--projection-kind", "linear", "--projected-dim", "4", "--projection-init", "fit"]
+    output = ["--output", str(tmp_path / "out"), "--fit-texts", str(text_file)]
+    assert run(["convert", "--model", str(teacher), *output, *options]) == 0
+    assert "but the projections, on texts.jsonl" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--projection-kind", "linaer"], "Did you mean 'linear'"),
+        (["--texts", "nothing.jsonl"], "nothing.jsonl"),
+        (["--texts", "empty.jsonl"], "holds no text"),
+        (["--output", "texts.jsonl"], "is a file"),
+        (["--output", "."], "holds other files"),
+        (["--model", "nothing/there"], "nothing/there"),
+        (["--softmax-layers", "7"], "there are 2 layers"),
+        (["--projection-init", "fit"], "nothing to fit"),
+    ],
+)
+def test_errors_leave_nothing(
+    arguments: list[str], said: str, teacher, text_file, tmp_path, monkeypatch, capsys
+) -> None:
+    (tmp_path / "empty.jsonl").write_text("{}\n")
+    monkeypatch.chdir(tmp_path)
+    assert run(["convert", "--model", str(teacher), "--output", "out", *arguments]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and said in error
+    assert sorted(os.listdir()) == ["empty.jsonl", "texts.jsonl"]
+
+
+def test_fairseq_file(tmp_path: Path, capsys, monkeypatch) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    command = ["convert", "--model", str(tmp_path / "model.safetensors"), "--output", str(tmp_path / "out")]
+    assert run([*command, "--projected-dim", "8"]) == 1
+    assert "--projected-dim has no effect" in capsys.readouterr().err
+    state = {"linformer": linearise(BertForMaskedLM(tiny_config()))}
+
+    monkeypatch.setattr("linformers.analysis.conversion.convert_fairseq_linformer", lambda path: state["linformer"])
+    assert run([*command, "--max-length", "32"]) == 0
+    assert "no tokenizer" in capsys.readouterr().out
+    assert AutoModelForMaskedLM.from_pretrained(tmp_path / "out").config.max_position_embeddings == 32
+
+
+def tiny_config() -> BertConfig:
+    return BertConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
+
+
+def test_fidelity(teacher: Path) -> None:
+    original = BertForMaskedLM.from_pretrained(teacher).eval()
+    tokenizer = AutoTokenizer.from_pretrained(teacher)
+    equal = measure_fidelity(linearise(original), original, tokenizer, TEXTS, batch_size=4)
+    assert all(layer.cosine > 0.9999 and layer.relative_error < 1e-5 for layer in equal.layers)
+    assert equal.embedding_cosine > 0.9999 and equal.tokens == sum(min(len(t.split()), 24) for t in TEXTS)
+    student = linearise(original, projected_dim=2, local_window=0)
+    together = measure_fidelity(student, original, tokenizer, TEXTS)
+    one_by_one = measure_fidelity(student, original, tokenizer, TEXTS, batch_size=1)  # no padding
+    assert together.layers[-1].cosine == pytest.approx(one_by_one.layers[-1].cosine, abs=1e-6)
+    assert together.embedding_cosine == pytest.approx(one_by_one.embedding_cosine, abs=1e-6)
+    inputs = tokenizer(TEXTS[2], return_tensors="pt")
+    with torch.no_grad():
+        ours, theirs = (m.base_model(**inputs).last_hidden_state[0] for m in (student, original))
+    alone = measure_fidelity(student, original, tokenizer, [TEXTS[2]])
+    error = ((ours - theirs).norm(dim=1) / theirs.norm(dim=1)).mean()
+    assert alone.layers[-1].relative_error == pytest.approx(error.item(), rel=1e-5)
+    cosine = torch.cosine_similarity(ours.mean(0), theirs.mean(0), dim=0)
+    assert alone.embedding_cosine == pytest.approx(cosine.item(), abs=1e-6)
+    with pytest.raises(ValueError, match="texts is empty"):
+        measure_fidelity(student, original, tokenizer, [])
+    with pytest.raises(ValueError, match="max_length=25 exceeds the 24 tokens"):
+        measure_fidelity(student, original, tokenizer, TEXTS, max_length=25)
