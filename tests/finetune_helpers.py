@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 GOOD, BAD = ("good", "fine", "lovely", "bright"), ("bad", "poor", "dull", "grim")
-PLAIN = [
+PLAIN = (
     "the",
     "a",
     "film",
@@ -24,9 +24,7 @@ PLAIN = [
     "very",
     "old",
     "new",
-    "story",
-    "man",
-]
+)
 
 
 def make_model(folder: Path, kind: str = "linformer", **fields: Any) -> Path:

@@ -84,8 +84,10 @@ def _numbered(path: Path) -> list[dict[str, Any]]:
 
 
 def test_it_learns_and_tests_on_other_rows(work: Path) -> None:
+    write_jsonl(work / "more.jsonl", rows(300, seed=2))
     write_jsonl(work / "test.jsonl", rows(60, seed=1))
-    found = results(run(work, "learns", epochs=12, test=str(work / "test.jsonl")))
+    options = {"extra_train": (str(work / "more.jsonl"),), "test": str(work / "test.jsonl"), "evaluate_every": 40}
+    found = results(run(work, "learns", epochs=4, **options))
     assert found["reported_on"] == "test" and found["parts"]["test"]["rows"] == 60
     assert found["metrics"]["accuracy"]["value"] > 0.9
     assert "They chose nothing" in (work / "learns" / "model" / "README.md").read_text()
@@ -232,5 +234,5 @@ def test_the_command(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "accuracy" in said and "95% interval" in said and "command/model" in said and "Next:" in said
     assert main.run([*arguments, "--learning-rate", "-1"]) == 1
     assert "learning_rate=-1.0 must be above 0" in capsys.readouterr().err
-    assert main.run([*arguments[:-1], "imbd"]) == 1
+    assert main.run([*arguments[:-1], "imbd", "--output", str(work / "other")]) == 1
     assert "Did you mean 'imdb'" in capsys.readouterr().err

@@ -38,7 +38,12 @@ def load_teacher(path: str | Path) -> PreTrainedModel:
         OSError: no such model, or no safetensors in it.
         ValueError: a model that cannot be converted.
     """
-    settings, _ = PreTrainedConfig.get_config_dict(path)
+    if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
+        raise OSError(f"{path} has no config.json: give the folder of a saved model.")
+    try:
+        settings, _ = PreTrainedConfig.get_config_dict(path)
+    except OSError as error:
+        raise OSError(f"{path} is no folder, and no model of the hub that can be reached: check the name.") from error
     model_type = settings.get("model_type")
     _check_family(model_type, str(path))
     code = [name for name in settings.get("auto_map", {}) if name.startswith(("AutoConfig", "AutoModel"))]

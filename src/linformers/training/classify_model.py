@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils import logging
@@ -48,6 +49,9 @@ def load_model(option: str, name: str, task: Task) -> tuple[PreTrainedModel, boo
         return model, False
     head = {key: value for key, value in fresh.state_dict().items() if key in absent or not key.startswith(base)}
     model.load_state_dict(head, strict=False)
+    if task.kind == "regression":  # start from the mean, which may be far from 0
+        last = [module for module in model.modules() if isinstance(module, nn.Linear) and module.out_features == 1][-1]
+        nn.init.constant_(last.bias, float(task.train.labels.mean()))
     return model, True
 
 

@@ -91,7 +91,8 @@ def measure(
             found["f1_micro"] = f1_score(labels, predicted, average="micro", zero_division=0)  # type: ignore[arg-type]
         else:
             found["f1_macro"] = f1_score(labels, predicted, labels=range(scores.shape[1]), **averaged)
-            found["matthews"] = matthews_corrcoef(labels, predicted)
+            if len({*labels.tolist(), *predicted.tolist()}) > 1:
+                found["matthews"] = matthews_corrcoef(labels, predicted)
             if scores.shape[1] == 2:
                 found["f1"] = f1_score(labels, predicted, zero_division=0)  # type: ignore[arg-type]
         areas = [roc_auc_score(truth, score) for truth, score in _against_rest(labels, scores) if 0 < truth.mean() < 1]

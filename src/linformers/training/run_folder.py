@@ -67,7 +67,7 @@ class Folder:
             if changed:
                 more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
                 raise ValueError(
-                    f"{name} holds a run of another recipe: {'; '.join(changed[:3])}{more}. Name another folder, or "
+                    f"{name} holds another run: {'; '.join(changed[:3])}{more}. Name another folder, or "
                     "undo the change to go on with that run"
                 )
         elif self.path.is_dir():

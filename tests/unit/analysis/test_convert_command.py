@@ -101,7 +101,8 @@ def test_fits_on_text(teacher: Path, text_file: Path, tmp_path: Path) -> None:
         (["--texts", "empty.jsonl"], "holds no text"),
         (["--output", "texts.jsonl"], "is a file"),
         (["--output", "."], "holds other files"),
-        (["--model", "nothing/there"], "nothing/there"),
+        (["--model", "nothing/there"], "nothing/there is no folder"),
+        (["--model", "."], "no config.json"),
         (["--softmax-layers", "7"], "there are 2 layers"),
         (["--projection-init", "fit"], "nothing to fit"),
     ],
@@ -109,7 +110,7 @@ def test_fits_on_text(teacher: Path, text_file: Path, tmp_path: Path) -> None:
 def test_errors_leave_nothing(
     arguments: list[str], said: str, teacher, text_file, tmp_path, monkeypatch, capsys
 ) -> None:
-    (tmp_path / "empty.jsonl").write_text("{}\n")
+    (tmp_path / "empty.jsonl").write_text('{"text": " "}\n')
     monkeypatch.chdir(tmp_path)
     assert run(["convert", "--model", str(teacher), "--output", "out", *arguments]) == 1
     error = capsys.readouterr().err

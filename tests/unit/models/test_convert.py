@@ -313,7 +313,7 @@ def tiny_albert() -> transformers.PreTrainedModel:
     return transformers.AlbertModel(transformers.AlbertConfig(**sizes))
 
 
-def test_models_that_cannot_be_converted(tmp_path: Path) -> None:
+def test_models_that_cannot_be_converted(bad_input) -> None:
     cases = [
         (teacher_of("bert", is_decoder=True), "is_decoder=True"),
         (teacher_of("electra", embedding_size=8), "embedding_size=8"),
@@ -350,7 +350,7 @@ def test_folders_that_cannot_be_converted(tmp_path: Path) -> None:
         (pickled, OSError, "no weights as safetensors"),
         (folder("head", architectures=["BertForNextSentencePrediction"]), ValueError, "NextSentencePrediction"),
         (folder("other", architectures=["BertForMaskedLM"]), ValueError, "lacks weights of its ForMaskedLM"),
-        (tmp_path / "nothing", OSError, "nothing"),
+        (tmp_path / "nothing", OSError, "nothing is no folder"),
     ):
         with pytest.raises(error, match=said):
             linearise(path)
