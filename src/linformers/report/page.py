@@ -4,7 +4,8 @@ import math
 from importlib import resources
 from string import Template
 
-from linformers.report import markup, plots, words
+from linformers.report import conversion, markup, plots, words
+from linformers.report.tables import cost_table
 from linformers.report.words import MEBIBYTE, Results
 
 ACCURACY_LABELS = {"tfidf": "TF-IDF + logistic regression", "linformer": "Linformer", "majority": "commonest book"}
@@ -25,7 +26,7 @@ def draw_plots(results: Results) -> dict[str, plots.Figure]:
     }
     if any(cell["peak_bytes"] for cell in cells):
         figures["memory"] = plots.plot_cost(cells, labels, "peak_bytes", MEBIBYTE, "MiB beyond the model")
-    return figures
+    return figures | (conversion.draw(results["conversion"]) if words.converted(results) else {})
 
 
 def render(results: Results, figures: dict[str, plots.Figure]) -> str:
@@ -37,10 +38,13 @@ def render(results: Results, figures: dict[str, plots.Figure]) -> str:
         for name, (alt, caption) in _captions(results).items()
     }
     return Template((folder / "page.html").read_text(encoding="utf-8")).substitute(
-        title="A Linformer learns to read",
+        title="A trained model made linear, and one that learns to read"
+        if words.converted(results)
+        else "A Linformer learns to read",
         css=(folder / "page.css").read_text(encoding="utf-8"),
         lead=markup.escape(_lead(results)),
         facts="\n".join(_facts(results)),
+        conversion=_conversion(results, figures),
         slots=settings["projected_dim"],
         window=settings["local_window"],
         learning_verdict=markup.escape(words.learning(results)),
@@ -57,10 +61,16 @@ def render(results: Results, figures: dict[str, plots.Figure]) -> str:
         cost_verdict=markup.escape(words.cost(results)),
         time_plot=shown["time"],
         memory_plot=shown["memory"],
-        cost_table=_cost_table(results),
+        cost_table=cost_table(results["cost"]["cells"], "One forward pass: time and peak memory beyond the model"),
         next_commands=markup.commands(results["next"]),
         made=markup.definitions(_made(results)),
     )
+
+
+def _conversion(results: Results, figures: dict[str, plots.Figure]) -> str:
+    if words.converted(results):
+        return conversion.section(results, figures)
+    return f'<p class="faint">No converted model in this report: {markup.escape(results["conversion"]["skipped"])}.</p>'
 
 
 def _lead(results: Results) -> str:
@@ -68,30 +78,34 @@ def _lead(results: Results) -> str:
     end = "Here is what each learned, and what it costs."
     if results["fast"]:
         end = "This was a fast run: it shows that every part works, and nothing was learned."
-    return (
+    text = (
         f"In {words.seconds(results['seconds'])}, from {len(results['data']['books'])} books, this machine trained a "
         f"Linformer of {runs['linformer']['parameters']:,} parameters, beside a Transformer of the same shape and a "
         f"control that has no attention. {end}"
     )
+    if not words.converted(results):
+        return text
+    return f"{results['conversion']['teacher']} became linear in the length of the text, without training. {text}"
 
 
 def _facts(results: Results) -> list[str]:
     runs, accuracy = words.by_name(results["pretraining"]), results["passages"]["accuracy"]
     ours, softmax = words.longest_common(results["cost"]["cells"])
-    facts = [
+    facts = conversion.facts(results["conversion"]) if words.converted(results) else []
+    facts += [
         markup.fact(
-            "Held-out perplexity (lower is better)",
+            "Small Linformer: perplexity on held-out text (lower is better)",
             f"{words.perplexity(runs['linformer']):.1f}",
             f"Transformer {words.perplexity(runs['transformer']):.1f}, "
             f"without attention {words.perplexity(runs['control']):.1f}",
         ),
         markup.fact(
-            "Passages given to the right book",
+            "Small Linformer: passages given to the right book",
             f"{accuracy['linformer']:.0%}",
             f"commonest book {accuracy['majority']:.0%}, TF-IDF {accuracy['tfidf']:.0%}",
         ),
         markup.fact(
-            f"Time for {ours['length']:,} tokens",
+            f"Small Linformer: time for {ours['length']:,} tokens",
             words.times(ours["seconds"] / softmax["seconds"], "less", "more"),
             f"{words.seconds(ours['seconds'])}, Transformer {words.seconds(softmax['seconds'])}",
         ),
@@ -99,7 +113,7 @@ def _facts(results: Results) -> list[str]:
     if ours["peak_bytes"] and softmax["peak_bytes"]:
         facts.append(
             markup.fact(
-                f"Memory for {ours['length']:,} tokens",
+                f"Small Linformer: memory for {ours['length']:,} tokens",
                 words.times(ours["peak_bytes"] / softmax["peak_bytes"], "less", "more"),
                 f"{ours['peak_bytes'] / MEBIBYTE:,.0f} MiB, Transformer {softmax['peak_bytes'] / MEBIBYTE:,.0f} MiB",
             )
@@ -174,28 +188,6 @@ def _books_table(results: Results) -> str:
             for book, (right, total) in zip(books, results["passages"]["by_book"], strict=True)
         ],
     )
-
-
-def _cost_table(results: Results) -> str:
-    found = {(cell["name"], cell["length"]): cell for cell in results["cost"]["cells"]}
-    rows = []
-    for length in sorted({n for _, n in found}):
-        ours, softmax = found.get(("linformer", length)), found.get(("transformer", length))
-        ratio = f"{softmax['seconds'] / ours['seconds']:.2g}x" if ours and softmax else "-"
-        rows.append((f"{length:,}", _time(ours), _time(softmax), ratio, _memory(ours), _memory(softmax)))
-    return markup.table(
-        "One forward pass: time and peak memory beyond the model",
-        ["tokens", "Linformer", "Transformer", "faster by", "Linformer, memory", "Transformer, memory"],
-        rows,
-    )
-
-
-def _time(cell: dict[str, float] | None) -> str:
-    return words.seconds(cell["seconds"]) if cell else "not measured"
-
-
-def _memory(cell: dict[str, float] | None) -> str:
-    return f"{cell['peak_bytes'] / MEBIBYTE:,.0f} MiB" if cell and cell["peak_bytes"] is not None else "not measured"
 
 
 def _made(results: Results) -> list[tuple[str, object]]:

@@ -71,14 +71,20 @@ def plot_learning(runs: Sequence[dict[str, Any]], stages: Sequence[Sequence[floa
 
 
 @_styled
-def plot_passages(rows: Sequence[tuple[str, str, float]]) -> Figure:
-    """Accuracy on held-out passages: bars of (colour name, label, share)."""
+def plot_passages(
+    rows: Sequence[tuple[str, str, float]], intervals: Sequence[tuple[float, float]] | None = None
+) -> Figure:
+    """Accuracy on held-out passages: bars of (colour name, label, share), with intervals where they are known."""
     figure, axes = _axes("accuracy on held-out passages", "")
     places = range(len(rows))
     axes.barh(places, [100 * share for *_, share in rows], color=[COLOURS[name] for name, *_ in rows], height=0.6)
     for place, (_, _, share) in zip(places, rows, strict=True):
-        axes.annotate(f"{share:.0%}", (100 * share, place), xytext=(4, 0), textcoords="offset points", va="center")
-    axes.set_yticks(list(places), [label for _, label, _ in rows])
+        end = share
+        if intervals is not None:
+            low, end = intervals[place]
+            axes.plot([100 * low, 100 * end], [place, place], color=TEXT, linewidth=1.2)
+        axes.annotate(f"{share:.0%}", (100 * end, place), xytext=(4, 0), textcoords="offset points", va="center")
+    axes.set_yticks(list(places), [label.replace(", ", ",\n") for _, label, _ in rows])
     axes.invert_yaxis()
     axes.set_xlim(0, 112)
     axes.xaxis.set_major_locator(FixedLocator([0, 25, 50, 75, 100]))

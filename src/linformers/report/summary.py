@@ -11,20 +11,52 @@ from rich.table import Table
 from linformers.report import words
 
 
-def next_commands(output: Path, seed: int) -> list[tuple[str, str]]:
-    """What to try after a quickstart; each runs as it is."""
-    python = os.path.relpath(sys.executable) if Path(sys.executable).is_relative_to(Path.cwd()) else sys.executable
+def next_commands(output: Path, seed: int, teacher: Path | None = None) -> list[tuple[str, str]]:
+    """What to try after a quickstart; each runs as it is.
+
+    Args:
+        output: folder of the results.
+        seed: of the run.
+        teacher: folder of the model that was converted.
+    """
+    python = _short(Path(sys.executable))
     again = output.with_name(f"{output.name}-seed{seed + 1}")
     code = (
         "import linformers, sys; from transformers import pipeline; "
         f"which = pipeline('text-classification', '{(output / 'model').as_posix()}', truncation=True); "
         "print(which(sys.stdin.read(), top_k=3))"
     )
-    return [
+    commands = [
         ("Read the report.", f"{python} -m webbrowser -t {(output / 'report.html').absolute().as_uri()}"),
         ("Ask the model about a text of your own.", f'{python} -c "{code}" < README.md'),
         ("See how much of it is luck.", f"{python} -m linformers quickstart --seed {seed + 1} --output {again}"),
     ]
+    if teacher is not None:
+        target = output.with_name("minilm-4096")
+        convert = f"{python} -m linformers convert --model {_short(teacher)} --max-length 4096 --output {target}"
+        commands.insert(2, ("Keep the linearised MiniLM, for 4,096 tokens.", convert))
+    return commands
+
+
+def _short(path: Path) -> str:
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def conversion_table(conversion: dict[str, Any]) -> Table:
+    """How the linearised model compares with its teacher."""
+    ours, softmax = words.longest_common(conversion["cost"]["cells"])
+    table = Table(
+        caption=f"Nothing was trained. A pass over {ours['length']:,} tokens: linearised {words.seconds(ours['seconds'])}, "
+        f"softmax {words.seconds(softmax['seconds'])}"
+    )
+    table.add_column(f"{conversion['teacher']}, {conversion['tokens']:,} tokens")
+    for name in ("right book", "95% interval", "a passage takes"):
+        table.add_column(name, justify="right")
+    for reader in conversion["readers"]:
+        low, high = reader["interval"]
+        share, time = f"{reader['accuracy']:.1%}", words.seconds(reader["seconds"])
+        table.add_row(reader["label"], share, f"{low:.0%} to {high:.0%}", time)
+    return table
 
 
 def summary_table(results: dict[str, Any]) -> Table:
@@ -53,6 +85,8 @@ def summary_table(results: dict[str, Any]) -> Table:
 
 def conclude(results: dict[str, Any], output: Path, console: Console) -> None:
     """Print the table, where the results are, and what to try next."""
+    if words.converted(results):
+        console.print(conversion_table(results["conversion"]))
     console.print(summary_table(results))
     console.print(
         f"Done in {words.seconds(results['seconds'])}. Results are in {output}", highlight=False, soft_wrap=True

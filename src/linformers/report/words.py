@@ -1,5 +1,6 @@
 """Results in plain words; what is written depends on what was measured, whichever way it went."""
 
+import math
 from typing import Any
 
 Results = dict[str, Any]
@@ -91,11 +92,7 @@ def cost(results: Results) -> str:
         f"At {ours['length']:,} tokens the Linformer takes {seconds(ours['seconds'])} and the Transformer "
         f"{seconds(softmax['seconds'])}."
     )
-    slower = [
-        cell["length"]
-        for cell in results["cost"]["cells"]
-        if cell["name"] == "linformer" and cell["seconds"] > 1.05 * _seconds_of(results, "transformer", cell["length"])
-    ]
+    slower = slower_lengths(results["cost"]["cells"])
     if slower:
         first += f" On short texts (up to {max(slower):,} tokens) the Transformer is the faster one."
     second = (
@@ -105,6 +102,16 @@ def cost(results: Results) -> str:
     return f"{first} {second if ours['peak_bytes'] else ''}".strip()
 
 
-def _seconds_of(results: Results, name: str, length: int) -> float:
-    cells = results["cost"]["cells"]
-    return next((c["seconds"] for c in cells if c["name"] == name and c["length"] == length), float("inf"))
+def slower_lengths(cells: list[dict[str, Any]]) -> list[int]:
+    """The lengths at which softmax attention is the faster one."""
+    found = {(cell["name"], cell["length"]): cell["seconds"] for cell in cells}
+    return [
+        n
+        for name, n in found
+        if name == "linformer" and found[name, n] > 1.05 * found.get(("transformer", n), math.inf)
+    ]
+
+
+def converted(results: Results) -> bool:
+    """Whether the report has a converted model."""
+    return "skipped" not in results["conversion"]

@@ -27,7 +27,7 @@ class TrainProgress(TrainerCallback):
 
     def __init__(self, console: Console, title: str, tokens_per_step: int, *, every: float = 10.0) -> None:
         self.console, self.title, self.tokens_per_step, self.every = console, title, tokens_per_step, every
-        self.loss = float("nan")
+        self.loss: float | None = None  # until the first log
         self.bar: Progress | None = None
 
     def on_train_begin(
@@ -68,7 +68,7 @@ class TrainProgress(TrainerCallback):
         now = time.perf_counter()
         done = max(1, state.global_step - self.first)
         rate = done * self.tokens_per_step / (now - self.started)
-        status = f"loss {self.loss:.3f}, {rate:,.0f} tokens/s"
+        status = ("" if self.loss is None else f"loss {self.loss:.3f}, ") + f"{rate:,.0f} tokens/s"
         if self.bar is not None:
             self.bar.update(self.task, completed=state.global_step, status=status)
         elif now - self.spoke >= self.every:

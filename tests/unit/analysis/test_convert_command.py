@@ -96,7 +96,7 @@ def test_fits_on_text(teacher: Path, text_file: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--projection-kind", "linaer"], "Did you mean 'linear'"),
+        (["--projection-kind", "linear2"], "Did you mean 'linear'"),
         (["--texts", "nothing.jsonl"], "nothing.jsonl"),
         (["--texts", "empty.jsonl"], "holds no text"),
         (["--output", "texts.jsonl"], "is a file"),
