@@ -124,6 +124,7 @@ class _Job:
             columns=settings.columns,
             **{name: getattr(settings, name) for name in TaskSources.__dataclass_fields__ if name != "columns"},
         )
+        (self.path / REJECTS).unlink(missing_ok=True)  # of a start that failed
         rejects = Rejects(path=self.path / REJECTS, max_share=settings.max_reject_share)
         with rejects, ReadProgress(self.console, "reading", unit="rows") as progress:
             task = prepare_task(sources, rejects, progress)

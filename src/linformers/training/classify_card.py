@@ -107,5 +107,6 @@ All settings are in `finetune.json`. Trained in {results["seconds"] / 60:,.1f} m
 
 
 def _name(path: str) -> str:
-    """Last part of a path: where it lies on one machine is of no use elsewhere."""
-    return path.rstrip("/").replace("\\", "/").rpartition("/")[2]
+    """Last part of a path, for where it lies on one machine is of no use elsewhere; of ``runs/x/model``, ``x``."""
+    parts = path.rstrip("/").replace("\\", "/").split("/")
+    return parts[-2] if parts[-1] == "model" and len(parts) > 1 else parts[-1]

@@ -196,7 +196,7 @@ def _run(settings: DistilSettings, folder: Folder, console: Console) -> int:
     _begin_or_continue(settings, folder, hashlib.sha256(prints.encode()).hexdigest()[:16])
     checkpoint = newest_checkpoint(checkpoints, console)
     if checkpoint is not None:
-        tensors.load_model(model, Path(checkpoint))
+        tensors.load_model(model.base_model, Path(checkpoint))
     arguments = training_arguments(training, path / "checkpoints")
     arguments.per_device_train_batch_size = arguments.per_device_eval_batch_size = settings.batch_size
     progress = TrainProgress(console, "distilling", settings.batch_size * settings.length)

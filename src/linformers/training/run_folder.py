@@ -13,6 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from rich.console import Console
 
+from linformers.data.rejects import TooManyRejects
 from linformers.training.checkpoints import Checkpoints, damage, reports_full_disk
 
 RECIPE, RUN, RESULTS, MODEL = "recipe.yaml", "run.json", "results.json", "model"
@@ -101,6 +102,9 @@ class Folder:
             ) from error
         try:
             yield
+        except TooManyRejects:
+            made = False  # its message names the file that lists them
+            raise
         finally:
             lock.release()
             (self.path / ".lock").unlink(missing_ok=True)
