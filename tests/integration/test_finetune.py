@@ -164,7 +164,7 @@ def test_a_teacher(work: Path, whole: Path) -> None:
     taught = results(run(work, "taught", epochs=1, teacher=teacher))
     assert (
         taught["losses"] != alone["losses"]
-        and "| teacher | model, hidden" in (work / "taught" / "model" / "README.md").read_text()
+        and "| teacher | whole, hidden" in (work / "taught" / "model" / "README.md").read_text()
     )
     same = results(run(work, "same", model=teacher, epochs=1, teacher=teacher, learning_rate=1e-9))
     assert same["metrics"] == results(whole)["metrics"]  # a saved classifier of the same classes is kept
@@ -211,6 +211,7 @@ def test_bad_rows_are_named_and_counted(work: Path) -> None:
     options = {"task": str(work / "dirty.jsonl"), "validation": str(work / "held.jsonl"), "epochs": 1}
     with pytest.raises(ValueError, match="more than max_reject_share=0.01"):
         run(work, "dirty", **options)
+    assert [path.name for path in (work / "dirty").iterdir()] == ["rejects.jsonl"]
     folder = run(work, "dirty", max_reject_share=0.1, **options)
     rejects = [json.loads(line) for line in (folder / "rejects.jsonl").read_text().splitlines()]
     named = {(Path(one["file"]).name, one["line"]): one["reason"] for one in rejects}

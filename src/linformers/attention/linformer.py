@@ -20,7 +20,8 @@ from linformers.attention.sharing import ProjectionBank
 class SlotMemory:
     """What every query sees: the k compressed keys and values, then those of the global tokens.
 
-    With a local window also the keys and values of all tokens. ``global_reads`` is what the global tokens read.
+    With a local window also the keys and values of all tokens at hand, after those of ``before`` more. ``global_reads``
+    is what the global tokens read; ``offset`` the index in its document of the first token at hand, None = 0.
     """
 
     keys: Float[Tensor, "batch heads slots head_dim"]
@@ -31,6 +32,8 @@ class SlotMemory:
     token_values: Float[Tensor, "batch heads source head_dim"] | None = None
     starts: Int[Tensor, "#batch edges"] | None = None
     lengths: Int[Tensor, "#batch"] | None = None
+    before: int = 0
+    offset: Int[Tensor, " batch"] | None = None
 
 
 class LinformerAttention(Attention):
@@ -109,11 +112,10 @@ class LinformerAttention(Attention):
         seq = source.shape[1] if padding is None else padding.document_seq
         if padding is not None and padding.first is not None:
             kind = self.key_projection.kind
-            if self.local_window or self.global_tokens or kind == "max_pool":
+            if kind == "max_pool":
                 raise ValueError(
-                    f"sequence parallelism takes no local_window (here {self.local_window}), no global_tokens (here "
-                    f"{self.global_tokens}) and not projection_kind 'max_pool' (here {kind!r}): use 0 and 0 with "
-                    "'linear', 'mean_pool' or 'conv'."
+                    f"sequence parallelism does not take projection_kind {kind!r}, as a maximum is no sum over the "
+                    "tokens: use 'linear', 'mean_pool' or 'conv'."
                 )
         for name in ("local_window", "global_tokens"):
             if getattr(self, name) and not is_self:
@@ -136,9 +138,12 @@ class LinformerAttention(Attention):
         e, f = self._projections
         token_keys = token_values = None
         compress_first = self._compress_first(source.shape[1] if padding is None else padding.document_seq)
+        before = 0
         if self.local_window or not compress_first:
-            token_keys = self._project_tokens(self.k_proj, source, padding)
-            token_values = self._project_tokens(self.v_proj, source, padding)
+            tokens = source
+            if self.local_window and padding is not None:
+                tokens, before = padding.with_neighbours(source, self.local_window)
+            token_keys, token_values = self.k_proj(tokens), self.v_proj(tokens)
         rest, rest_padding = self._without_globals(source, padding)
         if compress_first:
             compressed = e(rest, rest_padding)
@@ -147,7 +152,12 @@ class LinformerAttention(Attention):
             values = self._project_slots(self.v_proj, compressed, f, rest, rest_padding)
         else:
             assert token_keys is not None and token_values is not None
-            rest_keys, rest_values = (self._without_globals(x, padding)[0] for x in (token_keys, token_values))
+            own = slice(before, before + source.shape[1])
+            # A feature projection leaves its bias at padding; that must not be compressed.
+            rest_keys, rest_values = (
+                self._without_globals(x[:, own] if padding is None else padding.zero(x[:, own]), padding)[0]
+                for x in (token_keys, token_values)
+            )
             keys = self._compress_tokens(e, rest_keys, rest_padding)
             values = self._compress_tokens(f, rest_values, rest_padding)
 
@@ -160,8 +170,9 @@ class LinformerAttention(Attention):
         if bias is not None and padding is not None:
             # no slot is left in an empty sequence; its output is dropped, but stays finite
             bias = bias.masked_fill(padding.empty[:, None], 0)
+        offset = None if padding is None else padding.first
         if not self.local_window:
-            return SlotMemory(keys, values, bias, global_reads)
+            return SlotMemory(keys, values, bias, global_reads, offset=offset)
         assert token_keys is not None and token_values is not None
         starts = e.slot_starts(lengths_of(rest, rest_padding))
         return SlotMemory(
@@ -173,6 +184,8 @@ class LinformerAttention(Attention):
             self.split_heads(token_values),
             None if starts is None else starts + self.global_tokens,
             lengths,
+            before,
+            offset,
         )
 
     def _without_globals(self, x: Tensor, padding: Padding | None) -> tuple[Tensor, Padding | None]:
@@ -180,6 +193,9 @@ class LinformerAttention(Attention):
         first = self.global_tokens
         if not first:
             return x, padding
+        if padding is not None and padding.first is not None:
+            is_global = padding.first[:, None] + torch.arange(x.shape[1], device=x.device) < first
+            return x.masked_fill(is_global[..., None], 0), padding.after(first)
         if torch.compiler.is_compiling() or x.shape[1] <= first:  # a traced graph must serve short sequences too
             if padding is None:
                 padding = Padding(torch.ones(1, x.shape[1], dtype=torch.bool, device=x.device))
@@ -193,7 +209,7 @@ class LinformerAttention(Attention):
 
         They read all n tokens by ``q (X W)^T = (q W^T) X^T``, so that only they pay for it: O(n) each.
         """
-        x = source
+        x = source if padding is None else padding.heads_of_documents(source, self.global_tokens)
         if torch.compiler.is_compiling() or x.shape[1] < self.global_tokens:
             x = F.pad(x, (0, 0, 0, self.global_tokens))
         x = x[:, : self.global_tokens]
@@ -216,13 +232,18 @@ class LinformerAttention(Attention):
         scores = query @ source.transpose(1, 2)  # a bias of the keys is the same for all of them
         if padding is not None:
             scores = scores.masked_fill(~(padding.keep | padding.empty[:, None])[:, None], -torch.inf)
-        accumulate = torch.promote_types(scores.dtype, torch.float32)
-        weights = F.dropout(scores.softmax(-1, dtype=accumulate).to(scores.dtype), self.active_dropout)
-        read = (weights @ source).unflatten(1, (self.num_attention_heads, -1))
+        # A softmax over all tokens of the documents, of which only a stretch may be at hand.
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        largest = scores.amax(-1, keepdim=True).detach()
+        weights = (scores - (largest if padding is None else padding.largest(largest))).exp()
+        kept = F.dropout(weights, self.active_dropout)
+        sums = torch.cat([kept.to(source.dtype) @ source, kept.sum(-1, True), weights.sum(-1, True)], dim=-1)
+        sums = sums if padding is None else padding.reduce(sums)
+        read = (sums[..., :-1] / sums[..., -1:]).to(source.dtype).unflatten(1, (self.num_attention_heads, -1))
+        read, mass = read[..., :-1], read[..., -1:]  # the mass is 1, but for dropout
         read = torch.einsum("bhgm,hdm->bhgd", read, value_weight)
         if self.v_proj.bias is not None:
-            mass = weights.sum(-1).unflatten(1, (self.num_attention_heads, -1))  # 1, but for dropout
-            read = read + mass[..., None] * self.v_proj.bias.view(self.num_attention_heads, 1, self.head_dim)
+            read = read + mass * self.v_proj.bias.view(self.num_attention_heads, 1, self.head_dim)
         return keys, values, bias, read
 
     def read(
@@ -250,6 +271,8 @@ class LinformerAttention(Attention):
                 memory.values,
                 self.local_window,
                 start=start,
+                before=memory.before,
+                offset=memory.offset,
                 first=self.global_tokens,
                 lengths=memory.lengths,
                 slot_bias=memory.bias,
@@ -257,11 +280,12 @@ class LinformerAttention(Attention):
                 dropout=self.active_dropout,
                 return_weights=return_weights,
             )
-        if memory.global_reads is not None and start < self.global_tokens:
-            seq = hidden_states.shape[1]
-            own = F.pad(memory.global_reads, (0, 0, 0, seq))[:, :, start : start + seq].to(read.dtype)
-            is_global = torch.arange(start, start + seq, device=read.device)[:, None] < self.global_tokens
-            read = torch.where(is_global, own, read)
+        if memory.global_reads is not None and (start < self.global_tokens or memory.offset is not None):
+            index = torch.arange(start, start + hidden_states.shape[1], device=read.device)[None]
+            index = index if memory.offset is None else index + memory.offset[:, None]
+            is_global = (index < self.global_tokens)[:, None, :, None]
+            index = index.clamp(max=self.global_tokens - 1)[:, None, :, None].expand(read.shape)
+            read = torch.where(is_global, memory.global_reads.to(read.dtype).gather(2, index), read)
             weights = None if weights is None else weights.masked_fill(is_global, 0)
         return self.merge_heads(read), weights
 
@@ -278,11 +302,6 @@ class LinformerAttention(Attention):
         if not self.local_window:  # else every token is projected anyway
             second += 2 * n * d * d
         return first < second
-
-    def _project_tokens(self, linear: nn.Module, source: Tensor, padding: Padding | None) -> Tensor:
-        """Keys or values of every token, zero at padding (where the feature projection leaves its bias)."""
-        tokens = linear(source)
-        return tokens if padding is None else padding.zero(tokens)
 
     def _compress_tokens(
         self, projection: Projection, tokens: Tensor, padding: Padding | None

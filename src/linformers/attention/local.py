@@ -24,6 +24,8 @@ def attend_with_window(
     window: int,
     *,
     start: int = 0,
+    before: int = 0,
+    offset: Int[Tensor, " #batch"] | None = None,
     first: int = 0,
     lengths: Int[Tensor, " #batch"],
     slot_bias: Float[Tensor, "#batch slots"] | None = None,
@@ -35,12 +37,14 @@ def attend_with_window(
 
     Args:
         query: Queries of tokens ``start, start + 1, ...``
-        keys: Keys of all tokens of the sequence.
+        keys: Keys of all tokens at hand, after those of ``before`` more.
         values: Values of all tokens.
         slot_keys: Keys of the slots.
         slot_values: Values of the slots.
         window: Neighbours on each side, in tokens.
         start: Position of the first query.
+        before: Neighbours that the keys begin with, before token 0.
+        offset: Index in its document of token 0; None = 0.
         first: Tokens before this one are no neighbours: they are among the slots, as global tokens.
         lengths: Tokens per sequence that are no padding (one entry if all are the same).
         slot_bias: Added to the slots' scores.
@@ -60,13 +64,15 @@ def attend_with_window(
 
     def to_blocks(slot: Tensor, token: Tensor) -> Tensor:
         """(batch * blocks, heads, slots + width, head_dim): what each block sees."""
-        token = _span(token, start - window, num_blocks * block + 2 * window)
+        token = _span(token, before + start - window, num_blocks * block + 2 * window)
         token = token.unfold(2, width, block).permute(0, 2, 1, 4, 3)
         slot = slot[:, None].expand(-1, num_blocks, -1, -1, -1)
         return torch.cat([slot, token], dim=3).flatten(0, 1)
 
     positions = start + torch.arange(num_blocks * block, device=query.device).view(num_blocks, block, 1)
-    neighbours = positions[:, :1] - window + torch.arange(width, device=query.device)  # (blocks, 1, width)
+    if offset is not None:
+        positions = positions + offset[:, None, None, None]
+    neighbours = positions[..., :1, :] - window + torch.arange(width, device=query.device)  # (..., blocks, 1, width)
     near = ((positions - neighbours).abs() <= window) & (neighbours >= first)
     near = near & (neighbours < lengths[:, None, None, None])  # (#batch, blocks, block, width)
     bias = torch.cat(
@@ -103,7 +109,7 @@ def _span(x: Tensor, first: int, size: int) -> Tensor:
 
 
 def _slot_scores(
-    positions: Int[Tensor, "blocks block 1"],
+    positions: Int[Tensor, "*#batch blocks block 1"],
     slots: int,
     window: int,
     slot_bias: Tensor | None,

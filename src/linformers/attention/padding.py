@@ -79,6 +79,20 @@ class Padding:
         """Complete a sum over the tokens at hand to one over the documents."""
         return x
 
+    def largest(self, x: Shaped[Tensor, "*any"]) -> Shaped[Tensor, "*any"]:
+        """Complete a maximum over the tokens at hand to one over the documents; no gradient."""
+        return x.detach()
+
+    def heads_of_documents(self, x: Shaped[Tensor, "batch seq *rest"], tokens: int) -> Shaped[Tensor, "batch _ *rest"]:
+        """The first tokens of the (aligned) documents, as many as there are at hand."""
+        return x[:, :tokens]
+
+    def with_neighbours(
+        self, x: Shaped[Tensor, "batch seq *rest"], tokens: int
+    ) -> tuple[Shaped[Tensor, "batch _ *rest"], int]:
+        """The tokens at hand with so many more on each side that are not, and how many stand before them."""
+        return x, 0
+
     @property
     def positions(self) -> Int[Tensor, "batch seq"]:
         """Position of each token in its document, in the caller's order: its rank among the kept tokens."""
@@ -93,11 +107,11 @@ class Padding:
             return x
         source = torch.empty_like(self._destination)
         positions = torch.arange(x.shape[1], device=x.device).expand_as(source)
-        return _take_rows(x, source.scatter(1, self._destination, positions))
+        return take_rows(x, source.scatter(1, self._destination, positions))
 
     def restore(self, x: Shaped[Tensor, "batch seq *rest"]) -> Shaped[Tensor, "batch seq *rest"]:
         """Undo ``align``."""
-        return x if self._destination is None else _take_rows(x, self._destination)
+        return x if self._destination is None else take_rows(x, self._destination)
 
     def restore_view(self, x: Shaped[Tensor, "batch seq *rest"]) -> Shaped[Tensor, "batch seq *rest"]:
         """The same for a tensor of any strides; slower on the way back."""
@@ -115,11 +129,11 @@ def lengths_of(x: Shaped[Tensor, "batch seq *rest"], padding: Padding | None) ->
     return torch.full((1,), x.shape[1], device=x.device) if padding is None else padding.document_lengths
 
 
-def _take_rows(x: Tensor, index: Tensor) -> Tensor:
+def take_rows(x: Tensor, index: Tensor) -> Tensor:
     """``out[b, i] = x[b, index[b, i]]``; one row copy per token, much faster than ``gather`` on this shape."""
     batch, seq = x.shape[:2]
     offset = torch.arange(batch, device=x.device)[:, None] * seq
-    return x.flatten(0, 1).index_select(0, (index + offset).flatten()).unflatten(0, (batch, seq))
+    return x.flatten(0, 1).index_select(0, (index + offset).flatten()).unflatten(0, index.shape)
 
 
 def read_mask(mask: Tensor, batch: int, seq: int) -> Padding | None:

@@ -107,7 +107,7 @@ class LinearProjection(Projection):
     def _compress_stretch(self, weight: Tensor, x: Tensor, first: Int[Tensor, " batch"]) -> Tensor:
         """The part of ``E X`` that tokens ``first, first + 1, ...`` of each document contribute."""
         rows = first[:, None] + torch.arange(x.shape[-2], device=x.device)
-        rows = rows.clamp(max=self.max_length - 1)  # beyond it lies padding only, and that is zero
+        rows = rows.clamp(0, self.max_length - 1)  # outside lie padding and global tokens only, and they are zero
         if not self.per_head:
             return torch.einsum("bnk,bnd->bkd", weight[rows], x)
         tokens = "bhnd" if x.ndim == 4 else "bnd"

@@ -1,17 +1,18 @@
 """Training examples cut from memory-mapped tokens, found by their number: no copy of the corpus, no state to save."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 import numpy as np
 import torch
 
 from linformers.data.cache import TokenCache
-from linformers.data.masking import Masking
 from linformers.data.streams import Draws, Example
 
 Documents = Literal["joined", "apart"]
+# From ids and what the draw depends on: the ids shown, and the labels; a ``Masking``, or whatever else does that.
+Mask = Callable[[np.ndarray, tuple[int, ...]], tuple[np.ndarray, np.ndarray]]
 
 
 class Cuts:
@@ -92,7 +93,7 @@ class PackedBlocks(Draws):
         caches: Sequence[TokenCache],
         *,
         length: int,
-        masking: Masking,
+        masking: Mask,
         seed: int,
         total: int | None = None,
         weights: Sequence[float] | None = None,

@@ -204,7 +204,7 @@ def prepare_task(sources: TaskSources, rejects: Rejects, progress: ReadProgress 
     _check_classes(train, kind, sources.task)
     for name, part in (("validation", validation), ("test", test)):
         if part is not None and not part:
-            raise ValueError(f"task={sources.task!r} has no usable {name} row; see {rejects.path}")
+            raise ValueError(f"task={sources.task!r} has no usable {name} row; check its file")
 
     def made(source: str, examples: list[Example]) -> Part:
         return Part(source=source, examples=examples, labels=encode_labels(examples, kind, classes))

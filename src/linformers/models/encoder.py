@@ -51,7 +51,9 @@ class LinformerLayer(GradientCheckpointingLayer):
         Without gradients a streamed layer overwrites ``hidden_states``.
         """
         chunk = self.stream_chunk_size
-        if chunk is not None and hidden_states.shape[1] > chunk and not return_weights:
+        # The processes that share a sequence must decide alike, as they talk again when memory is computed again.
+        length = hidden_states.shape[1] if padding is None else padding.document_seq
+        if chunk is not None and length > chunk and not return_weights:
             return self._stream(hidden_states, padding, chunk), None
         if self.attention is None:
             return self._feed_forward(hidden_states), None

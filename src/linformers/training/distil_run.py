@@ -139,11 +139,12 @@ class DistilTrainer(ResumableTrainer):
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """The loss, and the cosine of the last hidden states, over all held-out tokens."""
-        start, dataset, size = time.time(), self.eval_dataset, self.args.per_device_eval_batch_size
-        assert dataset is not None and self.model is not None
+        start, size = time.time(), self.args.per_device_eval_batch_size
+        dataset: Any = self.eval_dataset
+        assert self.model is not None
         self.model.eval()
         losses, cosines = [], []
-        count = len(dataset)  # type: ignore[arg-type]
+        count = len(dataset)
         for first in range(0, count, size):
             batch = self.collate([dataset[i] for i in range(first, min(first + size, count))])
             own, taught = self._states(self.model, batch["input_ids"].to(self.args.device))
@@ -184,6 +185,7 @@ def _run(settings: DistilSettings, folder: Folder, console: Console) -> int:
     checkpoints = Checkpoints(path / "checkpoints")
     checkpoints.tidy()
     model, teacher = load_pair(settings)
+    encoder: Any = model.base_model  # what is trained; the head stays as it is
     tokenizer = AutoTokenizer.from_pretrained(settings.model)
     sources = [Source(path=text) for text in settings.texts]
     cut = [
@@ -196,7 +198,7 @@ def _run(settings: DistilSettings, folder: Folder, console: Console) -> int:
     _begin_or_continue(settings, folder, hashlib.sha256(prints.encode()).hexdigest()[:16])
     checkpoint = newest_checkpoint(checkpoints, console)
     if checkpoint is not None:
-        tensors.load_model(model.base_model, Path(checkpoint))
+        tensors.load_model(encoder, Path(checkpoint))
     arguments = training_arguments(training, path / "checkpoints")
     arguments.per_device_train_batch_size = arguments.per_device_eval_batch_size = settings.batch_size
     progress = TrainProgress(console, "distilling", settings.batch_size * settings.length)
@@ -204,7 +206,7 @@ def _run(settings: DistilSettings, folder: Folder, console: Console) -> int:
     with StopOnSignal(Layout()) as signals:
         if state is None or not is_over(state, settings.steps, None):
             trainer = DistilTrainer(
-                model.base_model,
+                encoder,
                 arguments,
                 Layout(),
                 seed=settings.seed,
@@ -294,7 +296,8 @@ def _publish(
 ) -> dict[str, Any]:
     last = checkpoints.path(state.global_step)
     best = best_weights(folder.path / "best", last, console)
-    tensors.load_model(model.base_model, best)
+    encoder: Any = model.base_model
+    tensors.load_model(encoder, best)
     evaluations = [
         (int(entry["step"]), {"loss": entry["eval_loss"], "cosine": entry["eval_cosine"]})
         for entry in state.log_history

@@ -19,6 +19,11 @@ VARIANTS = [
     {"projection_kind": "mean_pool"},
     {"projection_kind": "conv", "projection_sharing": "headwise"},
     {"projection_kind": "conv", "projection_sharing": "none"},
+    {"projection_kind": "linear", "projection_sharing": "none", "local_window": 3},
+    {"projection_kind": "mean_pool", "local_window": 9, "global_tokens": 1},
+    {"projection_kind": "conv", "local_window": 2, "global_tokens": 6},
+    {"projection_kind": "linear", "projection_sharing": "headwise", "global_tokens": 2, "stream_chunk_size": 5},
+    {"projection_kind": "mean_pool", "local_window": 4, "global_tokens": 1, "stream_chunk_size": 4},
 ]
 
 
@@ -137,8 +142,6 @@ def cost_and_refusals(rank, world):
     shard = SequenceShard(torch.ones(1, 8, dtype=torch.bool), dist.group.WORLD)
     x = torch.randn(1, 8, 16)
     for attention, word in [
-        (LinformerAttention(16, 2, 64, 4, local_window=2), "local_window"),
-        (LinformerAttention(16, 2, 64, 4, global_tokens=1), "global_tokens"),
         (LinformerAttention(16, 2, 64, 4, projection_kind="max_pool"), "mean_pool"),
         (KFreeAttention(16, 2), "LinformerAttention"),
         (LinformerAttention(16, 2, 15, 4), "16 tokens"),

@@ -50,7 +50,7 @@ def test_columns_are_found(there: list[str], asked: dict[str, str], expected: tu
 @pytest.mark.parametrize(
     ("there", "asked", "message"),
     [
-        (["text", "label"], {"label": "lable"}, "label='lable' is no column of it; columns: text, label. Did you mean"),
+        (["text", "label"], {"label": "labl"}, "label='labl' is no column of it; columns: text, label. Did you mean"),
         (["text", "genre"], {}, "cannot tell which column holds the label; give --label"),
         (["one", "two", "label"], {}, "cannot tell which column holds the text; give --text"),
     ],
