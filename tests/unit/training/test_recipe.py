@@ -124,7 +124,7 @@ def test_mistakes_on_the_command_line(tmp_path: Path, assignment: str, message: 
 
 @pytest.mark.parametrize(
     "change",
-    ["model.local_window=4", "model.attention_type=softmax", "model.projection_kind=max_pool", "data.length=8"],
+    ["model.attention_type=softmax", "model.projection_kind=max_pool", "data.length=8"],
 )
 def test_sequence_parallelism_needs_sums_over_tokens(tmp_path: Path, change: str) -> None:
     with pytest.raises(ValueError, match="training.sequence_parallel_size=2"):
