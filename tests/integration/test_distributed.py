@@ -13,13 +13,14 @@ from pretrain_helpers import exit_code, processes, tiny, write_text
 # No dropout: each process draws its own. Gradients are clipped and accumulated in every variant.
 PLAIN = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 STEPS = {"steps": 20, "log_every": 1, "save_every": 10, "evaluate_every": 10, "micro_batch_size": 1}
+WINDOW = {"projection_kind": "mean_pool", "local_window": 4, "global_tokens": 1}
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "ddp": {},
     "fsdp2": {"training": {"sharding": "full"}},
     "sequence": {"training": {"sequence_parallel_size": 2}},
     "sequence-fsdp2": {"training": {"sequence_parallel_size": 2, "sharding": "full", "activation_checkpointing": True}},
-    "mean_pool-one": {"model": {"projection_kind": "mean_pool"}},
-    "mean_pool-sequence": {"model": {"projection_kind": "mean_pool"}, "training": {"sequence_parallel_size": 2}},
+    "mean_pool-one": {"model": WINDOW},
+    "mean_pool-sequence": {"model": WINDOW, "training": {"sequence_parallel_size": 2}},
     "layerwise-one": {"model": {"projection_sharing": "layerwise"}},
     "layerwise-fsdp2": {"model": {"projection_sharing": "layerwise"}, "training": {"sharding": "full"}},
     "one": {},
