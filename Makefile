@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install --no-compile -c constraints.txt
 PINS := pyproject.toml constraints.txt
 # The packages whose signatures carry array shapes.
-SHAPED := linformers.attention,linformers.models,linformers.data,linformers.training
+SHAPED := linformers.attention,linformers.models,linformers.data,linformers.training,linformers.analysis
 PYTEST := $(BIN)/python -m pytest
 
 # Bytecode is made at the first import of what is used, not at installation of everything: half the time. Where the
@@ -22,7 +22,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make quickstart  train a Linformer beside a Transformer on real text, in minutes; writes runs/quickstart/"
+	@echo "make quickstart  linearise MiniLM, train a Linformer beside a Transformer, in minutes; writes runs/quickstart/"
 	@echo "make setup       a development environment in $(VENV)"
 	@echo "make test        the tests, then the unit tests again with every array shape checked"
 	@echo "make lint type   ruff and codespell; pyright"
@@ -55,14 +55,15 @@ clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# What users need: torch first and alone, so that a CPU build already chosen is not replaced by a CUDA one.
+# What users need, and the weights that the quickstart converts: torch first and alone, so that a CPU build already chosen
+# is not replaced by a CUDA one.
 $(VENV)/.core: $(PINS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	    { echo "error: $$($(PYTHON) --version 2>&1) is too old; use: make PYTHON=python3.11 (3.10 or later)" >&2; exit 1; }
 	@echo "Installing into $(VENV) (once; a minute or two) ..."
 	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch
-	@$(PIP) -e .
+	@$(PIP) -e '.[weights]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.core

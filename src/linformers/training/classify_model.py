@@ -13,6 +13,7 @@ from transformers.utils import logging
 import linformers  # noqa: F401  (registers the model type)
 from linformers.data.tasks import Task
 from linformers.data.tasks_rules import PROBLEM_TYPES
+from linformers.models.convert_load import longest_input
 
 LOCAL: dict[str, Any] = {"trust_remote_code": False}
 DEFAULT_MAX_LENGTH = 512
@@ -27,7 +28,7 @@ def load_model(option: str, name: str, task: Task) -> tuple[PreTrainedModel, boo
     Raises:
         ValueError: transformers cannot load it, or it holds no weights for the encoder.
     """
-    with _reported(option, name):
+    with reported(option, name):
         config: Any = AutoConfig.from_pretrained(name, **LOCAL)
         saved = [config.id2label[index] for index in sorted(config.id2label)]
         keep = saved == task.classes or saved == [f"LABEL_{index}" for index in range(len(task.classes))]
@@ -61,7 +62,7 @@ def load_teacher(name: str, student: PreTrainedModel, tokenizer: Tokenizer, max_
     Raises:
         ValueError: it cannot be loaded, or has other classes, tokens, layers or width.
     """
-    with _reported("teacher", name):
+    with reported("teacher", name):
         teacher, info = AutoModelForSequenceClassification.from_pretrained(
             name, use_safetensors=True, output_loading_info=True, **LOCAL
         )
@@ -95,16 +96,8 @@ def load_tokenizer(option: str, name: str) -> Tokenizer:
     Raises:
         ValueError: there is none.
     """
-    with _reported(option, name):
+    with reported(option, name):
         return AutoTokenizer.from_pretrained(name, **LOCAL)
-
-
-def longest_input(model: PreTrainedModel) -> int:
-    """Tokens that a model can read; RoBERTa and its kin keep the first rows of the position table for padding."""
-    positions: list[Any] = [module for name, module in model.named_modules() if name.endswith("position_embeddings")]
-    reserved = [module.padding_idx + 1 for module in positions if getattr(module, "padding_idx", None) is not None]
-    rows: int = getattr(model.config, "max_position_embeddings", DEFAULT_MAX_LENGTH)
-    return rows - (reserved[0] if reserved else 0)
 
 
 def choose_max_length(asked: int | None, model: PreTrainedModel, tokenizer: Tokenizer) -> int:
@@ -125,7 +118,7 @@ def choose_max_length(asked: int | None, model: PreTrainedModel, tokenizer: Toke
 
 
 @contextmanager
-def _reported(option: str, name: str) -> Iterator[None]:
+def reported(option: str, name: str) -> Iterator[None]:
     """One clear line for what transformers says about a model that cannot be loaded; nothing about new heads."""
     before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

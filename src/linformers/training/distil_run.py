@@ -27,10 +27,12 @@ from linformers.data.corpus import PackedBlocks
 from linformers.data.masking import IGNORED
 from linformers.data.sources import Source
 from linformers.data.streams import collate
+from linformers.models.convert_load import longest_input
 from linformers.report.environment import command_line, describe_environment
 from linformers.training import tensors
 from linformers.training.arguments import training_arguments
 from linformers.training.checkpoints import Checkpoints, write_folder
+from linformers.training.classify_model import reported
 from linformers.training.corpus import cache_folder
 from linformers.training.distil import hidden_state_loss
 from linformers.training.processes import Layout, StepBatches
@@ -240,13 +242,11 @@ def load_pair(settings: DistilSettings) -> tuple[PreTrainedModel, PreTrainedMode
     models = []
     for option in ("model", "teacher"):
         name = getattr(settings, option)
-        try:
+        with reported(option, name):
             config = AutoConfig.from_pretrained(name)
             heads = linformers if config.model_type == "linformer" else transformers
             head = getattr(heads, (config.architectures or [""])[0], AutoModel) if option == "model" else AutoModel
             models.append(head.from_pretrained(name, use_safetensors=True))
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{option}={name!r} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
     student, teacher = models
     for field in ("num_hidden_layers", "hidden_size", "vocab_size"):
         ours, theirs = getattr(student.config, field), getattr(teacher.config, field)
@@ -256,8 +256,6 @@ def load_pair(settings: DistilSettings) -> tuple[PreTrainedModel, PreTrainedMode
                 "the model was converted from"
             )
     for option, model in zip(("model", "teacher"), models, strict=True):
-        from linformers.training.classify_model import longest_input
-
         if longest_input(model) < settings.length:
             raise ValueError(f"length={settings.length} is more than the {longest_input(model)} tokens of the {option}")
     return student, teacher.eval().requires_grad_(False)
