@@ -112,8 +112,9 @@ def name_of(model_or_path: PreTrainedModel | str | Path) -> str:
 def longest_input(model: PreTrainedModel) -> int:
     """Tokens that an encoder can read; RoBERTa and its kin keep the first rows of the position table for padding."""
     positions = [module for name, module in model.named_modules() if name.endswith("position_embeddings")]
-    reserved = [module.padding_idx + 1 for module in positions if getattr(module, "padding_idx", None) is not None]
-    return getattr(model.config, "max_position_embeddings", 512) - (reserved[0] if reserved else 0)
+    padding = [getattr(module, "padding_idx", None) for module in positions]
+    reserved = [int(index) + 1 for index in padding if isinstance(index, int)]
+    return int(getattr(model.config, "max_position_embeddings", 512)) - (reserved[0] if reserved else 0)
 
 
 def _check_family(model_type: Any, where: str) -> None:
