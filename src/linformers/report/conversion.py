@@ -54,7 +54,7 @@ def section(results: Results, figures: dict[str, plots.Figure]) -> str:
         teacher=markup.escape(conversion["teacher"]),
         window=window,
         how=f"through {options['projected_dim']} summaries of the text, {options['local_window']} exact neighbours on "
-        f"each side of a token, and {options['global_tokens']} token(s) at the start that see all and are seen by all",
+        f"each side of a token, and {_first_tokens(options['global_tokens'])} seen by all and seeing all",
         positions=_POSITIONS[options["positions"]].format(window=window),
         cosine=f"{conversion['fidelity']['embedding_cosine']:.3f}",
         books=conversion["books"],
@@ -74,6 +74,10 @@ def section(results: Results, figures: dict[str, plots.Figure]) -> str:
             softmax=LABELS["transformer"],
         ),
     )
+
+
+def _first_tokens(count: int) -> str:
+    return "the first token" if count == 1 else f"the first {count} tokens"
 
 
 def facts(conversion: Conversion) -> list[str]:
@@ -118,8 +122,8 @@ def accuracy(results: Results) -> str:
         second = "A fast run has too few passages to tell them apart."
     elif gained + lost == 0 or binomtest(gained, gained + lost).pvalue > 0.05:
         second = (
-            f"Between whole and in chunks there is no clear difference: {gained} passages are right only in the first "
-            f"way, {lost} only in the second."
+            "Between whole and in chunks there is no clear difference: of the passages, only the first is right on "
+            f"{gained}, only the second on {lost}."
         )
     else:
         second = f"So reading whole is {'better' if gained > lost else 'worse'} here than reading in chunks."
@@ -137,7 +141,7 @@ def cost(conversion: Conversion) -> str:
     cells = conversion["cost"]["cells"]
     ours, softmax = words.longest_common(cells)
     text = (
-        f"A pass over {ours['length']:,} tokens takes the linearised model {words.seconds(ours['seconds'])}, and softmax "
+        f"A pass over {ours['length']:,} tokens takes the linear model {words.seconds(ours['seconds'])}, and softmax "
         f"attention {words.seconds(softmax['seconds'])}."
     )
     slower = words.slower_lengths(cells)

@@ -46,8 +46,8 @@ def conversion_table(conversion: dict[str, Any]) -> Table:
     """How the linearised model compares with its teacher."""
     ours, softmax = words.longest_common(conversion["cost"]["cells"])
     table = Table(
-        caption=f"Nothing was trained. A pass over {ours['length']:,} tokens: linearised {words.seconds(ours['seconds'])}, "
-        f"softmax {words.seconds(softmax['seconds'])}"
+        caption=f"One pass over {ours['length']:,} tokens: linearised {words.seconds(ours['seconds'])}, softmax "
+        f"{words.seconds(softmax['seconds'])}"
     )
     table.add_column(f"{conversion['teacher']}, {conversion['tokens']:,} tokens")
     for name in ("right book", "95% interval", "a passage takes"):

@@ -1,13 +1,18 @@
 """The page is well formed, whole in itself, safe, and says what the numbers say."""
 
+import io
 import re
 from copy import deepcopy
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from linformers.report import page, words
+from linformers.report.conversion import accuracy, cost
+from linformers.report.summary import conclude, next_commands
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 
@@ -51,6 +56,7 @@ def results() -> dict[str, Any]:
             "train_tokens": 1000,
             "held_out_tokens": 100,
         },
+        "conversion": {"skipped": "the package is not installed (pip install it)"},
         "pretraining": [
             {**run, "name": "linformer", "label": "Linformer", "perplexity": [(128, 25.0), (1024, 20.0)]},
             {**run, "name": "transformer", "label": "Transformer", "perplexity": [(128, 28.0), (1024, 30.0)]},
@@ -79,6 +85,37 @@ def results() -> dict[str, Any]:
         },
         "next": [("Look.", "echo 'a' < b")],
     }
+
+
+def converted() -> dict[str, Any]:
+    """The same with a converted model."""
+    content = results()
+    reader = {"interval": (0.6, 0.9), "seconds": 0.5}
+    content["conversion"] = {
+        "teacher": "all-MiniLM-L6-v2",
+        "options": {"projected_dim": 128, "local_window": 64, "global_tokens": 1, "positions": "tile"},
+        "window": 512,
+        "tokens": 2042,
+        "books": 2,
+        "train": 32,
+        "held_out": 40,
+        "readers": [
+            {**reader, "name": "truncated", "label": "teacher, the first 512 tokens", "accuracy": 0.5, "seconds": 0.1},
+            {**reader, "name": "chunks", "label": "teacher, 4 chunks averaged", "accuracy": 0.8},
+            {
+                **reader,
+                "name": "linearised",
+                "label": "linearised, the whole passage",
+                "accuracy": 0.75,
+                "seconds": 0.6,
+            },
+        ],
+        "only_right": {"linearised": 3, "chunks": 5},
+        "tfidf": 0.9,
+        "fidelity": {"embedding_cosine": 0.95},
+        "cost": deepcopy(content["cost"]),
+    }
+    return content
 
 
 class Checker(HTMLParser):
@@ -125,13 +162,14 @@ def render(content: dict[str, Any]) -> str:
     return page.render(content, page.draw_plots(content))
 
 
-def test_page_is_well_formed_and_fetches_nothing() -> None:
-    html = render(results())
+@pytest.mark.parametrize(("content", "plots"), [(results(), 4), (converted(), 6)], ids=["plain", "converted"])
+def test_page_is_well_formed_and_fetches_nothing(content: dict[str, Any], plots: int) -> None:
+    html = render(content)
     checker = check(html)
     assert all(address.startswith("#") and address[1:] in checker.ids for address in checker.addresses)
     assert not checker.tags & {"script", "link", "iframe", "object", "img"}
     assert "$" not in html.replace("$ ", "")  # no field of the template is left
-    assert html.count('role="img"') == 4 and html.count("<desc") == 4
+    assert html.count('role="img"') == plots and html.count("<desc") == plots
     assert 'name="viewport"' in html and "prefers-color-scheme: dark" in html and "@media print" in html
 
 
@@ -143,11 +181,12 @@ def test_plots_follow_the_colours_of_the_page() -> None:
 
 
 def test_text_is_escaped() -> None:
-    content = results()
+    content = converted()
     evil = "<script>alert('x')</script>&\""
     content["passages"]["examples"] = [{"text": evil, "book": evil, "guesses": [(evil, 1.0)]}]
     content["data"]["books"][0]["title"] = content["command"] = content["environment"]["processor"] = evil
     content["next"] = [(evil, evil)]
+    content["conversion"]["teacher"] = content["conversion"]["readers"][0]["label"] = evil
     html = render(content)
     assert "<script" not in html and "&lt;script&gt;" in html
     check(html)
@@ -181,6 +220,58 @@ def test_headline_numbers_are_on_the_page() -> None:
         assert text in html, text
 
 
+def test_the_converted_model_comes_first() -> None:
+    html = render(converted())
+    assert (
+        html.index("all-MiniLM-L6-v2 became linear")
+        < html.index("<h2>A trained model made linear")
+        < html.index("scratch")
+    )
+    for text in (
+        "2,042 tokens",
+        "cosine of 0.950",
+        "600 ms",
+        "60% to 90%",
+        "10 times less",
+        "TF-IDF",
+        "repeat those before",
+    ):
+        assert text in html, text
+    plain = render(results())
+    assert "pip install it" in plain and "A trained model made linear" not in plain
+
+
+def test_words_about_the_converted_model_follow_the_numbers() -> None:
+    content = converted()
+    assert "no clear difference: of the passages, only the first is right on 3, only the second on 5" in accuracy(
+        content
+    )
+    assert "600 ms, and the chunks 500 ms (1.2 times more)" in accuracy(content)
+    content["conversion"]["only_right"] = {"linearised": 0, "chunks": 0}
+    assert "no clear difference" in accuracy(content)
+    content["conversion"]["only_right"] = {"linearised": 1, "chunks": 12}
+    assert "reading whole is worse here" in accuracy(content)
+    content["conversion"]["only_right"] = {"linearised": 12, "chunks": 1}
+    assert "reading whole is better here" in accuracy(content)
+    assert "too few passages" in accuracy({**content, "fast": True})
+    assert "takes the linear model 40 ms, and softmax attention 400 ms" in cost(content["conversion"])
+    assert "Up to 512 tokens softmax is the faster one" in cost(content["conversion"])
+
+
+def test_the_terminal_shows_the_converted_model(tmp_path: Path) -> None:
+    for content, shown in ((converted(), True), (results(), False)):
+        console = Console(file=io.StringIO(), width=100)
+        conclude(content, tmp_path, console)
+        text = console.file.getvalue()  # type: ignore[attr-defined]
+        assert ("linearised, the whole passage" in text) is shown and "no attention" in text
+
+
+def test_next_commands_offer_the_conversion_where_it_can_run(tmp_path: Path) -> None:
+    assert not any("convert" in command for _, command in next_commands(tmp_path / "run", 0))
+    (_, command), *others = [pair for pair in next_commands(tmp_path / "run", 0, tmp_path) if "convert" in pair[1]]
+    assert not others and f"--model {tmp_path}" in command and f"--output {tmp_path / 'minilm-4096'}" in command
+
+
 def test_memory_unknown_and_cells_missing() -> None:
     content = results()
     for cell in content["cost"]["cells"]:
@@ -188,7 +279,7 @@ def test_memory_unknown_and_cells_missing() -> None:
     content["cost"]["cells"] = content["cost"]["cells"][:3]  # the time ran out before the last
     html = render(content)
     check(html)
-    assert html.count("<svg") == 3 and "not measured" in html and "Time for 512 tokens" in html
+    assert html.count("<svg") == 3 and "not measured" in html and "time for 512 tokens" in html
 
 
 @pytest.mark.parametrize(
