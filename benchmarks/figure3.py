@@ -157,13 +157,20 @@ def plot(found: dict[str, dict], path: Path) -> None:
                 x = [entry[unit] for entry in found[name]["evaluations"]]
                 axis.plot(x, [entry["perplexity"] for entry in found[name]["evaluations"]], label=name)
         axis.set(xlabel=f"{unit} of training", ylabel="held-out perplexity", yscale="log", ylim=(8, 60))
+        axis.set_yticks(ticks := [8, 10, 15, 20, 30, 40, 60], labels=map(str, ticks))
+        axis.minorticks_off()
         axis.legend()
-    groups = {kind: [kind, *(f"{kind}-n{n}" for n in LENGTHS)] for kind in KINDS}
-    for kind, names in groups.items():
-        y = [found[name]["perplexity"] for name in names if name in found]
-        axes[1, 0].plot([256, *LENGTHS][: len(y)], y, marker="o", label=kind)
+    lengths = [256, *LENGTHS]
+    for kind in KINDS:
+        there = [(n, found[name]["perplexity"]) for n in lengths if (name := kind + f"-n{n}" * (n > 256)) in found]
+        axes[1, 0].plot(*zip(*there, strict=True), marker="o", label=kind)
     axes[1, 0].set(xlabel="sequence length, tokens (k = 32)", ylabel="held-out perplexity at the end", xscale="log")
+    axes[1, 0].set_xticks(lengths, labels=map(str, lengths))
+    axes[1, 0].minorticks_off()
     axes[1, 0].legend()
+    figure.suptitle(
+        "Training sequences grow to full length; until then the last positions of an evaluation are unlearned"
+    )
     figure.savefig(path, dpi=110)
 
 

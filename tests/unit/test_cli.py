@@ -109,7 +109,8 @@ def test_interrupt(command, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_interrupt_of_a_process() -> None:
     code = (
-        "import sys, time\n"
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored by what starts in the background
         "from linformers.cli import main\n"
         "@main.app.command()\n"
         "def wait() -> None:\n"

@@ -11,7 +11,7 @@ from linformers.attention.base import Attention
 from linformers.attention.checks import check_int
 from linformers.attention.functional import attend
 from linformers.attention.local import attend_with_window
-from linformers.attention.padding import Padding, lengths_of
+from linformers.attention.padding import Padding, first_rows, lengths_of
 from linformers.attention.projection import Projection
 from linformers.attention.sharing import ProjectionBank
 
@@ -209,10 +209,8 @@ class LinformerAttention(Attention):
 
         They read all n tokens by ``q (X W)^T = (q W^T) X^T``, so that only they pay for it: O(n) each.
         """
-        x = source if padding is None else padding.heads_of_documents(source, self.global_tokens)
-        if torch.compiler.is_compiling() or x.shape[1] < self.global_tokens:
-            x = F.pad(x, (0, 0, 0, self.global_tokens))
-        x = x[:, : self.global_tokens]
+        count = self.global_tokens
+        x = first_rows(source, count) if padding is None else padding.heads_of_documents(source, count)
         lengths = lengths_of(source, padding)[:, None]
         if bias is None:  # slots without a single token to compress are none
             bias = keys.new_zeros(lengths.shape[0], keys.shape[2]).masked_fill(

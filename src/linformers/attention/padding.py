@@ -84,8 +84,8 @@ class Padding:
         return x.detach()
 
     def heads_of_documents(self, x: Shaped[Tensor, "batch seq *rest"], tokens: int) -> Shaped[Tensor, "batch _ *rest"]:
-        """The first tokens of the (aligned) documents, as many as there are at hand."""
-        return x[:, :tokens]
+        """The first tokens of the (aligned) documents, and zeros where a document is shorter."""
+        return first_rows(x, tokens)
 
     def with_neighbours(
         self, x: Shaped[Tensor, "batch seq *rest"], tokens: int
@@ -122,6 +122,13 @@ class Padding:
     def zero(self, x: Shaped[Tensor, "batch seq *rest"]) -> Shaped[Tensor, "batch seq *rest"]:
         """Set padded rows of an aligned tensor to zero, whatever they hold (NaN included)."""
         return x.masked_fill(~self.keep.view(*self.keep.shape, *(1,) * (x.ndim - 2)), 0)
+
+
+def first_rows(x: Shaped[Tensor, "batch seq *rest"], count: int) -> Shaped[Tensor, "batch _ *rest"]:
+    """The first rows of each sample, filled up with zeros."""
+    if torch.compiler.is_compiling() or x.shape[1] < count:  # a traced graph must serve short sequences too
+        x = F.pad(x, (0, 0) * (x.ndim - 2) + (0, count))
+    return x[:, :count]
 
 
 def lengths_of(x: Shaped[Tensor, "batch seq *rest"], padding: Padding | None) -> Int[Tensor, " _"]:
