@@ -43,6 +43,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "qnli": {"validation_size": 500, "test_size": 4000, "max_length": 128, "batch_size": 32},
     "qqp": {"train_size": 16000, "validation_size": 500, "test_size": 4000, "max_length": 128, "batch_size": 32},
 }
+STUDENT_RATE = 2e-5  # a student starts where its teacher stands; at the rate of the teacher it would lose that
 EXTRA = {"qnli": ["qnli_style_train_derived.parquet"]}
 NAIVE = {"projection_kind": "linear", "projection_init": "random", "local_window": 0, "global_tokens": 0}
 PLAIN = {"local_window": 0, "global_tokens": 0}
@@ -157,7 +158,7 @@ def main() -> None:
             note(task, f"{name}, converted", rows.measure(student), seconds=seconds)
             folder = runs / f"{task}-{slug}"
             teach = None if name.startswith("naive") else teacher / "model"
-            finetune(folder, converted, task, arguments.data, arguments.epochs, teach)
+            finetune(folder, converted, task, arguments.data, arguments.epochs, teach, learning_rate=STUDENT_RATE)
             run_of(task, f"{name}, {'fine-tuned' if teach is None else 'distilled'}", folder)
         if task == "imdb" and (arguments.students is None or "from scratch" in arguments.students):
             scratch = runs / "scratch"
