@@ -65,6 +65,7 @@ def run(given: DistilSettings) -> dict[str, Any]:
 def test_the_student_comes_closer_and_keeps_its_head(work: Path) -> None:
     results = run(settings(work, "run"))
     assert results["best"]["loss"] < 0.8 * results["before"]["loss"]
+    assert results["before"]["loss"] > results["evaluations"][0][1]["loss"]  # measured before the first step
     assert results["best"]["cosine"] > results["before"]["cosine"]
     made = AutoModelForSequenceClassification.from_pretrained(work / "run" / "model")
     before = AutoModelForSequenceClassification.from_pretrained(work / "student")

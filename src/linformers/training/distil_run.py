@@ -43,7 +43,7 @@ from linformers.training.run_folder import MODEL, RESULTS, RUN, Folder, best_wei
 from linformers.training.stopping import StopOnSignal, is_over, say_stopped
 from linformers.training.strict import differences
 
-KIND, PLAN = "linformers distil", "distil.json"
+KIND, PLAN, BEFORE = "linformers distil", "distil.json", "before.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,7 +223,9 @@ def _run(settings: DistilSettings, folder: Folder, console: Console) -> int:
             )
             with progress:
                 if checkpoint is None:  # how far the conversion alone has come
-                    trainer.evaluate()
+                    found = trainer.evaluate()
+                    before = {name: found[f"eval_{name}"] for name in ("loss", "cosine")}
+                    folder.write(BEFORE, json.dumps(before) + "\n")
                 trainer.train(resume_from_checkpoint=checkpoint)
             state = trainer.state
     if signals.received is not None:
@@ -309,7 +311,7 @@ def _publish(
         "tokens": state.global_step * settings.batch_size * settings.length,
         "seconds": json.loads((last / STATE).read_text(encoding="utf-8"))["seconds"],
         "best": {"step": step, **dict(evaluations)[step]},
-        "before": evaluations[0][1],
+        "before": json.loads((folder.path / BEFORE).read_text(encoding="utf-8")),
         "evaluations": evaluations,
         "environment": describe_environment(model.device),
     }
