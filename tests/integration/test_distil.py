@@ -48,7 +48,7 @@ def settings(work: Path, name: str, **changes: Any) -> DistilSettings:
         "length": 32,
         "steps": 30,
         "batch_size": 8,
-        "learning_rate": 3e-3,
+        "learning_rate": 3e-4,
         "evaluation_share": 0.1,
         "evaluate_every": 10,
         "save_every": 10,
@@ -64,7 +64,7 @@ def run(given: DistilSettings) -> dict[str, Any]:
 
 def test_the_student_comes_closer_and_keeps_its_head(work: Path) -> None:
     results = run(settings(work, "run"))
-    assert results["best"]["loss"] < 0.8 * results["before"]["loss"]
+    assert results["best"]["loss"] < 0.95 * results["before"]["loss"]
     assert results["before"]["loss"] > results["evaluations"][0][1]["loss"]  # measured before the first step
     assert results["best"]["cosine"] > results["before"]["cosine"]
     made = AutoModelForSequenceClassification.from_pretrained(work / "run" / "model")

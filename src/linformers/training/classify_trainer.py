@@ -53,7 +53,9 @@ class ClassifyTrainer(ResumableTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Mean loss of the labels, and the distance to the teacher."""
+        """Mean loss of the labels, and the distance to the teacher; then without dropout, which the teacher has not."""
+        if self.teacher is not None:
+            model.eval()
         inputs = dict(inputs)
         labels = inputs.pop("labels")
         outputs = model(**inputs, output_hidden_states=self.teacher is not None)

@@ -132,7 +132,8 @@ class DistilTrainer(ResumableTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Distance of the hidden states of all layers."""
+        """Distance of the hidden states of all layers; without dropout, which the teacher has not either."""
+        model.eval()
         loss = hidden_state_loss(*self._states(model, inputs["input_ids"]), None)
         return (loss, None) if return_outputs else loss
 
@@ -342,7 +343,8 @@ def conclude(results: dict[str, Any], path: Path, console: Console) -> None:
     console.print(
         f"Cosine of the last hidden states to the teacher's, on held-out text: {before['cosine']:.4f} before, "
         f"{best['cosine']:.4f} after ({results['tokens']:,} tokens in {results['seconds']:,.0f} s).\n"
-        f"Model and card: {path / MODEL}\nNext: linformers finetune --model {path / MODEL} --task FILE --output DIR",
+        + ("It came no closer: use a lower --learning-rate.\n" if best["loss"] >= before["loss"] else "")
+        + f"Model and card: {path / MODEL}\nNext: linformers finetune --model {path / MODEL} --task FILE --output DIR",
         highlight=False,
         soft_wrap=True,
     )
