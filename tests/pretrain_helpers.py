@@ -68,9 +68,9 @@ def train(recipe: dict[str, Any], die_at_flush: int | None = None) -> None:
 
 def die_at(number: int) -> None:
     """SIGKILL this process when it writes the n-th file of its checkpoints to the disk."""
-    from linformers.training import checkpoints
+    from linformers.data import folders
 
-    flush, left = checkpoints.flush, [number]
+    flush, left = folders.flush, [number]
 
     def dying(path: Path) -> None:
         left[0] -= 1
@@ -78,7 +78,7 @@ def die_at(number: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         flush(path)
 
-    checkpoints.flush = dying
+    folders.flush = dying
 
 
 def processes() -> Any:

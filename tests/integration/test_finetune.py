@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 
 import linformers  # noqa: F401  (registers the model type)
 from linformers.cli import main
-from linformers.training.checkpoints import damage
+from linformers.data.folders import damage
 from linformers.training.classify import run_finetune
 from linformers.training.classify_settings import FinetuneSettings
 

@@ -16,6 +16,7 @@ from transformers.utils import logging
 from linformers.analysis.conversion_card import conversion_card
 from linformers.analysis.fidelity import Fidelity, measure_fidelity
 from linformers.data.documents import read_documents
+from linformers.data.folders import write_folder
 from linformers.data.progress import ReadProgress
 from linformers.data.rejects import Rejects
 from linformers.data.sources import Source
@@ -23,7 +24,6 @@ from linformers.models.convert import linearise
 from linformers.models.convert_fairseq import convert_fairseq_linformer
 from linformers.models.convert_load import load_teacher, load_tokenizer, name_of
 from linformers.report.environment import describe_environment
-from linformers.training.checkpoints import write_folder
 
 CONVERSION, FIDELITY = "conversion.json", "fidelity.json"
 

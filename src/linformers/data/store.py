@@ -4,6 +4,7 @@ A folder is written under another name and renamed when its manifest, which is w
 every file. So a reader sees no half-written folder, whenever the writer was killed.
 """
 
+import glob
 import hashlib
 import json
 import os
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from linformers.data.folders import file_hash, flush
 
 MANIFEST = "manifest.json"
 
@@ -57,15 +60,6 @@ class GrowingArray:
             os.fsync(self._file.fileno())
         finally:
             self._file.close()
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _manifest_hash(facts: dict[str, Any]) -> str:
@@ -132,7 +126,7 @@ def new_folder(final: Path) -> Iterator[Path]:
         except OSError:
             if not (final / MANIFEST).is_file():  # otherwise another process was faster, with the same content
                 raise
-        _sync_folder(final.parent)
+        flush(final.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -140,19 +134,5 @@ def new_folder(final: Path) -> Iterator[Path]:
 def remove_leftovers(final: Path) -> None:
     """Remove temporary folders of processes that were killed. Only for the holder of the lock of ``final``."""
     for pattern in ("tmp", "old"):
-        for left in final.parent.glob(f".{glob_escape(final.name)}.*.{pattern}"):
+        for left in final.parent.glob(f".{glob.escape(final.name)}.*.{pattern}"):
             shutil.rmtree(left, ignore_errors=True)
-
-
-def glob_escape(name: str) -> str:
-    """A name as a glob that matches it alone."""
-    return "".join(f"[{character}]" if character in "*?[" else character for character in name)
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -16,6 +16,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from transformers import TrainerState, TrainingArguments, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
+from linformers.data.folders import write_folder
 from linformers.data.progress import ReadProgress
 from linformers.data.rejects import Rejects
 from linformers.data.tasks import Task, TaskSources, prepare_task, splits_json
@@ -23,7 +24,7 @@ from linformers.report.environment import command_line, describe_environment
 from linformers.report.plots import plot_confusion, save_png
 from linformers.training import tensors
 from linformers.training.arguments import training_arguments
-from linformers.training.checkpoints import Checkpoints, write_folder
+from linformers.training.checkpoints import Checkpoints
 from linformers.training.classify_card import model_card
 from linformers.training.classify_data import EncodedPart, LengthBatches, PadInputs
 from linformers.training.classify_model import choose_max_length, load_model, load_teacher, load_tokenizer

@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from linformers.data.folders import reports_full_disk
 from linformers.data.tasks import Task
-from linformers.training.checkpoints import reports_full_disk
 from linformers.training.classify_data import EncodedPart
 from linformers.training.metrics import LABELS, estimate, predictions
 from linformers.training.resumable import STATE

@@ -13,12 +13,12 @@ from torch.utils.data import Dataset
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from linformers.data.books import load_books
+from linformers.data.folders import write_folder
 from linformers.data.masking import Masking
 from linformers.data.packing import encode, pack
 from linformers.data.regions import split_regions
 from linformers.data.streams import Curriculum, MaskedBlocks, collate
 from linformers.data.tokenizer import train_tokenizer
-from linformers.training.checkpoints import write_folder
 from linformers.training.processes import Layout
 from linformers.training.recipe import DataRecipe, Recipe, Stage
 

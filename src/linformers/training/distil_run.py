@@ -24,6 +24,7 @@ import linformers
 from linformers.attention.checks import check_int
 from linformers.data.cache import TokenCache, tokenise
 from linformers.data.corpus import PackedBlocks
+from linformers.data.folders import write_folder
 from linformers.data.masking import IGNORED
 from linformers.data.sources import Source
 from linformers.data.streams import collate
@@ -31,7 +32,7 @@ from linformers.models.convert_load import longest_input
 from linformers.report.environment import command_line, describe_environment
 from linformers.training import tensors
 from linformers.training.arguments import training_arguments
-from linformers.training.checkpoints import Checkpoints, write_folder
+from linformers.training.checkpoints import Checkpoints
 from linformers.training.classify_model import reported
 from linformers.training.corpus import cache_folder
 from linformers.training.distil import hidden_state_loss

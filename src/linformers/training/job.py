@@ -14,12 +14,13 @@ from transformers import PreTrainedTokenizerFast, TrainerState, set_seed
 from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer import TRAINER_STATE_NAME
 
+from linformers.data.folders import write_folder
 from linformers.models import LinformerForMaskedLM
 from linformers.report.environment import command_line, describe_environment
 from linformers.training import tensors
 from linformers.training.arguments import training_arguments
 from linformers.training.card import model_card
-from linformers.training.checkpoints import Checkpoints, write_folder
+from linformers.training.checkpoints import Checkpoints
 from linformers.training.corpus import Corpus, prepare_corpus, prepare_tokenizer, token_ids
 from linformers.training.processes import Layout, lay_out, split_batch
 from linformers.training.progress import TrainProgress

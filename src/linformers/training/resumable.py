@@ -25,8 +25,9 @@ from transformers import (
 )
 from transformers.trainer import TRAINER_STATE_NAME
 
+from linformers.data.folders import write_folder
 from linformers.training import tensors
-from linformers.training.checkpoints import Checkpoints, write_folder
+from linformers.training.checkpoints import Checkpoints
 from linformers.training.processes import Layout
 
 STATE = "state.json"

@@ -13,8 +13,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 from rich.console import Console
 
+from linformers.data.folders import damage, reports_full_disk
 from linformers.data.rejects import TooManyRejects
-from linformers.training.checkpoints import Checkpoints, damage, reports_full_disk
+from linformers.training.checkpoints import Checkpoints
 
 RECIPE, RUN, RESULTS, MODEL = "recipe.yaml", "run.json", "results.json", "model"
 

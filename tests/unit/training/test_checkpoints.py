@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from linformers.training.checkpoints import MANIFEST, Checkpoints, DiskFullError, damage, write_folder
+from linformers.data.folders import MANIFEST, DiskFullError, damage, write_folder
+from linformers.training.checkpoints import Checkpoints
 
 
 def fill(text: str):
