@@ -1,6 +1,5 @@
 """Trains a classifier on its labels, and on what a teacher makes of the same inputs."""
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,7 +9,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
-from transformers.trainer_utils import speed_metrics
 
 from linformers.data.progress import ReadProgress
 from linformers.data.tasks_rules import Kind
@@ -66,20 +64,11 @@ class ClassifyTrainer(ResumableTrainer):
             loss = loss + distillation_loss(outputs, taught, inputs["attention_mask"], self.distillation)
         return (loss, outputs) if return_outputs else loss
 
-    def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
-    ) -> dict[str, float]:
+    def measure(self, dataset: Any) -> dict[str, float]:
         """Loss of the labels and all metrics."""
-        start = time.time()
-        dataset: Any = self.eval_dataset if eval_dataset is None else eval_dataset
         logits = predict_logits(self._plain_model(), dataset, self.collate, self.args.per_device_eval_batch_size)
         loss = task_loss(torch.from_numpy(logits), dataset.labels, self.kind, None).item()
-        found = {"loss": loss, **measure(dataset.labels.numpy(), probabilities(logits, self.kind), self.kind)}
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
-        metrics |= speed_metrics(metric_key_prefix, start, num_samples=len(dataset))
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
+        return {"loss": loss, **measure(dataset.labels.numpy(), probabilities(logits, self.kind), self.kind)}
 
 
 def task_loss(

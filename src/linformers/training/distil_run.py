@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import shutil
-import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -18,7 +17,6 @@ from rich.console import Console
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import speed_metrics
 
 import linformers
 from linformers.attention.checks import check_int
@@ -36,7 +34,7 @@ from linformers.training.checkpoints import Checkpoints
 from linformers.training.classify_model import reported
 from linformers.training.corpus import cache_folder
 from linformers.training.distil import hidden_state_loss
-from linformers.training.processes import Layout, StepBatches
+from linformers.training.processes import Layout, StepBatches, evaluation_batches
 from linformers.training.progress import TrainProgress
 from linformers.training.recipe import DataRecipe, TrainingRecipe
 from linformers.training.resumable import STATE, ResumableTrainer
@@ -138,29 +136,15 @@ class DistilTrainer(ResumableTrainer):
         loss = hidden_state_loss(*self._states(model, inputs["input_ids"]), None)
         return (loss, None) if return_outputs else loss
 
-    @torch.no_grad()
-    def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
-    ) -> dict[str, float]:
+    def measure(self, dataset: Any) -> dict[str, float]:
         """The loss, and the cosine of the last hidden states, over all held-out tokens."""
-        start, size = time.time(), self.args.per_device_eval_batch_size
-        dataset: Any = self.eval_dataset
-        assert self.model is not None
-        self.model.eval()
         losses, cosines = [], []
-        count = len(dataset)
-        for first in range(0, count, size):
-            batch = self.collate([dataset[i] for i in range(first, min(first + size, count))])
+        for items in evaluation_batches(len(dataset), self.args.per_device_eval_batch_size, self.layout):
+            batch = self.collate([dataset[item] for item in items])
             own, taught = self._states(self.model, batch["input_ids"].to(self.args.device))
-            losses += [hidden_state_loss(own, taught, None).item()] * len(batch["input_ids"])
+            losses += [hidden_state_loss(own, taught, None).item()] * len(items)
             cosines += F.cosine_similarity(own[-1], taught[-1], dim=-1).mean(1).tolist()
-        metrics = {
-            f"{metric_key_prefix}_loss": float(np.mean(losses)),
-            f"{metric_key_prefix}_cosine": float(np.mean(cosines)),
-        } | speed_metrics(metric_key_prefix, start, num_samples=count)
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
+        return {"loss": float(np.mean(losses)), "cosine": float(np.mean(cosines))}
 
 
 def run_distil(settings: DistilSettings, *, console: Console | None = None) -> int:

@@ -24,6 +24,7 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import speed_metrics
 
 from linformers.data.folders import write_folder
 from linformers.training import tensors
@@ -52,7 +53,7 @@ class _EachStep(TrainerCallback):
 
 
 class ResumableTrainer(Trainer):
-    """What pretraining and fine-tuning share; ``evaluate`` is theirs.
+    """What pretraining, fine-tuning and distillation share; how they ``measure`` held-out items is theirs.
 
     Args:
         model: with the weights to start from.
@@ -106,6 +107,24 @@ class ResumableTrainer(Trainer):
         else:
             options = {"batch_sampler": self.batches}
         return DataLoader(dataset, collate_fn=self.collate, num_workers=self.workers, **options)
+
+    def measure(self, dataset: Any) -> dict[str, float]:
+        """Metrics on held-out items, ``loss`` among them; the model is in evaluation mode."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """``measure``, with what Trainer does around it."""
+        start = time.time()
+        dataset: Any = self.eval_dataset if eval_dataset is None else eval_dataset
+        self._plain_model().eval()
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.measure(dataset).items()}
+        metrics |= speed_metrics(metric_key_prefix, start, num_samples=len(dataset))
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         better = super()._determine_best_metric(metrics, trial)

@@ -1,21 +1,16 @@
 """Masked-language-model training on one process or many, with an evaluation that is exact over both."""
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from torch.utils.data import Dataset
-from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import speed_metrics
+from transformers import PreTrainedModel, TrainingArguments
 
 from linformers.data.masking import IGNORED
-from linformers.training.checkpoints import Checkpoints
 from linformers.training.processes import Layout, StepBatches, evaluation_batches, layers_of, shard, split_batch
 from linformers.training.recipe import TrainingRecipe
 from linformers.training.resumable import ResumableTrainer
@@ -29,13 +24,8 @@ class PretrainTrainer(ResumableTrainer):
         arguments: see ``training_arguments``.
         training: the recipe's section.
         layout: the processes.
-        train: items in the order of training.
-        evaluation: held-out items.
-        collate: makes a batch of items.
-        checkpoints: where to write.
-        best: folder for the weights with the best evaluation.
-        workers: processes that prepare batches.
-        callbacks: watch the run.
+        collate: makes a batch of whole sequences.
+        options: the other arguments of ``ResumableTrainer``.
     """
 
     def __init__(
@@ -45,34 +35,23 @@ class PretrainTrainer(ResumableTrainer):
         training: TrainingRecipe,
         layout: Layout,
         *,
-        train: Dataset,
-        evaluation: Dataset,
         collate: Callable[[Sequence[Any]], dict[str, Tensor]],
-        checkpoints: Checkpoints,
-        best: Path,
-        workers: int = 0,
-        callbacks: Sequence[TrainerCallback] = (),
+        **options: Any,
     ) -> None:
         micro_batch, accumulation = split_batch(training, layout)
         arguments.gradient_accumulation_steps = accumulation
         arguments.per_device_train_batch_size = micro_batch
         arguments.per_device_eval_batch_size = training.evaluation_batch_size
+        count, place = training.steps * accumulation, {"replica": layout.replica, "replicas": layout.replicas}
         super().__init__(
             model,
             arguments,
             layout,
             seed=training.seed,
-            train=train,
-            evaluation=evaluation,
             # the same sequences in each step, however many processes there are
-            batches=StepBatches(
-                training.steps * accumulation, micro_batch, replica=layout.replica, replicas=layout.replicas
-            ),
+            batches=StepBatches(count, micro_batch, **place),
             collate=lambda items: layout.stretch(collate(items)),
-            checkpoints=checkpoints,
-            best=best,
-            workers=workers,
-            callbacks=callbacks,
+            **options,
         )
         if training.compile:
             for layer in layers_of(model):  # one compilation serves all layers
@@ -90,17 +69,11 @@ class PretrainTrainer(ResumableTrainer):
         with self.layout.shared_sequence():
             return super().training_step(model, inputs, num_items_in_batch)
 
-    @torch.no_grad()
-    def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
-    ) -> dict[str, float]:
+    def measure(self, dataset: Any) -> dict[str, float]:
         """Mean loss per predicted token, in nats, and its exponential; exact over batches and processes."""
-        start = time.time()
-        dataset: Any = self.eval_dataset if eval_dataset is None else eval_dataset
         size = self.args.per_device_eval_batch_size
         model, total, count = self.model, 0.0, 0
         assert model is not None
-        model.eval()
         with self.layout.shared_sequence():
             for items in evaluation_batches(len(dataset), size, self.layout):
                 batch = self._prepare_inputs(self.collate([dataset[item] for item in items or [0]]))
@@ -111,11 +84,7 @@ class PretrainTrainer(ResumableTrainer):
                 count += int((batch["labels"] != IGNORED).sum())
         total, tokens = self.layout.total(total, count, device=self.args.device)
         mean = total / max(tokens, 1)
-        metrics = {f"{metric_key_prefix}_loss": mean, f"{metric_key_prefix}_perplexity": math.exp(min(mean, 700))}
-        metrics |= speed_metrics(metric_key_prefix, start, num_samples=len(dataset))
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
+        return {"loss": mean, "perplexity": math.exp(min(mean, 700))}
 
     # --- what Trainer does not know of sharded models
 
