@@ -19,7 +19,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from linformers.attention.checks import closest
 from linformers.models.convert_families import FAMILIES
 
-_AUTO = {
+AUTO: dict[str, Any] = {
     "Model": AutoModel,
     "ForMaskedLM": AutoModelForMaskedLM,
     "ForSequenceClassification": AutoModelForSequenceClassification,
@@ -53,9 +53,9 @@ def load_teacher(path: str | Path) -> PreTrainedModel:
             f"If the weights are a plain {model_type}, delete auto_map from a copy of the folder and convert that."
         )
     _check_safetensors(Path(path))
-    head = _saved_head(settings)
+    head = saved_head(settings)
     try:
-        teacher, report = _AUTO[head].from_pretrained(path, use_safetensors=True, output_loading_info=True)
+        teacher, report = AUTO[head].from_pretrained(path, use_safetensors=True, output_loading_info=True)
     except OSError as error:
         if "safetensors" in str(error):
             raise OSError(_no_safetensors(path)) from error
@@ -157,14 +157,14 @@ def _suffix(class_name: str) -> str:
     return found[1] if found else class_name
 
 
-def _saved_head(settings: dict[str, Any]) -> str:
+def saved_head(settings: dict[str, Any]) -> str:
     """The head that a folder was saved with; pretraining heads become the part of them that we have."""
     names = settings.get("architectures") or ["Model"]
     head = _suffix(names[0])
     if head == "ForPreTraining":
         head = "Model" if settings["model_type"] == "electra" else "ForMaskedLM"
-    if head not in _AUTO:
-        raise ValueError(f"cannot convert architectures={names}: the head must be one of {', '.join(_AUTO)}.")
+    if head not in AUTO:
+        raise ValueError(f"cannot convert architectures={names}: the head must be one of {', '.join(AUTO)}.")
     return head
 
 

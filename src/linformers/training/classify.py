@@ -3,9 +3,7 @@
 import hashlib
 import json
 import math
-import os
 import shutil
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -14,35 +12,35 @@ import torch
 from rich.console import Console
 from sklearn.utils.class_weight import compute_class_weight
 from transformers import TrainerState, TrainingArguments, set_seed
-from transformers.trainer import TRAINER_STATE_NAME
 
 from linformers.data.folders import write_folder
 from linformers.data.progress import ReadProgress
 from linformers.data.rejects import Rejects
 from linformers.data.tasks import Task, TaskSources, prepare_task, splits_json
-from linformers.report.environment import command_line, describe_environment
+from linformers.report.environment import describe_environment
 from linformers.report.plots import plot_confusion, save_png
 from linformers.training import tensors
 from linformers.training.arguments import training_arguments
 from linformers.training.checkpoints import Checkpoints
 from linformers.training.classify_card import model_card
 from linformers.training.classify_data import EncodedPart, LengthBatches, PadInputs
-from linformers.training.classify_model import choose_max_length, load_model, load_teacher, load_tokenizer
+from linformers.training.classify_model import choose_max_length, load_model, load_teacher
 from linformers.training.classify_results import KIND, PREDICTIONS, SayMetrics, conclude, summary, write_predictions
 from linformers.training.classify_settings import PLAN, FinetuneSettings
 from linformers.training.classify_trainer import ClassifyTrainer, predict_logits
-from linformers.training.distil import Distillation
+from linformers.training.distil import Distillation, each_for_itself, one_of_many
+from linformers.training.loading import load_tokenizer
 from linformers.training.metrics import MAIN, predictions, probabilities, sign_of
-from linformers.training.processes import Layout
+from linformers.training.processes import Layout, refuse_launcher
 from linformers.training.progress import TrainProgress
 from linformers.training.recipe import TrainingRecipe
+from linformers.training.resumable import history_at
 from linformers.training.run_folder import (
     MODEL,
     RESULTS,
     RUN,
     Folder,
     best_weights,
-    git_commit,
     newest_checkpoint,
 )
 from linformers.training.stopping import StopEarly, StopOnSignal, is_over, say_stopped
@@ -61,8 +59,7 @@ def run_finetune(settings: FinetuneSettings, *, console: Console | None = None) 
         DiskFullError: no space left; the last checkpoint is intact.
     """
     console = console or Console()
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError("linformers finetune runs in one process; start it without torchrun")
+    refuse_launcher(KIND)
     path = Path(settings.output)
     folder = Folder(path, option="output", plan=PLAN, before=(REJECTS, f".{SPLITS}", SPLITS))
     folder.check(settings.differences)
@@ -94,7 +91,9 @@ class _Job:
         if settings.teacher is not None:
             teacher = load_teacher(settings.teacher, model, self.tokenizer, self.max_length)
         self.parts = self._encode()
-        self._begin() if not self.folder.begun else self._continue()
+        if not self.folder.begun:
+            self.folder.write(SPLITS, splits_json(task))
+        self.folder.begin_or_continue(KIND, settings.as_json(), self.fingerprint)
         checkpoint = newest_checkpoint(self.checkpoints, self.console)
         if checkpoint is not None:
             tensors.load_model(model, Path(checkpoint))
@@ -106,7 +105,7 @@ class _Job:
             highlight=False,
             soft_wrap=True,
         )
-        state = None if checkpoint is None else TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+        state = history_at(checkpoint)
         main, sign = self._main_metric()
         with StopOnSignal(Layout()) as signals:
             if state is None or not is_over(state, self.arguments.max_steps, settings.early_stopping, main, sign):
@@ -150,25 +149,6 @@ class _Job:
         digest = hashlib.sha256(b"".join(part.fingerprint() for part in parts.values()))
         self.fingerprint = digest.hexdigest()[:16]
         return parts
-
-    def _begin(self) -> None:
-        run = {
-            "kind": KIND,
-            "command": command_line(),
-            "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "git_commit": git_commit(),
-            "data_fingerprint": self.fingerprint,
-        }
-        self.folder.write(SPLITS, splits_json(self.task))
-        self.folder.write(RUN, json.dumps(run, indent=1) + "\n")
-        self.folder.write(PLAN, self.settings.as_json())  # from here on the run has begun
-
-    def _continue(self) -> None:
-        run = json.loads((self.path / RUN).read_text(encoding="utf-8"))
-        if run["data_fingerprint"] != self.fingerprint:
-            raise ValueError(
-                f"the data of this run have changed since it began in {self.path}; restore them, or name another output"
-            )
 
     # --- training
 
@@ -225,7 +205,11 @@ class _Job:
             kind=self.task.kind,
             class_weights=self._class_weights(),
             teacher=teacher,
-            distillation=Distillation(hidden_weight=settings.hidden_weight, logits_weight=settings.logits_weight),
+            distillation=Distillation(
+                hidden_weight=settings.hidden_weight,
+                logits_weight=settings.logits_weight,
+                compare=each_for_itself if self.task.kind == "multi_label" else one_of_many,
+            ),
         )
         with progress:
             trainer.train(resume_from_checkpoint=checkpoint)

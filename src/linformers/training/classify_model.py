@@ -1,21 +1,16 @@
-"""Encoders with a classifier on top, ours or transformers'; safetensors only, and no code of the model's own."""
+"""Encoders with a classifier on top, ours or transformers'."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
-from transformers.utils import logging
 
-import linformers  # noqa: F401  (registers the model type)
 from linformers.data.tasks import Task
 from linformers.data.tasks_rules import PROBLEM_TYPES
 from linformers.models.convert_load import longest_input
+from linformers.training.loading import LOCAL, check_pair, reported
 
-LOCAL: dict[str, Any] = {"trust_remote_code": False}
 DEFAULT_MAX_LENGTH = 512
 
 
@@ -75,29 +70,8 @@ def load_teacher(name: str, student: PreTrainedModel, tokenizer: Tokenizer, max_
             f"teacher={name!r} tells apart {list(theirs.id2label.values())}, but the task has "
             f"{list(ours.id2label.values())}; fine-tune the teacher on this task"
         )
-    for field in ("num_hidden_layers", "hidden_size", "vocab_size"):
-        if getattr(theirs, field) != getattr(ours, field):
-            raise ValueError(
-                f"teacher={name!r} has {field}={getattr(theirs, field)}, but the model has {getattr(ours, field)}; "
-                "take the teacher that the model was converted from"
-            )
-    if load_tokenizer("teacher", name).get_vocab() != tokenizer.get_vocab():
-        raise ValueError(f"teacher={name!r} has another vocabulary than the model; both must read the same tokens")
-    if longest_input(teacher) < max_length:
-        raise ValueError(
-            f"teacher={name!r} reads {longest_input(teacher):,} tokens, but max_length={max_length}; lower max_length"
-        )
+    check_pair(name, teacher, student, tokenizer, "max_length", max_length)
     return teacher.eval().requires_grad_(False)
-
-
-def load_tokenizer(option: str, name: str) -> Tokenizer:
-    """The tokenizer beside a model.
-
-    Raises:
-        ValueError: there is none.
-    """
-    with reported(option, name):
-        return AutoTokenizer.from_pretrained(name, **LOCAL)
 
 
 def choose_max_length(asked: int | None, model: PreTrainedModel, tokenizer: Tokenizer) -> int:
@@ -112,27 +86,6 @@ def choose_max_length(asked: int | None, model: PreTrainedModel, tokenizer: Toke
     if asked > most:
         raise ValueError(
             f"max_length={asked} is more than the {most:,} tokens the model can read; lower it, or make a longer model "
-            f"of it: linformers convert --max-length {asked}"
+            f"of it: linformers convert --max-length {asked}, or model.resize_max_length({asked}) of a Linformer"
         )
     return asked
-
-
-@contextmanager
-def reported(option: str, name: str) -> Iterator[None]:
-    """One clear line for what transformers says about a model that cannot be loaded; nothing about new heads."""
-    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    except (OSError, ValueError, KeyError) as error:
-        what = "" if Path(name).is_dir() else " (no such folder, and no model of the hub that can be reached)"
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(
-            f"{option}={name!r} cannot be loaded{what}: {first} Give the folder of an encoder with a tokenizer, "
-            "weights as safetensors, and no code of its own"
-        ) from error
-    finally:
-        logging.set_verbosity(before)
-        if bars:
-            logging.enable_progress_bar()

@@ -1,6 +1,5 @@
 """What a fine-tuning run leaves behind: metrics, predictions, and what it says in the end."""
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -19,7 +18,7 @@ from linformers.data.folders import reports_full_disk
 from linformers.data.tasks import Task
 from linformers.training.classify_data import EncodedPart
 from linformers.training.metrics import LABELS, estimate, predictions
-from linformers.training.resumable import STATE
+from linformers.training.resumable import evaluations_in, losses_in, read_state
 from linformers.training.run_folder import MODEL, RESULTS
 
 KIND = "linformers finetune"
@@ -44,12 +43,8 @@ def summary(
         last: the last checkpoint.
         scores: of the rows that results are reported on; see ``probabilities``.
     """
-    evaluations = [
-        (int(entry["step"]), {name: entry[f"eval_{name}"] for name in ("loss", *LABELS) if f"eval_{name}" in entry})
-        for entry in state.log_history
-        if "eval_loss" in entry
-    ]
-    step = json.loads((best / STATE).read_text(encoding="utf-8"))["step"]
+    evaluations = evaluations_in(state, ("loss", *LABELS))
+    step = read_state(best)["step"]
     labels = task.parts[task.reported].labels
     return {
         "kind": KIND,
@@ -58,10 +53,10 @@ def summary(
         "reported_on": task.reported,
         "metrics": {name: asdict(found) for name, found in estimate(labels, scores, task.kind).items()},
         "steps": state.global_step,
-        "seconds": json.loads((last / STATE).read_text(encoding="utf-8"))["seconds"],
+        "seconds": read_state(last)["seconds"],
         "best": {"step": step, **dict(evaluations).get(step, {})},
         "evaluations": evaluations,
-        "losses": [(int(entry["step"]), entry["loss"]) for entry in state.log_history if "loss" in entry],
+        "losses": losses_in(state),
         "left_out": task.reasons,
         "parts": {
             name: {

@@ -45,10 +45,10 @@ class Corpus:
     facts: dict[str, Any]
 
 
-def cache_folder(data: DataRecipe) -> Path:
-    """Where tokenised text is kept: the recipe's folder, or the user's cache."""
-    if data.cache is not None:
-        return Path(data.cache).expanduser()
+def cache_folder(named: str | None = None) -> Path:
+    """Where tokenised text is kept: a folder that is named, or the user's cache."""
+    if named is not None:
+        return Path(named).expanduser()
     base = os.environ.get("LINFORMERS_CACHE") or os.path.join(
         os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "linformers"
     )
@@ -169,7 +169,7 @@ def _sources(
     from linformers.data.corpus import PackedBlocks
     from linformers.data.padding import PadBatch
 
-    data, folder = recipe.data, cache_folder(recipe.data)
+    data, folder = recipe.data, cache_folder(recipe.data.cache)
 
     def cached(which: Any) -> list[Any]:
         return tokenise(
@@ -229,7 +229,7 @@ def _stream(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, masking: Masking
         rank=layout.replica,
         world_size=layout.replicas,
         documents=data.documents,
-        rejects_dir=cache_folder(data) / "streaming-rejects",
+        rejects_dir=cache_folder(data.cache) / "streaming-rejects",
         max_reject_share=data.max_reject_share,
     )
 

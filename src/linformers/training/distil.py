@@ -4,7 +4,7 @@ Layer by layer as in TinyBERT (Jiao et al., arXiv 1909.10351); for linear attent
 (arXiv 2410.06846).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,42 +12,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor
 from transformers.utils.generic import ModelOutput
-
-
-@dataclass(frozen=True, kw_only=True)
-class Distillation:
-    """What counts for how much.
-
-    Args:
-        hidden_weight: of the distance between the hidden states.
-        logits_weight: of the distance between the predictions, where both models make some.
-    """
-
-    hidden_weight: float = 1.0
-    logits_weight: float = 1.0
-
-
-def distillation_loss(
-    student: ModelOutput,
-    teacher: ModelOutput,
-    attention_mask: Shaped[Tensor, "batch seq"] | None,
-    distillation: Distillation,
-) -> Float[Tensor, ""]:
-    """Distance of a student's outputs from its teacher's on the same inputs.
-
-    Args:
-        student: with ``hidden_states``; of several logits only ``logits`` is compared.
-        teacher: likewise, without gradients.
-        attention_mask: True or 1 = keep; None = all.
-        distillation: the weights.
-    """
-    loss = torch.zeros((), device=student["hidden_states"][-1].device)
-    if distillation.hidden_weight:
-        hidden = hidden_state_loss(student["hidden_states"], teacher["hidden_states"], attention_mask)
-        loss = loss + distillation.hidden_weight * hidden
-    if distillation.logits_weight and "logits" in student and "logits" in teacher:
-        loss = loss + distillation.logits_weight * logits_loss(student["logits"], teacher["logits"])
-    return loss
 
 
 def hidden_state_loss(
@@ -71,7 +35,7 @@ def hidden_state_loss(
     return torch.stack(errors).mean()
 
 
-def logits_loss(
+def one_of_many(
     student: Float[Tensor, "*batch classes"], teacher: Float[Tensor, "*batch classes"]
 ) -> Float[Tensor, ""]:
     """Kullback-Leibler divergence of the predicted shares from the teacher's; of one logit, the squared error."""
@@ -79,3 +43,46 @@ def logits_loss(
     if student.shape[-1] == 1:
         return F.mse_loss(student, teacher)
     return F.kl_div(student.log_softmax(-1), teacher.log_softmax(-1), reduction="batchmean", log_target=True)
+
+
+def each_for_itself(student: Float[Tensor, "*any"], teacher: Float[Tensor, "*any"]) -> Float[Tensor, ""]:
+    """The same where every logit is a label of its own: mean divergence of the yes and no of each."""
+    return one_of_many(*(torch.stack([x, torch.zeros_like(x)], dim=-1) for x in (student, teacher)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distillation:
+    """What counts for how much.
+
+    Args:
+        hidden_weight: of the distance between the hidden states.
+        logits_weight: of the distance between the predictions, where both models make some.
+        compare: the distance of two sets of logits, the student's and the teacher's.
+    """
+
+    hidden_weight: float = 1.0
+    logits_weight: float = 1.0
+    compare: Callable[[Tensor, Tensor], Tensor] = one_of_many
+
+
+def distillation_loss(
+    student: ModelOutput,
+    teacher: ModelOutput,
+    attention_mask: Shaped[Tensor, "batch seq"] | None,
+    distillation: Distillation,
+) -> Float[Tensor, ""]:
+    """Distance of a student's outputs from its teacher's on the same inputs.
+
+    Args:
+        student: with ``hidden_states``; of several logits only ``logits`` is compared.
+        teacher: likewise, without gradients.
+        attention_mask: True or 1 = keep; None = all.
+        distillation: the weights.
+    """
+    loss = torch.zeros((), device=student["hidden_states"][-1].device)
+    if distillation.hidden_weight:
+        hidden = hidden_state_loss(student["hidden_states"], teacher["hidden_states"], attention_mask)
+        loss = loss + distillation.hidden_weight * hidden
+    if distillation.logits_weight and "logits" in student and "logits" in teacher:
+        loss = loss + distillation.logits_weight * distillation.compare(student["logits"], teacher["logits"])
+    return loss

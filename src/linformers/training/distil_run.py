@@ -5,20 +5,16 @@ import hashlib
 import json
 import shutil
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-import transformers
 from rich.console import Console
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, TrainerState
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers import PreTrainedModel, TrainerState
 
-import linformers
 from linformers.attention.checks import check_int
 from linformers.data.cache import TokenCache, tokenise
 from linformers.data.corpus import PackedBlocks
@@ -27,18 +23,18 @@ from linformers.data.masking import IGNORED
 from linformers.data.sources import Source
 from linformers.data.streams import collate
 from linformers.models.convert_load import longest_input
-from linformers.report.environment import command_line, describe_environment
+from linformers.report.environment import describe_environment
 from linformers.training import tensors
 from linformers.training.arguments import training_arguments
 from linformers.training.checkpoints import Checkpoints
-from linformers.training.classify_model import reported
 from linformers.training.corpus import cache_folder
 from linformers.training.distil import hidden_state_loss
-from linformers.training.processes import Layout, StepBatches, evaluation_batches
+from linformers.training.loading import check_pair, load_encoder, load_saved, load_tokenizer
+from linformers.training.processes import Layout, StepBatches, evaluation_batches, refuse_launcher
 from linformers.training.progress import TrainProgress
-from linformers.training.recipe import DataRecipe, TrainingRecipe
-from linformers.training.resumable import STATE, ResumableTrainer
-from linformers.training.run_folder import MODEL, RESULTS, RUN, Folder, best_weights, git_commit, newest_checkpoint
+from linformers.training.recipe import TrainingRecipe
+from linformers.training.resumable import ResumableTrainer, evaluations_in, history_at, read_state
+from linformers.training.run_folder import MODEL, RESULTS, Folder, best_weights, newest_checkpoint
 from linformers.training.stopping import StopOnSignal, is_over, say_stopped
 from linformers.training.strict import differences
 
@@ -105,10 +101,14 @@ class DistilSettings:
             device=self.device,
         )
 
+    def as_json(self) -> str:
+        """What a run's folder keeps."""
+        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+
     def differences(self, plan: Path) -> list[str]:
         """What the settings of another run, at this path, have that is different; its folder is none."""
         before: Any = json.loads(plan.read_text(encoding="utf-8"))
-        now: Any = json.loads(json.dumps(dataclasses.asdict(self)))
+        now: Any = json.loads(self.as_json())
         return differences({**before, "output": ""}, {**now, "output": ""})
 
 
@@ -158,6 +158,7 @@ def run_distil(settings: DistilSettings, *, console: Console | None = None) -> i
         DiskFullError: no space left; the last checkpoint is intact.
     """
     console = console or Console()
+    refuse_launcher(KIND)
     folder = Folder(Path(settings.output), option="output", plan=PLAN, before=())
     folder.check(settings.differences)
     if folder.results is not None:
@@ -172,25 +173,30 @@ def _run(settings: DistilSettings, folder: Folder, console: Console) -> int:
     path, training = folder.path, settings.training()
     checkpoints = Checkpoints(path / "checkpoints")
     checkpoints.tidy()
-    model, teacher = load_pair(settings)
+    model, teacher = load_saved("model", settings.model), load_encoder("teacher", settings.teacher)
     encoder: Any = model.base_model  # what is trained; the head stays as it is
-    tokenizer = AutoTokenizer.from_pretrained(settings.model)
+    tokenizer: Any = load_tokenizer("model", settings.model)
+    if longest_input(model) < settings.length:
+        raise ValueError(
+            f"length={settings.length} is more than the {longest_input(model):,} tokens the model can read"
+        )
+    check_pair(settings.teacher, teacher, model, tokenizer, "length", settings.length)
     sources = [Source(path=text) for text in settings.texts]
     cut = [
         cache.split(settings.evaluation_share)
-        for cache in tokenise(sources, tokenizer, cache_folder(DataRecipe(train="books")), console=console)
+        for cache in tokenise(sources, tokenizer, cache_folder(), console=console)
     ]
     train = _blocks([part for part, _ in cut], settings, total=settings.steps * settings.batch_size)
     evaluation = _blocks([part for _, part in cut], settings, limit=settings.evaluation_sequences)
     prints = "\n".join(part.fingerprint for pair in cut for part in pair)
-    _begin_or_continue(settings, folder, hashlib.sha256(prints.encode()).hexdigest()[:16])
+    folder.begin_or_continue(KIND, settings.as_json(), hashlib.sha256(prints.encode()).hexdigest()[:16])
     checkpoint = newest_checkpoint(checkpoints, console)
     if checkpoint is not None:
         tensors.load_model(encoder, Path(checkpoint))
     arguments = training_arguments(training, path / "checkpoints")
     arguments.per_device_train_batch_size = arguments.per_device_eval_batch_size = settings.batch_size
     progress = TrainProgress(console, "distilling", settings.batch_size * settings.length)
-    state = None if checkpoint is None else TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+    state = history_at(checkpoint)
     with StopOnSignal(Layout()) as signals:
         if state is None or not is_over(state, settings.steps, None):
             trainer = DistilTrainer(
@@ -221,34 +227,6 @@ def _run(settings: DistilSettings, folder: Folder, console: Console) -> int:
     return 0
 
 
-def load_pair(settings: DistilSettings) -> tuple[PreTrainedModel, PreTrainedModel]:
-    """Student, with its head, and teacher, without.
-
-    Raises:
-        ValueError: one cannot be loaded, or they do not fit each other.
-    """
-    models = []
-    for option in ("model", "teacher"):
-        name = getattr(settings, option)
-        with reported(option, name):
-            config = AutoConfig.from_pretrained(name)
-            heads = linformers if config.model_type == "linformer" else transformers
-            head = getattr(heads, (config.architectures or [""])[0], AutoModel) if option == "model" else AutoModel
-            models.append(head.from_pretrained(name, use_safetensors=True))
-    student, teacher = models
-    for field in ("num_hidden_layers", "hidden_size", "vocab_size"):
-        ours, theirs = getattr(student.config, field), getattr(teacher.config, field)
-        if ours != theirs:
-            raise ValueError(
-                f"teacher={settings.teacher!r} has {field}={theirs}, but the model has {ours}; take the teacher that "
-                "the model was converted from"
-            )
-    for option, model in zip(("model", "teacher"), models, strict=True):
-        if longest_input(model) < settings.length:
-            raise ValueError(f"length={settings.length} is more than the {longest_input(model)} tokens of the {option}")
-    return student, teacher.eval().requires_grad_(False)
-
-
 def _blocks(caches: list[TokenCache], settings: DistilSettings, **options: Any) -> PackedBlocks:
     return PackedBlocks(caches, length=settings.length, masking=_unmasked, seed=settings.seed, **options)
 
@@ -256,19 +234,6 @@ def _blocks(caches: list[TokenCache], settings: DistilSettings, **options: Any) 
 def _unmasked(ids: np.ndarray, key: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """In place of a ``Masking``: nothing is masked, nothing is predicted."""
     return ids, np.full_like(ids, IGNORED)
-
-
-def _begin_or_continue(settings: DistilSettings, folder: Folder, fingerprint: str) -> None:
-    if folder.begun:
-        if json.loads((folder.path / RUN).read_text(encoding="utf-8"))["data_fingerprint"] != fingerprint:
-            raise ValueError(
-                f"the text of this run has changed since it began in {folder.path}; restore it, or name another output"
-            )
-        return
-    started = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    run = {"kind": KIND, "command": command_line(), "started": started, "git_commit": git_commit()}
-    folder.write(RUN, json.dumps(run | {"data_fingerprint": fingerprint}, indent=1) + "\n")
-    folder.write(PLAN, json.dumps(dataclasses.asdict(settings), indent=1) + "\n")  # from here on the run has begun
 
 
 def _publish(
@@ -284,18 +249,14 @@ def _publish(
     best = best_weights(folder.path / "best", last, console)
     encoder: Any = model.base_model
     tensors.load_model(encoder, best)
-    evaluations = [
-        (int(entry["step"]), {"loss": entry["eval_loss"], "cosine": entry["eval_cosine"]})
-        for entry in state.log_history
-        if "eval_loss" in entry
-    ]
-    step = json.loads((best / STATE).read_text(encoding="utf-8"))["step"]
+    evaluations = evaluations_in(state, ("loss", "cosine"))
+    step = read_state(best)["step"]
     results = {
         "kind": KIND,
         "format": 1,
         "steps": state.global_step,
         "tokens": state.global_step * settings.batch_size * settings.length,
-        "seconds": json.loads((last / STATE).read_text(encoding="utf-8"))["seconds"],
+        "seconds": read_state(last)["seconds"],
         "best": {"step": step, **dict(evaluations)[step]},
         "before": json.loads((folder.path / BEFORE).read_text(encoding="utf-8")),
         "evaluations": evaluations,

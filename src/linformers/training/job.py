@@ -4,7 +4,6 @@ import json
 import shutil
 import sys
 from contextlib import nullcontext
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,10 @@ import torch.distributed as dist
 from rich.console import Console
 from transformers import PreTrainedTokenizerFast, TrainerState, set_seed
 from transformers.integrations.integration_utils import TensorBoardCallback
-from transformers.trainer import TRAINER_STATE_NAME
 
 from linformers.data.folders import write_folder
 from linformers.models import LinformerForMaskedLM
-from linformers.report.environment import command_line, describe_environment
+from linformers.report.environment import describe_environment
 from linformers.training import tensors
 from linformers.training.arguments import training_arguments
 from linformers.training.card import model_card
@@ -25,7 +23,7 @@ from linformers.training.corpus import Corpus, prepare_corpus, prepare_tokenizer
 from linformers.training.processes import Layout, lay_out, split_batch
 from linformers.training.progress import TrainProgress
 from linformers.training.recipe import Recipe, load_recipe
-from linformers.training.resumable import STATE
+from linformers.training.resumable import evaluations_in, history_at, losses_in, read_state
 from linformers.training.run_folder import (
     MODEL,
     RECIPE,
@@ -33,7 +31,6 @@ from linformers.training.run_folder import (
     RUN,
     Folder,
     best_weights,
-    git_commit,
     newest_checkpoint,
 )
 from linformers.training.stopping import StopEarly, StopOnSignal, is_over, say_stopped
@@ -79,12 +76,12 @@ class _Job:
 
     def run(self) -> int:
         """Prepare, train, publish."""
-        begun = self.layout.from_first(lambda: self._tidy())
+        self.layout.from_first(lambda: self._tidy())
         tokenizer = prepare_tokenizer(self.recipe, self.path / "tokenizer", self.layout)
         corpus = prepare_corpus(self.recipe, tokenizer, self.layout, self.console)
         set_seed(self.recipe.training.seed)
         model = LinformerForMaskedLM(self.recipe.config(vocab_size=len(tokenizer), **token_ids(tokenizer)))
-        self.layout.from_first(lambda: self._continue(corpus) if begun else self._begin(corpus))
+        self.layout.from_first(lambda: self._begin_or_continue(corpus))
         checkpoint = self.layout.from_first(lambda: newest_checkpoint(self.checkpoints, self.console))
         if checkpoint is not None:
             tensors.load_model(model, Path(checkpoint))
@@ -95,7 +92,7 @@ class _Job:
             highlight=False,
             soft_wrap=True,
         )
-        state = None if checkpoint is None else TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+        state = history_at(checkpoint)
         with StopOnSignal(self.layout) as signals:
             if state is None or not is_over(state, self.recipe.training.steps, self.recipe.training.early_stopping):
                 state = self._train(model, corpus, checkpoint, signals)
@@ -105,32 +102,15 @@ class _Job:
         conclude(results, self.path, self.console)
         return 0
 
-    def _tidy(self) -> bool:
+    def _tidy(self) -> None:
         self.checkpoints.tidy()
         if not self.folder.begun:
             shutil.rmtree(self.path / "tokenizer", ignore_errors=True)
-        return self.folder.begun
 
-    def _begin(self, corpus: Corpus) -> None:
-        run = {
-            "kind": KIND,
-            "command": command_line(),
-            "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "git_commit": git_commit(),
-            "data_fingerprint": corpus.fingerprint,
-            "processes": self.layout.world,
-            "environment": describe_environment(self.arguments.device),
-        }
-        self.folder.write(RUN, json.dumps(run, indent=1) + "\n")
-        self.folder.write(RECIPE, self.recipe.as_yaml())  # from here on the run has begun
-
-    def _continue(self, corpus: Corpus) -> None:
-        run = json.loads((self.path / RUN).read_text(encoding="utf-8"))
-        if run["data_fingerprint"] != corpus.fingerprint:
-            raise ValueError(
-                f"the text of this run has changed since it began in {self.path}; restore it, or name another "
-                "output.folder"
-            )
+    def _begin_or_continue(self, corpus: Corpus) -> None:
+        environment = describe_environment(self.arguments.device)
+        facts = {"processes": self.layout.world, "environment": environment}
+        self.folder.begin_or_continue(KIND, self.recipe.as_yaml(), corpus.fingerprint, **facts)
 
     def _train(self, model: Any, corpus: Corpus, checkpoint: str | None, signals: StopOnSignal) -> TrainerState:
         training, data = self.recipe.training, self.recipe.data
@@ -162,8 +142,8 @@ class _Job:
     ) -> dict[str, Any]:
         last = self.checkpoints.path(state.global_step)
         best = best_weights(self.path / "best", last, self.console)
-        seconds = json.loads((last / STATE).read_text(encoding="utf-8"))["seconds"]
-        found = json.loads((best / STATE).read_text(encoding="utf-8"))
+        seconds = read_state(last)["seconds"]
+        found = read_state(best)
         results = summary(self.recipe, state, corpus, seconds, found["step"], parameters, self.layout.world)
         results["environment"] = describe_environment(self.arguments.device)
 
@@ -198,11 +178,7 @@ def summary(
     processes: int,
 ) -> dict[str, Any]:
     """What ``results.json`` holds."""
-    evaluations = [
-        (int(entry["step"]), {"loss": entry["eval_loss"], "perplexity": entry["eval_perplexity"]})
-        for entry in state.log_history
-        if "eval_loss" in entry
-    ]
+    evaluations = evaluations_in(state, ("loss", "perplexity"))
     return {
         "kind": KIND,
         "format": 1,
@@ -213,7 +189,7 @@ def summary(
         "parameters": parameters,
         "best": {"step": best_step, **dict(evaluations)[best_step]},
         "evaluations": evaluations,
-        "losses": [(int(entry["step"]), entry["loss"]) for entry in state.log_history if "loss" in entry],
+        "losses": losses_in(state),
         "data": {**corpus.facts, "fingerprint": corpus.fingerprint},
     }
 

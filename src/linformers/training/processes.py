@@ -5,6 +5,7 @@ sequences; different groups hold different sequences. The batch of a step is the
 processes share it, so that a run does not depend on their number.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -116,6 +117,16 @@ def lay_out(members: int) -> Layout:
             made = dist.new_group(ranks)  # every process must take part in making every group
             group = made if rank in ranks else group
     return Layout(rank=rank, world=world, members=members, group=group)
+
+
+def refuse_launcher(command: str) -> None:
+    """Refuse to be one of several processes.
+
+    Raises:
+        ValueError: a launcher has started more than one.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(f"{command} runs in one process; start it without torchrun")
 
 
 def split_batch(training: TrainingRecipe, layout: Layout) -> tuple[int, int]:

@@ -34,6 +34,30 @@ from linformers.training.processes import Layout
 STATE = "state.json"
 
 
+def read_state(folder: Path) -> dict[str, Any]:
+    """Step, seconds and more of a checkpoint, or step and loss of the best weights."""
+    return json.loads((folder / STATE).read_text(encoding="utf-8"))
+
+
+def history_at(checkpoint: str | None) -> TrainerState | None:
+    """Trainer's history up to a checkpoint."""
+    return None if checkpoint is None else TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+
+
+def evaluations_in(state: TrainerState, names: Sequence[str]) -> list[tuple[int, dict[str, float]]]:
+    """Step and metrics of every evaluation."""
+    return [
+        (int(entry["step"]), {name: entry[f"eval_{name}"] for name in names if f"eval_{name}" in entry})
+        for entry in state.log_history
+        if "eval_loss" in entry
+    ]
+
+
+def losses_in(state: TrainerState) -> list[tuple[int, float]]:
+    """Step and training loss of every log entry."""
+    return [(int(entry["step"]), entry["loss"]) for entry in state.log_history if "loss" in entry]
+
+
 class _EachStep(TrainerCallback):
     """Seeds dropout, and logs the loss at checkpoints so that a run that goes on from one logs the same."""
 
@@ -168,7 +192,7 @@ class ResumableTrainer(Trainer):
             return
         optimizer: Any = self.optimizer
         scheduler: Any = self.lr_scheduler
-        state = json.loads((Path(checkpoint) / STATE).read_text(encoding="utf-8"))
+        state = read_state(Path(checkpoint))
         tensors.load_optimizer(self._plain_model(), optimizer, Path(checkpoint))
         scheduler.load_state_dict(state["scheduler"])
         for group, rate in zip(optimizer.param_groups, scheduler.get_last_lr(), strict=True):

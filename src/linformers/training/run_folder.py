@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from rich.console import Console
 
 from linformers.data.folders import damage, reports_full_disk
 from linformers.data.rejects import TooManyRejects
+from linformers.report.environment import command_line
 from linformers.training.checkpoints import Checkpoints
 
 RECIPE, RUN, RESULTS, MODEL = "recipe.yaml", "run.json", "results.json", "model"
@@ -84,6 +86,37 @@ class Folder:
         with reports_full_disk(self.path / name, unfinished, ""):
             unfinished.write_text(text, encoding="utf-8")
             os.replace(unfinished, self.path / name)
+
+    def begin_or_continue(self, kind: str, plan: str, fingerprint: str, **facts: Any) -> None:
+        """Write down a run that begins; of one that has begun, check that it reads the same text.
+
+        Args:
+            kind: the command.
+            plan: content of the plan; once it is there, the run has begun.
+            fingerprint: changes with the text that is read.
+            facts: what else ``run.json`` should hold.
+
+        Raises:
+            ValueError: the text has changed.
+        """
+        if self.begun:
+            before = json.loads((self.path / RUN).read_text(encoding="utf-8"))["data_fingerprint"]
+            if before != fingerprint:
+                raise ValueError(
+                    f"the data of this run have changed since it began in {self.path}; restore them, or name another "
+                    f"{self.option}"
+                )
+            return
+        run = {
+            "kind": kind,
+            "command": command_line(),
+            "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "git_commit": git_commit(),
+            "data_fingerprint": fingerprint,
+            **facts,
+        }
+        self.write(RUN, json.dumps(run, indent=1) + "\n")
+        self.write(self.plan, plan)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -6,7 +6,13 @@ import pytest
 import torch
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from linformers.training.distil import Distillation, distillation_loss, hidden_state_loss, logits_loss
+from linformers.training.distil import (
+    Distillation,
+    distillation_loss,
+    each_for_itself,
+    hidden_state_loss,
+    one_of_many,
+)
 
 
 def test_hidden_states_count_relative_to_their_size_and_without_padding() -> None:
@@ -23,9 +29,15 @@ def test_hidden_states_count_relative_to_their_size_and_without_padding() -> Non
 def test_predictions() -> None:
     student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[math.log(3), 0.0]])
     expected = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
-    assert logits_loss(student, teacher).item() == pytest.approx(expected)
-    assert logits_loss(teacher, teacher).item() == pytest.approx(0, abs=1e-7)
-    assert logits_loss(torch.tensor([[1.0], [2.0]]), torch.tensor([[0.0], [4.0]])).item() == pytest.approx(2.5)
+    assert one_of_many(student, teacher).item() == pytest.approx(expected)
+    assert one_of_many(teacher, teacher).item() == pytest.approx(0, abs=1e-7)
+    assert one_of_many(torch.tensor([[1.0], [2.0]]), torch.tensor([[0.0], [4.0]])).item() == pytest.approx(2.5)
+
+
+def test_predictions_of_several_labels() -> None:
+    student, teacher = torch.tensor([[0.0, 1.0]]), torch.tensor([[math.log(3), 1.0]])
+    first = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
+    assert each_for_itself(student, teacher).item() == pytest.approx(first / 2)  # the second label agrees
 
 
 def test_weights() -> None:

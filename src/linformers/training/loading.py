@@ -1,0 +1,100 @@
+"""Load models and tokenizers to train: ours or transformers', safetensors only, and no code of the model's own."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
+from transformers.utils import logging
+
+import linformers  # noqa: F401  (registers the model type)
+from linformers.models.convert_load import AUTO, longest_input, saved_head
+
+LOCAL: dict[str, Any] = {"trust_remote_code": False}
+
+
+def load_saved(option: str, name: str) -> PreTrainedModel:
+    """A model with the head it was saved with.
+
+    Raises:
+        ValueError: it cannot be loaded.
+    """
+    with reported(option, name):
+        config: Any = AutoConfig.from_pretrained(name, **LOCAL)
+        return AUTO[saved_head(config.to_dict())].from_pretrained(name, use_safetensors=True, **LOCAL)
+
+
+def load_encoder(option: str, name: str) -> PreTrainedModel:
+    """A model without its head, and without gradients.
+
+    Raises:
+        ValueError: it cannot be loaded.
+    """
+    with reported(option, name):
+        model = AutoModel.from_pretrained(name, use_safetensors=True, **LOCAL)
+    return model.eval().requires_grad_(False)
+
+
+def load_tokenizer(option: str, name: str) -> Tokenizer:
+    """The tokenizer beside a model.
+
+    Raises:
+        ValueError: there is none.
+    """
+    with reported(option, name):
+        return AutoTokenizer.from_pretrained(name, **LOCAL)
+
+
+def check_pair(
+    name: str, teacher: PreTrainedModel, student: PreTrainedModel, tokenizer: Tokenizer, option: str, length: int
+) -> None:
+    """Refuse a teacher whose layers or tokens are not the student's, or that cannot read so much.
+
+    Args:
+        name: of the teacher.
+        teacher: the model to imitate.
+        student: the model that learns.
+        tokenizer: of the student.
+        option: what the user calls the length.
+        length: of the longest input, in tokens.
+
+    Raises:
+        ValueError: they do not fit each other.
+    """
+    theirs: Any = teacher.config
+    ours: Any = student.config
+    for field in ("num_hidden_layers", "hidden_size", "vocab_size"):
+        if getattr(theirs, field) != getattr(ours, field):
+            raise ValueError(
+                f"teacher={name!r} has {field}={getattr(theirs, field)}, but the model has {getattr(ours, field)}; "
+                "take the teacher that the model was converted from"
+            )
+    if load_tokenizer("teacher", name).get_vocab() != tokenizer.get_vocab():
+        raise ValueError(f"teacher={name!r} has another vocabulary than the model; both must read the same tokens")
+    if longest_input(teacher) < length:
+        raise ValueError(
+            f"teacher={name!r} reads {longest_input(teacher):,} tokens, but {option}={length}; lower {option}"
+        )
+
+
+@contextmanager
+def reported(option: str, name: str) -> Iterator[None]:
+    """One clear line for what transformers says about a model that cannot be loaded; nothing about new heads."""
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    except (OSError, ValueError, KeyError) as error:
+        what = "" if Path(name).is_dir() else " (no such folder, and no model of the hub that can be reached)"
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"{option}={name!r} cannot be loaded{what}: {first} Give the folder of an encoder with a tokenizer, "
+            "weights as safetensors, and no code of its own"
+        ) from error
+    finally:
+        logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()
