@@ -1,9 +1,10 @@
 """``linformers distil``: bring a converted encoder closer to its teacher, on plain text."""
 
-import os
 from typing import Annotated
 
 import typer
+
+from linformers.cli.training import calm_threads, leave_with
 
 
 def distil(
@@ -28,13 +29,8 @@ def distil(
     write a checkpoint first; exit codes: 0 done, 1 failed, 130 stopped by Ctrl-C, 143 by SIGTERM.
     """
     options = {**locals(), "texts": tuple(texts)}
-    # Threads that spin while they wait slow training down many times over when another program uses the processor too.
-    # Read when torch is first imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    calm_threads()
 
     from linformers.training.distil_run import DistilSettings, run_distil
 
-    code = run_distil(DistilSettings(**options))
-    if code:
-        raise typer.Exit(code)
+    leave_with(run_distil(DistilSettings(**options)))

@@ -1,9 +1,10 @@
 """``linformers finetune``: a classifier or a regression from any encoder, with or without a teacher."""
 
-import os
 from typing import Annotated
 
 import typer
+
+from linformers.cli.training import calm_threads, leave_with
 
 
 def finetune(
@@ -61,14 +62,9 @@ def finetune(
     """
     options = dict(locals())
     options["extra_train"] = tuple(extra_train or ())
-    # Threads that spin while they wait slow training down many times over when another program uses the processor too.
-    # Read when torch is first imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    calm_threads()
 
     from linformers.training.classify import run_finetune
     from linformers.training.classify_settings import FinetuneSettings
 
-    code = run_finetune(FinetuneSettings(**options))
-    if code:
-        raise typer.Exit(code)
+    leave_with(run_finetune(FinetuneSettings(**options)))

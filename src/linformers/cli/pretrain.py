@@ -1,10 +1,11 @@
 """``linformers pretrain``: masked-language-model pretraining from a recipe, on one process or many."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from linformers.cli.training import calm_threads, leave_with
 
 
 def pretrain(
@@ -23,15 +24,11 @@ def pretrain(
 
     On several devices or hosts: torchrun --nproc-per-node 8 -m linformers pretrain RECIPE [KEY=VALUE]...
     """
-    # Threads that spin while they wait slow training down many times over when another program uses the processor too.
-    # Read when torch is first imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    calm_threads()
 
     from linformers.training.job import leave, run_recipe
     from linformers.training.recipe import load_recipe
 
     code = run_recipe(load_recipe(recipe, overrides or []))
     leave()
-    if code:
-        raise typer.Exit(code)
+    leave_with(code)
