@@ -34,6 +34,23 @@ def test_resamples_against_scikit_learn(kind: Kind, classes: int) -> None:
     assert estimate(labels, scores, kind) == found
 
 
+def test_known_metrics() -> None:
+    """Two classes, worked out by hand: 3 true positives, 1 false negative, 2 false positives, 4 true negatives."""
+    labels = np.array([1, 1, 1, 1, 0, 0, 0, 0, 0, 0])
+    share = np.array([0.9, 0.8, 0.7, 0.4, 0.6, 0.75, 0.1, 0.2, 0.3, 0.05])
+    found = measure(labels, np.stack([1 - share, share], axis=1), "single_label")
+    assert found["accuracy"] == 0.7 and found["f1"] == pytest.approx(2 * 3 / (2 * 3 + 1 + 2))
+    assert found["f1_macro"] == pytest.approx((2 / 3 + 8 / 11) / 2)
+    assert found["matthews"] == pytest.approx((3 * 4 - 2 * 1) / np.sqrt(5 * 4 * 6 * 5))
+    assert found["auroc"] == pytest.approx((6 + 6 + 5 + 4) / 24)
+
+
+def test_resamples_without_a_class_say_nothing_of_its_area() -> None:
+    labels = np.array([1, 0, 0, 0])
+    found = estimate(labels, np.array([[0.2, 0.8], [0.6, 0.4], [0.1, 0.9], [0.7, 0.3]]), "single_label")
+    assert 0 <= found["auroc"].low < found["auroc"].high <= 1
+
+
 def test_intervals_have_the_right_width() -> None:
     labels = np.zeros(400, dtype=np.int64)
     labels[200:] = 1
