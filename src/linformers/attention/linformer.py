@@ -226,19 +226,20 @@ class LinformerAttention(Attention):
         query = self.split_heads(self.q_proj(x))
         heads = (self.num_attention_heads, self.head_dim)
         key_weight, value_weight = (linear.weight.unflatten(0, heads) for linear in (self.k_proj, self.v_proj))
-        query = torch.einsum("bhgd,hdm->bhgm", query, key_weight).flatten(1, 2) * self.head_dim**-0.5
-        scores = query @ source.transpose(1, 2)  # a bias of the keys is the same for all of them
+        wide = torch.promote_types(source.dtype, torch.float32)  # float16 cannot hold large scores
+        query = torch.einsum("bhgd,hdm->bhgm", query.to(wide), key_weight.to(wide)) * self.head_dim**-0.5
+        scores = query.flatten(1, 2) @ source.to(wide).transpose(1, 2)  # a bias of the keys is the same for all of them
         if padding is not None:
             scores = scores.masked_fill(~(padding.keep | padding.empty[:, None])[:, None], -torch.inf)
         # A softmax over all tokens of the documents, of which only a stretch may be at hand.
-        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        scores = scores.to(wide)  # under autocast they are not
         largest = scores.amax(-1, keepdim=True).detach()
         weights = (scores - (largest if padding is None else padding.largest(largest))).exp()
-        kept = F.dropout(weights, self.active_dropout)
-        sums = torch.cat([kept.to(source.dtype) @ source, kept.sum(-1, True), weights.sum(-1, True)], dim=-1)
-        sums = sums if padding is None else padding.reduce(sums)
-        read = (sums[..., :-1] / sums[..., -1:]).to(source.dtype).unflatten(1, (self.num_attention_heads, -1))
-        read, mass = read[..., :-1], read[..., -1:]  # the mass is 1, but for dropout
+        total = weights.sum(-1, keepdim=True)
+        weights = F.dropout(weights / (total if padding is None else padding.reduce(total)), self.active_dropout)
+        sums = torch.cat([weights.to(source.dtype) @ source, weights.sum(-1, keepdim=True)], dim=-1)
+        sums = (sums if padding is None else padding.reduce(sums)).unflatten(1, (self.num_attention_heads, -1))
+        read, mass = sums[..., :-1].to(source.dtype), sums[..., -1:].to(source.dtype)  # 1, but for dropout
         read = torch.einsum("bhgm,hdm->bhgd", read, value_weight)
         if self.v_proj.bias is not None:
             read = read + mass * self.v_proj.bias.view(self.num_attention_heads, 1, self.head_dim)

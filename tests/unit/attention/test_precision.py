@@ -14,14 +14,14 @@ from linformers.attention.reference import reference_attention
 SEQ, HIDDEN = 128, 32
 
 
-def build(kind: str, window: int = 0, sharing: str = "key_value") -> nn.Module:
+def build(kind: str, window: int = 0, sharing: str = "key_value", global_tokens: int = 0) -> nn.Module:
     """As users get it: the library's own initialisation."""
     if kind == "softmax":
         return SoftmaxAttention(HIDDEN, 4)
     if kind == "kfree":
         return KFreeAttention(HIDDEN, 4)
-    options = {"projection_kind": kind, "local_window": window, "projection_sharing": sharing}
-    return LinformerAttention(HIDDEN, 4, SEQ, 16, **options)
+    options = {"local_window": window, "projection_sharing": sharing, "global_tokens": global_tokens}
+    return LinformerAttention(HIDDEN, 4, SEQ, 16, projection_kind=kind, **options)
 
 
 def plain_attention(module: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
@@ -32,41 +32,52 @@ def plain_attention(module: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
 
     q, k, v = (split(linear(x)) for linear in (module.q_proj, module.k_proj, module.v_proj))
     scale, keep = q.shape[-1] ** -0.5, mask[:, None, :, None]
+
+    def attend_to_all():
+        return (q @ k.transpose(2, 3) * scale).masked_fill(~keep.transpose(2, 3), -torch.inf).softmax(dim=3) @ v
+
     if isinstance(module, KFreeAttention):
         weights = k.masked_fill(~keep, -torch.inf).softmax(dim=2).transpose(2, 3)
         heads = q.softmax(dim=3) @ (weights @ v)
     elif isinstance(module, SoftmaxAttention):
-        heads = (q @ k.transpose(2, 3) * scale).masked_fill(~keep.transpose(2, 3), -torch.inf).softmax(dim=3) @ v
+        heads = attend_to_all()
     else:
-        positions, lengths = torch.arange(SEQ), mask.sum(1)
-        band = (positions[:, None] - positions).abs() <= module.local_window
+        first = module.global_tokens
+        rest = SEQ - first  # tokens that the slots compress
+        positions, lengths = torch.arange(rest), mask.sum(1) - first
+        near = (torch.arange(SEQ)[:, None] - torch.arange(first, SEQ)).abs() <= module.local_window
         members = positions * 16 // lengths[:, None] == torch.arange(16)[:, None, None]  # slot, batch, token
-        members = members.transpose(0, 1) & mask[:, None]
+        members = members.transpose(0, 1) & mask[:, None, first:]
         mass = torch.ones(2, 1, 1, 16, dtype=x.dtype)
         if "pool" in module.key_projection.kind:
             mass = members.sum(2).to(x)[:, None, None]
             if module.local_window > 0:
-                mass = mass - (members.to(x) @ band.to(x)).transpose(1, 2)[:, None]
+                mass = mass - (members.to(x) @ near.T.to(x)).transpose(1, 2)[:, None]
         if module.key_projection.kind == "conv":
             mass = (torch.arange(0, SEQ, 8) < lengths[:, None])[:, None, None].to(x)
 
         def compress(projection, tokens):
-            tokens = tokens.masked_fill(~keep, 0)
+            tokens = tokens.masked_fill(~keep, 0)[:, :, first:]
             if projection.kind == "linear":
-                return projection.weight.transpose(-1, -2) @ tokens
+                return projection.weight.transpose(-1, -2)[..., :rest] @ tokens
             if projection.kind == "mean_pool":
                 return members[:, None].to(x) @ tokens / members.sum(2)[:, None, :, None]
             if projection.kind == "max_pool":
                 return tokens[:, :, None].masked_fill(~members[:, None, ..., None], -torch.inf).amax(dim=3)
-            columns = F.conv1d(tokens.transpose(2, 3).reshape(-1, 1, SEQ), projection.weight[None, None], stride=8)
+            columns = F.pad(tokens, (0, 0, 0, first)).transpose(2, 3).reshape(-1, 1, SEQ)
+            columns = F.conv1d(columns, projection.weight[None, None], stride=8)
             return columns.view(2, 4, -1, 16).transpose(2, 3)
 
         keys, values = compress(module.key_projection, k), compress(module.value_projection, v)
         scores = q @ keys.transpose(2, 3) * scale + mass.log()
+        scores = torch.cat([scores, q @ k[:, :, :first].transpose(2, 3) * scale], dim=3)
+        values = torch.cat([values, v[:, :, :first]], dim=2)
         if module.local_window > 0:
-            local = (q @ k.transpose(2, 3) * scale).masked_fill(~(band & mask[:, None, None]), -torch.inf)
-            scores, values = torch.cat([scores, local], dim=3), torch.cat([values, v], dim=2)
+            local = q @ k[:, :, first:].transpose(2, 3) * scale
+            local = local.masked_fill(~(near & mask[:, None, None, first:]), -torch.inf)
+            scores, values = torch.cat([scores, local], dim=3), torch.cat([values, v[:, :, first:]], dim=2)
         heads = scores.softmax(dim=3) @ values
+        heads = torch.cat([attend_to_all()[:, :, :first], heads[:, :, first:]], dim=2)
     return module.o_proj(heads.transpose(1, 2).flatten(2)).masked_fill(~mask[..., None], 0)
 
 
@@ -79,22 +90,23 @@ def output_and_gradients(forward, module: nn.Module, x: Tensor, mask: Tensor | N
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize(
-    ("kind", "window", "sharing"),
+    ("kind", "window", "sharing", "global_tokens"),
     [
-        *((kind, window, "key_value") for kind in KINDS for window in (0, 4)),
-        ("linear", 0, "none"),
-        ("linear", 4, "headwise"),
-        ("softmax", 0, ""),
-        ("kfree", 0, ""),
+        *((kind, window, "key_value", 0) for kind in KINDS for window in (0, 4)),
+        *((kind, window, "key_value", 2) for kind in KINDS for window in (0, 4)),
+        ("linear", 0, "none", 0),
+        ("linear", 4, "headwise", 2),
+        ("softmax", 0, "", 0),
+        ("kfree", 0, "", 0),
     ],
 )
-def test_error_is_at_most_twice_that_of_plain_pytorch(kind, window, sharing, dtype):
+def test_error_is_at_most_twice_that_of_plain_pytorch(kind, window, sharing, global_tokens, dtype):
     """flash-attention's rule: against float64, no worse than 2x the same equations in plain low-precision PyTorch.
 
     Root mean squares over the output, and over the gradients of the input and of each layer (weight and bias together:
     the gradient of the key bias is zero in exact arithmetic, hence all noise), plus one rounding of the value itself.
     """
-    exact = build(kind, window, sharing).to(dtype).double()
+    exact = build(kind, window, sharing, global_tokens).to(dtype).double()
     low = copy.deepcopy(exact).to(dtype)
     x, mask = hidden(2, SEQ, HIDDEN, dtype=dtype).double(), make_mask("right", 2, SEQ)
 
@@ -127,7 +139,15 @@ def test_error_is_at_most_twice_that_of_plain_pytorch(kind, window, sharing, dty
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-@pytest.mark.parametrize("make", [make_kfree, make_softmax, lambda **o: make_linformer(window=2, **o)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        make_kfree,
+        make_softmax,
+        lambda **o: make_linformer(window=2, **o),
+        lambda **o: make_linformer("mean_pool", global_tokens=2, **o),
+    ],
+)
 def test_large_scores_do_not_overflow(make, dtype):
     """The softmax over tokens (k-free) and over keys subtracts its maximum, also where that is hundreds."""
     module, mask = make(dtype=dtype), make_mask("empty_row", 3, 13)
@@ -147,6 +167,16 @@ def test_kfree_over_many_tokens_in_low_precision():
             linear.weight.copy_(torch.eye(8))
             linear.bias.zero_()
     torch.testing.assert_close(module.bfloat16()(values.bfloat16()).float(), values, rtol=0.01, atol=0)
+
+
+def test_global_tokens_read_many_large_values_in_half_precision():
+    """A mean of 4,096 values of 1,000 is 1,000, though their sum is more than float16 can hold."""
+    module = LinformerAttention(8, 2, 4096, 16, projection_kind="mean_pool", global_tokens=1)
+    with torch.no_grad():
+        for linear in (module.q_proj, module.k_proj, module.v_proj, module.o_proj):
+            linear.weight.copy_(torch.eye(8))
+    values = torch.full((1, 4096, 8), 1000.0)
+    torch.testing.assert_close(module.half()(values.half()).float(), values, rtol=0.01, atol=0)
 
 
 @pytest.mark.parametrize(
