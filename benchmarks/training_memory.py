@@ -9,8 +9,6 @@ in use, not of what the allocator keeps: without that, a small working set betwe
 """
 
 import argparse
-import csv
-import datetime
 import json
 import os
 import resource
@@ -19,6 +17,7 @@ import sys
 import time
 from pathlib import Path
 
+from result_files import write_csv
 from rich.console import Console
 from rich.table import Table
 
@@ -88,8 +87,6 @@ def main() -> None:
         cell(arguments.cell, arguments)
         return
 
-    from linformers.report.environment import describe_environment
-
     console = Console()
     rows = []
     for mode in MODES:
@@ -119,19 +116,12 @@ def main() -> None:
         )
     console.print(table)
 
-    import torch
-
-    environment = describe_environment(torch.device(arguments.device))
+    notes = [
+        "each cell in a process of its own with MALLOC_MMAP_THRESHOLD_=1000000",
+        "hidden 512, 4 layers, intermediate 2048, vocabulary 8,192, batch 1, float32, AdamW",
+    ]
     path = arguments.output / f"training_memory-{arguments.device}.csv"
-    with path.open("w", newline="") as file:
-        file.write(f"# {environment['processor']}, {environment['cores']} cores; {environment['versions']}\n")
-        file.write(f"# {datetime.date.today()}: python {' '.join([os.path.relpath(sys.argv[0]), *sys.argv[1:]])}\n")
-        file.write("# each cell in a process of its own with MALLOC_MMAP_THRESHOLD_=1000000\n")
-        file.write("# hidden 512, 4 layers, intermediate 2048, vocabulary 8,192, batch 1, float32, AdamW\n")
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    console.print(f"written: {os.path.relpath(path)}")
+    write_csv(path, rows, console, notes=notes, device=arguments.device)
 
 
 if __name__ == "__main__":

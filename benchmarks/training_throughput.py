@@ -9,19 +9,16 @@ PyTorch has no fused softmax attention on the CPU and RoBERTa would be slower st
 """
 
 import argparse
-import csv
-import datetime
 import gc
-import os
 import statistics
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from result_files import write_csv
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -29,7 +26,6 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel, RobertaConfig, RobertaForMaskedLM, TrainerCallback
 
 from linformers import LinformerConfig, LinformerForMaskedLM
-from linformers.report.environment import describe_environment
 from linformers.training.runner import TrainSettings, fit
 
 VOCABULARY, HIDDEN, HEADS, INTERMEDIATE = 50265, 768, 12, 3072
@@ -114,7 +110,6 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "results", help="folder")
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    environment = describe_environment(device)
     console = Console(width=None if sys.stdout.isatty() else 140)
 
     rows = []
@@ -137,19 +132,11 @@ def main() -> None:
         console.print(table)
 
     path = arguments.output / f"training_throughput-{device.type}.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    versions = ", ".join(f"{name} {version(name)}" for name in ("linformers", "torch", "transformers"))
-    with path.open("w", newline="") as file:
-        file.write(f"# {environment['processor']}, {environment['cores']} cores, {environment['device']}; {versions}\n")
-        file.write(f"# {datetime.date.today()}: python {' '.join([os.path.relpath(sys.argv[0]), *sys.argv[1:]])}\n")
-        file.write(
-            f"# hidden {HIDDEN}, {HEADS} heads, intermediate {INTERMEDIATE}, {arguments.layers} layers, vocabulary "
-            f"{VOCABULARY}, {TOKENS} tokens a step, attention dropout {arguments.attention_dropout:g}\n"
-        )
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows({key: f"{v:.4g}" if isinstance(v, float) else v for key, v in row.items()} for row in rows)
-    console.print(f"written: {os.path.relpath(path)}")
+    note = (
+        f"hidden {HIDDEN}, {HEADS} heads, intermediate {INTERMEDIATE}, {arguments.layers} layers, vocabulary "
+        f"{VOCABULARY}, {TOKENS} tokens a step, attention dropout {arguments.attention_dropout:g}"
+    )
+    write_csv(path, rows, console, notes=[note], device=device.type)
 
 
 if __name__ == "__main__":
