@@ -212,14 +212,19 @@ class MeanPoolProjection(_Pooling):
 
     def forward(self, x: Float[Tensor, "batch seq dim"], padding: Padding | None) -> Tensor:
         """Average the tokens of each slot; an empty slot gives zero."""
-        seq = x.shape[1]
-        if padding is None and not torch.compiler.is_compiling() and seq % self.projected_dim == 0:
-            return x.unflatten(1, (self.projected_dim, seq // self.projected_dim)).mean(2)
-        windows, real = self._windows(x, padding)
-        counts = self.slot_starts(lengths_of(x, padding)).diff(dim=1).clamp(min=1)
-        share = real.to(x.dtype) / counts[..., None]
-        pooled = torch.einsum("bjt,bjtd->bjd", share, windows)
-        return pooled if padding is None else padding.reduce(pooled)
+        if torch.compiler.is_compiling() or (padding is not None and padding.first is not None):
+            windows, real = self._windows(x, padding)
+            counts = self.slot_starts(lengths_of(x, padding)).diff(dim=1).clamp(min=1)
+            pooled = torch.einsum("bjt,bjtd->bjd", real.to(x.dtype) / counts[..., None], windows)
+            return pooled if padding is None else padding.reduce(pooled)
+        # A slot is a bag of tokens, which `embedding_bag` averages without a copy of them. What follows the last slot
+        # of a document, its padding, is one more bag.
+        batch, seq = x.shape[:2]
+        starts = self.slot_starts(lengths_of(x, padding)) + torch.arange(batch, device=x.device)[:, None] * seq
+        edges = F.pad(starts.flatten(), (0, 1), value=batch * seq)
+        tokens = torch.arange(batch * seq, device=x.device)
+        bags = F.embedding_bag(tokens, x.flatten(0, 1), edges, mode="mean", include_last_offset=True)
+        return bags.unflatten(0, (batch, -1))[:, :-1]
 
 
 class MaxPoolProjection(_Pooling):
