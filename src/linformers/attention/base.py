@@ -43,8 +43,13 @@ class Attention(nn.Module, abc.ABC):
         self.o_proj = nn.Linear(hidden_size, hidden_size, bias=bias)
 
     @abc.abstractmethod
-    def build_memory(self, source: Float[Tensor, "batch source hidden"], padding: Padding | None) -> Any:
-        """Summarise ``source`` (aligned, padded rows zero) into what ``read`` needs."""
+    def build_memory(
+        self, source: Float[Tensor, "batch source hidden"], padding: Padding | None, return_weights: bool = False
+    ) -> Any:
+        """Summarise ``source`` (aligned, padded rows zero) into what ``read`` needs.
+
+        ``return_weights``: the memory will be read for weights, so their columns must be those that are promised.
+        """
 
     @abc.abstractmethod
     def read(
@@ -100,7 +105,7 @@ class Attention(nn.Module, abc.ABC):
         if padding is not None:
             source = padding.zero(padding.align(source))
 
-        memory = self.build_memory(source, padding)
+        memory = self.build_memory(source, padding, return_weights)
         output, weights = self._read_all(source if is_self else hidden_states, memory, return_weights)
 
         if padding is not None:

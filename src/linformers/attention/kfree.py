@@ -23,7 +23,7 @@ class KFreeAttention(Attention):
     """
 
     def build_memory(
-        self, source: Float[Tensor, "batch source hidden"], padding: Padding | None
+        self, source: Float[Tensor, "batch source hidden"], padding: Padding | None, return_weights: bool = False
     ) -> Float[Tensor, "batch heads head_dim head_dim"]:
         """Summarise all tokens as ``softmax_n(K)^T V``."""
         keys, values = self.split_heads(self.k_proj(source)), self.split_heads(self.v_proj(source))

@@ -129,13 +129,23 @@ class LinformerAttention(Attention):
                 "the module with a larger max_length."
             )
 
-    def build_memory(self, source: Float[Tensor, "batch source hidden"], padding: Padding | None) -> SlotMemory:
+    def build_memory(
+        self, source: Float[Tensor, "batch source hidden"], padding: Padding | None, return_weights: bool = False
+    ) -> SlotMemory:
         """Compress keys and values to k slots, in the cheaper order of multiplication.
 
         ``E (X W + 1 b^T) = (E X) W + (E 1) b^T``: compressing first leaves k rows to project instead of n, and with
-        E = F the product ``E X`` serves both. With per-head E the other order is mostly cheaper.
+        E = F the product ``E X`` serves both. With per-head E the other order is mostly cheaper. Where pooling gives
+        each token a slot of its own, the tokens themselves are the slots.
         """
         e, f = self._projections
+        if not return_weights and self._is_exact(source, padding):
+            bias = None
+            if padding is not None:
+                usable = padding.keep | padding.empty[:, None]
+                bias = torch.zeros_like(usable, dtype=source.dtype).masked_fill(~usable, -torch.inf)
+            keys, values = self.split_heads(self.k_proj(source)), self.split_heads(self.v_proj(source))
+            return SlotMemory(keys, values, None if bias is None else bias.to(keys.dtype))
         token_keys = token_values = None
         compress_first = self._compress_first(source.shape[1] if padding is None else padding.document_seq)
         before = 0
@@ -187,6 +197,12 @@ class LinformerAttention(Attention):
             before,
             offset,
         )
+
+    def _is_exact(self, source: Tensor, padding: Padding | None) -> bool:
+        """Whether this is softmax attention: pooling, with a slot for each token."""
+        if torch.compiler.is_compiling() or (padding is not None and padding.first is not None):
+            return False  # a traced graph must serve every length
+        return source.shape[1] <= self.projected_dim + self.global_tokens and self.key_projection.is_pooling
 
     def _without_globals(self, x: Tensor, padding: Padding | None) -> tuple[Tensor, Padding | None]:
         """The tokens that the slots compress: all after the global ones."""

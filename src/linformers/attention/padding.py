@@ -45,6 +45,12 @@ class Padding:
         other.lengths = (self.lengths - first).clamp(min=0)
         return other
 
+    def of(self, index: slice | Tensor, seq: int) -> "Padding":
+        """The padding of some of the (aligned) documents, cut to ``seq`` tokens."""
+        other = self.aligned()
+        other.keep, other.lengths = self.keep[index, :seq], self.lengths[index]
+        return other
+
     def widened(self, tokens: int) -> "Padding":
         """With so many more padded tokens at the end of each (aligned) document."""
         other = self.aligned()

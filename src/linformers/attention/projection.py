@@ -31,6 +31,8 @@ class Projection(nn.Module, abc.ABC):
     is_linear: ClassVar[bool] = True
     """Whether it commutes with the feature projections, ``E (X W) = (E X) W``."""
     has_parameters: ClassVar[bool] = True
+    is_pooling: ClassVar[bool] = False
+    """Whether slots are windows of tokens, so that with a slot for each token nothing is compressed."""
 
     def __init__(self, max_length: int, projected_dim: int, num_heads: int | None = None) -> None:
         super().__init__()
@@ -183,6 +185,7 @@ class _Pooling(Projection):
     """
 
     has_parameters = False
+    is_pooling = True
 
     def __init__(self, max_length: int, projected_dim: int, num_heads: int | None = None) -> None:
         super().__init__(max_length, projected_dim, None)  # nothing to hold per head

@@ -26,7 +26,9 @@ class SoftmaxAttention(Attention):
     Arguments, inputs and errors are those of ``Attention``. Time O(n^2); memory O(n) with the fused kernel.
     """
 
-    def build_memory(self, source: Float[Tensor, "batch source hidden"], padding: Padding | None) -> TokenMemory:
+    def build_memory(
+        self, source: Float[Tensor, "batch source hidden"], padding: Padding | None, return_weights: bool = False
+    ) -> TokenMemory:
         """Project every token."""
         bias = None
         if padding is not None:

@@ -64,9 +64,10 @@ class LinformerConfig(PreTrainedConfig):
         local_window: Exact neighbours on each side that Linformer layers attend beside the slots; 0 = the paper.
         global_tokens: So many tokens at the start that all others see exactly and that see all others, in Linformer
             layers; see ``LinformerAttention``.
-        stream_chunk_size: Run all of a layer but the compression chunk by chunk, this many tokens at a time; None =
-            at once. The function is the same. In training a chunk's activations are computed again on the way back, so
-            that a layer keeps little more than its input; in inference layers work in place.
+        stream_chunk_size: Run all of a layer but the compression chunk by chunk, this many tokens at a time. The
+            function is the same. In training a chunk's activations are computed again on the way back, so that a layer
+            keeps little more than its input; without gradients layers work in place. None = at once, but for inference
+            on a CPU, where chunks that stay in cache are faster and always used.
         converted_from: Name of the model that this one was converted from; None = trained from scratch.
 
     Raises:

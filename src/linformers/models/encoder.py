@@ -1,5 +1,6 @@
 """The Transformer encoder: layers of attention and feed-forward, over any of the attention mechanisms."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -19,6 +20,17 @@ from linformers.attention import (
     SoftmaxAttention,
 )
 from linformers.models.config import LinformerConfig
+
+# Without gradients on a CPU a layer works on so many tokens at a time, that what it makes of them stays in cache: at most
+# so many numbers in the middle of the feed-forward. Both measured best at hidden 384 and 768 (see docs/log.md).
+STREAM_NUMBERS, STREAM_TOKENS = 768 * 3072, 1024
+# There, too, a batch is encoded in groups of about as many tokens, in which padding is at most this share.
+GROUP_TOKENS, GROUP_PADDING = 2048, 0.1
+
+
+def in_cpu_inference(x: Tensor) -> bool:
+    """Whether nothing will ask for gradients or for a graph, and memory is what the processor waits for."""
+    return x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 class LinformerLayer(GradientCheckpointingLayer):
@@ -51,6 +63,9 @@ class LinformerLayer(GradientCheckpointingLayer):
         Without gradients a streamed layer overwrites ``hidden_states``.
         """
         chunk = self.stream_chunk_size
+        if chunk is None and in_cpu_inference(hidden_states):
+            tokens = min(STREAM_NUMBERS // self.intermediate.out_features, STREAM_TOKENS)
+            chunk = max(tokens // hidden_states.shape[0], 64)
         # The processes that share a sequence must decide alike, as they talk again when memory is computed again.
         length = hidden_states.shape[1] if padding is None else padding.document_seq
         if chunk is not None and length > chunk and not return_weights:
@@ -144,12 +159,16 @@ class LinformerEncoder(nn.Module):
         if padding is not None:  # align once for all layers
             hidden_states, inside = padding.align(hidden_states), padding.aligned()
         all_hidden_states, all_weights = [], []
-        for layer in self.layers:
-            if return_hidden_states:  # a copy, as a streamed layer may overwrite them
-                all_hidden_states.append(hidden_states.clone())
-            hidden_states, weights = layer(hidden_states, inside, return_weights)
-            if weights is not None:
-                all_weights.append(weights)
+        alone = inside is None or inside.first is None  # no other process works on the same documents
+        if alone and in_cpu_inference(hidden_states) and not (return_weights or return_hidden_states):
+            hidden_states = self._encode_groups(hidden_states, inside)
+        else:
+            for layer in self.layers:
+                if return_hidden_states:  # a copy, as a streamed layer may overwrite them
+                    all_hidden_states.append(hidden_states.clone())
+                hidden_states, weights = layer(hidden_states, inside, return_weights)
+                if weights is not None:
+                    all_weights.append(weights)
         hidden_states = self.final_norm(hidden_states)
         if return_hidden_states:
             all_hidden_states.append(hidden_states)
@@ -159,6 +178,43 @@ class LinformerEncoder(nn.Module):
             attentions = [module for module in self.modules() if isinstance(module, Attention)]
             all_weights = [a.restore_weights(w, padding) for a, w in zip(attentions, all_weights, strict=False)]
         return hidden_states, all_hidden_states, all_weights
+
+    def _encode_groups(
+        self, hidden_states: Float[Tensor, "batch seq hidden"], padding: Padding | None
+    ) -> Float[Tensor, "batch seq hidden"]:
+        """All layers on documents of about the same length at a time: no work on padding, and less to keep in cache."""
+        batch, seq = hidden_states.shape[:2]
+        lengths = [seq] * batch if padding is None else padding.lengths.tolist()
+        for rows in group_by_length(lengths):
+            longest = max(lengths[rows[0]], 1)
+            # One document is a view, which its layers may overwrite; several are copied out and back.
+            index = slice(rows[0], rows[0] + 1) if len(rows) == 1 else torch.tensor(rows)
+            part, inside = hidden_states[index, :longest], None
+            if padding is not None and lengths[rows[-1]] < longest:
+                inside = padding.of(index, longest)
+            for layer in self.layers:
+                part, _ = layer(part, inside)
+            hidden_states[index, :longest] = part
+        return hidden_states
+
+
+def group_by_length(lengths: Sequence[int]) -> list[list[int]]:
+    """Indices of documents in groups, the longest first; see ``GROUP_TOKENS``.
+
+    Among very short documents padding costs less than a group more.
+    """
+    groups: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        longest = lengths[groups[-1][0]] if groups else 0
+        if (
+            groups
+            and (len(groups[-1]) + 1) * longest <= GROUP_TOKENS
+            and (longest <= 64 or lengths[i] >= (1 - GROUP_PADDING) * longest)
+        ):
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    return groups
 
 
 def _build_attention(config: LinformerConfig, layer: int, bank: ProjectionBank) -> Attention | None:

@@ -22,6 +22,9 @@ from linformers.models.config import LinformerConfig
 from linformers.models.encoder import LinformerEncoder
 from linformers.models.resize import resize_max_length
 
+# Tokens embedded at a time without gradients, so that long inputs need no second and third array of their size.
+EMBED_TOKENS = 4096
+
 
 class PositionEmbedding(nn.Embedding):
     """Learned positions that start as sinusoids (Vaswani et al. 2017).
@@ -57,6 +60,26 @@ class LinformerEmbeddings(nn.Module):
         inputs_embeds: Float[Tensor, "batch seq hidden"] | None,
     ) -> Float[Tensor, "batch seq hidden"]:
         """Embed tokens; ``inputs_embeds`` takes the place of word embeddings."""
+        seq = position_ids.shape[1]
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or seq <= EMBED_TOKENS:
+            return self._embed(input_ids, position_ids, token_type_ids, inputs_embeds)
+        whole = None
+        for part in (slice(start, start + EMBED_TOKENS) for start in range(0, seq, EMBED_TOKENS)):
+            ids, types, embeds = (x if x is None else x[:, part] for x in (input_ids, token_type_ids, inputs_embeds))
+            x = self._embed(ids, position_ids[:, part], types, embeds)
+            if whole is None:  # now the dtype is known, under autocast too
+                whole = x.new_empty(x.shape[0], seq, x.shape[-1])
+            whole[:, part] = x
+        assert whole is not None
+        return whole
+
+    def _embed(
+        self,
+        input_ids: Tensor | None,
+        position_ids: Tensor,
+        token_type_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+    ) -> Tensor:
         x = self.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
         x = x + self.position_embeddings(position_ids)
         if token_type_ids is None:
