@@ -16,6 +16,9 @@ def distil(
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 1000,
     batch_size: Annotated[int, typer.Option(help="Sequences a step.")] = 8,
     learning_rate: Annotated[float, typer.Option(help="Peak of the rate.")] = 3e-4,
+    order: Annotated[
+        str, typer.Option(help="Layers become linear all at once, or greedy: one by one, the easiest first.")
+    ] = "all",
     evaluation_share: Annotated[float, typer.Option(help="Share of the text to measure on.")] = 0.02,
     evaluation_sequences: Annotated[int, typer.Option(help="At most so many of them.")] = 32,
     evaluate_every: Annotated[int, typer.Option(help="Steps between evaluations.")] = 100,

@@ -15,7 +15,7 @@ from rich.console import Console
 from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerState
 
-from linformers.attention.checks import check_int
+from linformers.attention.checks import check_choice, check_int
 from linformers.data.cache import TokenCache, tokenise
 from linformers.data.corpus import PackedBlocks
 from linformers.data.folders import write_folder
@@ -29,6 +29,7 @@ from linformers.training.arguments import training_arguments
 from linformers.training.checkpoints import Checkpoints
 from linformers.training.corpus import cache_folder
 from linformers.training.distil import hidden_state_loss
+from linformers.training.layer_order import LayerOrder, easiest_first
 from linformers.training.loading import check_pair, load_encoder, load_saved, load_tokenizer
 from linformers.training.processes import Layout, StepBatches, evaluation_batches, refuse_launcher
 from linformers.training.progress import TrainProgress
@@ -54,6 +55,8 @@ class DistilSettings:
         steps: optimiser steps.
         batch_size: sequences a step.
         learning_rate: the peak of AdamW's rate; then a cosine to 0.
+        order: ``all`` layers are linear from the start, or ``greedy``: one after another over the first half of the
+            steps, that first which loses least by it, while softmax attention stands in for the others.
         evaluation_share: of the text, set aside to measure on.
         evaluation_sequences: at most so many of them are read.
         evaluate_every: steps between evaluations.
@@ -70,6 +73,7 @@ class DistilSettings:
     steps: int = 1000
     batch_size: int = 8
     learning_rate: float = 3e-4
+    order: Literal["all", "greedy"] = "all"
     evaluation_share: float = 0.02
     evaluation_sequences: int = 32
     evaluate_every: int = 100
@@ -80,6 +84,7 @@ class DistilSettings:
     def __post_init__(self) -> None:
         check_int("length", self.length, minimum=8)
         check_int("evaluation_sequences", self.evaluation_sequences)
+        check_choice("order", self.order, ("all", "greedy"))
         if not self.texts:
             raise ValueError("texts names no file; give some text of the kind to come")
         if not 0 < self.evaluation_share < 1:
@@ -113,11 +118,12 @@ class DistilSettings:
 
 
 class DistilTrainer(ResumableTrainer):
-    """See ``ResumableTrainer``; ``teacher`` is an encoder without gradients."""
+    """See ``ResumableTrainer``; ``teacher`` is an encoder without gradients, ``order`` says when layers get linear."""
 
-    def __init__(self, *arguments: Any, teacher: PreTrainedModel, **options: Any) -> None:
+    def __init__(self, *arguments: Any, teacher: PreTrainedModel, order: LayerOrder, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.teacher = teacher.to(self.args.device)  # type: ignore[arg-type]
+        self.order = order
 
     def _states(self, model: Any, input_ids: Tensor) -> tuple[Any, Any]:
         own = model(input_ids, output_hidden_states=True).hidden_states
@@ -133,7 +139,8 @@ class DistilTrainer(ResumableTrainer):
     ) -> Any:
         """Distance of the hidden states of all layers; without dropout, which the teacher has not either."""
         model.eval()
-        loss = hidden_state_loss(*self._states(model, inputs["input_ids"]), None)
+        with self.order.at(self.state.global_step):
+            loss = hidden_state_loss(*self._states(model, inputs["input_ids"]), None)
         return (loss, None) if return_outputs else loss
 
     def measure(self, dataset: Any) -> dict[str, float]:
@@ -212,6 +219,7 @@ def _run(settings: DistilSettings, folder: Folder, console: Console) -> int:
                 best=path / "best",
                 callbacks=[progress, signals],
                 teacher=teacher,
+                order=LayerOrder(encoder.encoder, _order(settings, encoder, teacher, evaluation), settings.steps),
             )
             with progress:
                 if checkpoint is None:  # how far the conversion alone has come
@@ -225,6 +233,15 @@ def _run(settings: DistilSettings, folder: Folder, console: Console) -> int:
     results = _publish(settings, folder, model, tokenizer, state, checkpoints, console)
     conclude(results, path, console)
     return 0
+
+
+def _order(settings: DistilSettings, encoder: Any, teacher: PreTrainedModel, evaluation: PackedBlocks) -> list[int]:
+    """The order of ``greedy``, from the newly converted weights, so that a run that goes on finds the same."""
+    if settings.order == "all":
+        return []
+    converted: Any = load_saved("model", settings.model)
+    batch = collate([evaluation[item] for item in range(min(len(evaluation), settings.batch_size))])
+    return easiest_first(converted.base_model, teacher, batch["input_ids"])
 
 
 def _blocks(caches: list[TokenCache], settings: DistilSettings, **options: Any) -> PackedBlocks:
