@@ -171,8 +171,8 @@ class Attention(nn.Module, abc.ABC):
         """Refuse sources the mechanism cannot take."""
         if padding is not None and padding.first is not None:
             raise ValueError(
-                f"{type(self).__name__} cannot work on one stretch of a sequence: use LinformerAttention without a "
-                "local window, or give each process whole sequences."
+                f"{type(self).__name__} cannot work on one stretch of a sequence: use LinformerAttention or "
+                "KFreeAttention, or give each process whole sequences."
             )
 
     def extra_repr(self) -> str:

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from linformers.attention.base import Attention
+from linformers.attention.base import READ_CHUNK_TOKENS, Attention
 from linformers.attention.padding import Padding
 
 
@@ -25,12 +25,38 @@ class KFreeAttention(Attention):
     def build_memory(
         self, source: Float[Tensor, "batch source hidden"], padding: Padding | None, return_weights: bool = False
     ) -> Float[Tensor, "batch heads head_dim head_dim"]:
-        """Summarise all tokens as ``softmax_n(K)^T V``."""
+        """Summarise all tokens as ``softmax_n(K)^T V``; without gradients, and across processes, part by part.
+
+        Parts are joined by what their softmaxes were divided by, the sums of ``exp(K)``.
+        """
+        whole = torch.is_grad_enabled() or torch.compiler.is_compiling()
+        size = source.shape[1] if whole else max(READ_CHUNK_TOKENS // source.shape[0], 1)
+        log_sum = memory = None
+        for start in range(0, source.shape[1], size):
+            part, usable = source[:, start : start + size], None
+            if padding is not None:
+                usable = (padding.keep | padding.empty[:, None])[:, start : start + size, None]
+            found, sums = self._summarise(part, usable)
+            if memory is None or log_sum is None:
+                log_sum, memory = sums, found
+                continue
+            both = torch.logaddexp(log_sum, sums)
+            memory = memory * (log_sum - both).exp() + found * (sums - both).exp()
+            log_sum = both
+        assert memory is not None and log_sum is not None
+        if padding is not None and padding.first is not None:
+            sums = (log_sum - padding.largest(log_sum)).exp()
+            memory = padding.reduce(memory * (sums / padding.reduce(sums)))
+        return memory
+
+    def _summarise(self, source: Tensor, usable: Tensor | None) -> tuple[Tensor, Tensor]:
+        """``softmax_n(K)^T V`` of some tokens, (batch, heads, head_dim, head_dim), and log sum exp(K) beside it."""
         keys, values = self.split_heads(self.k_proj(source)), self.split_heads(self.v_proj(source))
-        if padding is not None:
-            usable = padding.keep | padding.empty[:, None]
-            keys = keys.masked_fill(~usable[:, None, :, None], -torch.inf)
-        return _softmax(keys, dim=-2).transpose(-1, -2) @ values
+        wide = keys.to(torch.promote_types(keys.dtype, torch.float32))
+        if usable is not None:  # not -inf: a part may be all padding
+            wide = wide.masked_fill(~usable[:, None], torch.finfo(wide.dtype).min)
+        weights = wide.softmax(-2).to(keys.dtype).transpose(-1, -2)
+        return (weights @ values).to(wide.dtype), wide.logsumexp(-2).unsqueeze(-1)
 
     def read(
         self,
@@ -42,7 +68,10 @@ class KFreeAttention(Attention):
         """Mix the head_dim summaries by ``softmax_d(Q)``."""
         weights = _softmax(self.split_heads(self.q_proj(hidden_states)), dim=-1)
         weights = torch.dropout(weights, self.dropout, self.training)
-        return self.merge_heads(weights @ memory), weights if return_weights else None
+        return self.merge_heads(weights @ memory.to(weights.dtype)), weights if return_weights else None
+
+    def _check_source(self, source: Tensor, padding: Padding | None, is_self: bool) -> None:
+        """Any length will do, and a stretch of a sequence as well."""
 
 
 def _softmax(x: Tensor, dim: int) -> Tensor:

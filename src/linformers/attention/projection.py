@@ -215,13 +215,14 @@ class MeanPoolProjection(_Pooling):
 
     def forward(self, x: Float[Tensor, "batch seq dim"], padding: Padding | None) -> Tensor:
         """Average the tokens of each slot; an empty slot gives zero."""
-        if torch.compiler.is_compiling() or (padding is not None and padding.first is not None):
+        shard = padding is not None and padding.first is not None
+        if torch.compiler.is_compiling() or shard or x.dtype not in (torch.float32, torch.float64):
             windows, real = self._windows(x, padding)
             counts = self.slot_starts(lengths_of(x, padding)).diff(dim=1).clamp(min=1)
             pooled = torch.einsum("bjt,bjtd->bjd", real.to(x.dtype) / counts[..., None], windows)
             return pooled if padding is None else padding.reduce(pooled)
-        # A slot is a bag of tokens, which `embedding_bag` averages without a copy of them. What follows the last slot
-        # of a document, its padding, is one more bag.
+        # A slot is a bag of tokens, which `embedding_bag` averages without a copy of them (it would sum float16 in
+        # float16). What follows the last slot of a document, its padding, is one more bag.
         batch, seq = x.shape[:2]
         starts = self.slot_starts(lengths_of(x, padding)) + torch.arange(batch, device=x.device)[:, None] * seq
         edges = F.pad(starts.flatten(), (0, 1), value=batch * seq)

@@ -247,10 +247,10 @@ class Recipe:
         size = self.training.sequence_parallel_size
         if size > 1:
             kinds = {kind for kind, _ in config.layer_attention}
-            if kinds - {"linformer", "none"} or config.projection_kind == "max_pool":
+            if kinds - {"linformer", "kfree", "none"} or config.projection_kind == "max_pool":
                 raise ValueError(
-                    f"training.sequence_parallel_size={size} needs model.attention_type linformer with projection_kind "
-                    "linear, mean_pool or conv: nothing else is a sum over the tokens"
+                    f"training.sequence_parallel_size={size} needs model.attention_type kfree, or linformer with "
+                    "projection_kind linear, mean_pool or conv: nothing else is a sum over the tokens"
                 )
             if self.data.length < 8 * size:
                 raise ValueError(

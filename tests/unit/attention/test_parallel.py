@@ -9,7 +9,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from linformers import LinformerConfig, LinformerForMaskedLM
-from linformers.attention import KFreeAttention, LinformerAttention
+from linformers.attention import LinformerAttention, SoftmaxAttention
 from linformers.attention.parallel import SequenceShard, sequence_parallel
 
 VARIANTS = [
@@ -24,6 +24,8 @@ VARIANTS = [
     {"projection_kind": "conv", "local_window": 2, "global_tokens": 6},
     {"projection_kind": "linear", "projection_sharing": "headwise", "global_tokens": 2, "stream_chunk_size": 5},
     {"projection_kind": "mean_pool", "local_window": 4, "global_tokens": 1, "stream_chunk_size": 4},
+    {"attention_type": "kfree"},
+    {"attention_type": ["kfree", "linformer"], "stream_chunk_size": 5},
 ]
 
 
@@ -143,7 +145,7 @@ def cost_and_refusals(rank, world):
     x = torch.randn(1, 8, 16)
     for attention, word in [
         (LinformerAttention(16, 2, 64, 4, projection_kind="max_pool"), "mean_pool"),
-        (KFreeAttention(16, 2), "LinformerAttention"),
+        (SoftmaxAttention(16, 2), "LinformerAttention or KFreeAttention"),
         (LinformerAttention(16, 2, 15, 4), "16 tokens"),
     ]:
         with pytest.raises(ValueError, match=word):

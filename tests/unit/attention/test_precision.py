@@ -9,6 +9,7 @@ from attention_helpers import KINDS, hidden, make_kfree, make_linformer, make_ma
 from torch import Tensor, nn
 
 from linformers.attention import KFreeAttention, LinformerAttention, SoftmaxAttention
+from linformers.attention.projection import build_projection
 from linformers.attention.reference import reference_attention
 
 SEQ, HIDDEN = 128, 32
@@ -177,6 +178,15 @@ def test_global_tokens_read_many_large_values_in_half_precision():
             linear.weight.copy_(torch.eye(8))
     values = torch.full((1, 4096, 8), 1000.0)
     torch.testing.assert_close(module.half()(values.half()).float(), values, rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_mean_pooling_of_many_tokens_in_low_precision(dtype):
+    """The mean of 1,000 times 100 is 100: a sum in bfloat16 would stop at 25,600, one in float16 overflow."""
+    projection = build_projection("mean_pool", 4000, 4)
+    for seq in (4000, 3999):
+        pooled = projection(torch.full((1, seq, 8), 100.0, dtype=dtype), None)
+        torch.testing.assert_close(pooled.float(), torch.full((1, 4, 8), 100.0), rtol=0.01, atol=0)
 
 
 @pytest.mark.parametrize(
