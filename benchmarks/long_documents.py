@@ -35,6 +35,7 @@ from linformers.report.environment import command_line, describe_environment
 from linformers.training.metrics import estimate
 
 SHORT, LONG, WORDS = 512, 2048, 512
+CLASSES = {"imdb": ["negative", "positive"], "spam": ["ham", "spam"]}
 Reader = Callable[[Tensor], Tensor]  # token ids without the special ones -> probabilities
 
 
@@ -45,12 +46,15 @@ def documents(data: Path, task: str) -> tuple[pa.Table, pa.Table]:
     def is_long(table: pa.Table) -> np.ndarray:
         return np.array([len(text.split()) >= WORDS for text in table["text"].to_pylist()])
 
+    def read(name: str) -> pa.Table:
+        rows = pq.read_table(data / f"{name}.parquet", columns=["text", "label"])
+        # By name, as a named task has them: the converted model's classifier is then kept.
+        return rows.set_column(1, "label", pa.array(CLASSES[task]).take(rows["label"].combine_chunks()))
+
     if task == "imdb":
-        train, test = (
-            pq.read_table(data / f"imdb_{part}.parquet", columns=["text", "label"]) for part in ("train", "test")
-        )
+        train, test = read("imdb_train"), read("imdb_test")
         return train.take(rng.permutation(len(train))), test.filter(is_long(test))
-    rows = pq.read_table(data / "spam_assassin.parquet", columns=["text", "label"])
+    rows = read("spam_assassin")
     rows = rows.take(rng.permutation(len(rows)))
     long = np.flatnonzero(is_long(rows))
     test = np.sort(long[: len(long) // 2])
@@ -95,13 +99,15 @@ def chunks(model: Any, tokenizer: Any) -> Reader:
 
 
 @torch.inference_mode()
-def measure(readers: dict[str, Reader], test: Path, tokenizer: Any, console: Console) -> dict[str, Any]:
+def measure(
+    readers: dict[str, Reader], test: Path, classes: list[str], tokenizer: Any, console: Console
+) -> dict[str, Any]:
     """Metrics with intervals and documents a second; the readers take turns on every document."""
     rows = pq.read_table(test)
     logging.set_verbosity_error()  # of texts longer than the tokenizer expects
     texts = tokenizer(rows["text"].to_pylist(), add_special_tokens=False)["input_ids"]
     documents = [torch.tensor(ids[: LONG - 2]) for ids in texts]
-    labels = rows["label"].to_numpy()
+    labels = np.array([classes.index(label) for label in rows["label"].to_pylist()])
     scores: dict[str, list[np.ndarray]] = {name: [] for name in readers}
     seconds = dict.fromkeys(readers, 0.0)
     for read in readers.values():
@@ -167,7 +173,9 @@ def main() -> None:
             "fine-tuned at 2,048, the first 512 tokens": whole(long, tokenizer, SHORT),
             "fine-tuned at 2,048, 2,048 tokens": whole(long, tokenizer, LONG),
         }
-        found[task] = measure(readers, files["test"], tokenizer, console) | {"adapting_seconds": adapted["seconds"]}
+        found[task] = measure(readers, files["test"], CLASSES[task], tokenizer, console) | {
+            "adapting_seconds": adapted["seconds"]
+        }
         table = Table(title=f"{task}: {found[task]['documents']} documents of {found[task]['tokens']:.0f} tokens")
         for column in ("reader", "accuracy", "interval", "AUROC", "documents/s"):
             table.add_column(column)
