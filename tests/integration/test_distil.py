@@ -64,7 +64,7 @@ def run(given: DistilSettings) -> dict[str, Any]:
 
 def test_the_student_comes_closer_and_keeps_its_head(work: Path) -> None:
     results = run(settings(work, "run"))
-    assert results["best"]["loss"] < 0.95 * results["before"]["loss"]
+    assert results["best"]["loss"] < 0.75 * results["before"]["loss"]  # 0.714, whatever the number of threads
     assert results["before"]["loss"] > results["evaluations"][0][1]["loss"]  # measured before the first step
     assert results["best"]["cosine"] > results["before"]["cosine"]
     made = AutoModelForSequenceClassification.from_pretrained(work / "run" / "model")
@@ -78,10 +78,11 @@ def test_the_student_comes_closer_and_keeps_its_head(work: Path) -> None:
     assert run(settings(work, "run")) == results  # finished: nothing is done again
 
 
-def test_a_stopped_run_goes_on_to_the_same_weights(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = settings(work, "whole", steps=20)
+@pytest.mark.parametrize("order", ["all", "greedy"])
+def test_a_stopped_run_goes_on_to_the_same_weights(work: Path, order: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = settings(work, f"whole-{order}", steps=20, order=order)
     run(whole)
-    cut = settings(work, "cut", steps=20)
+    cut = settings(work, f"cut-{order}", steps=20, order=order)
     from linformers.training.distil_run import DistilTrainer
 
     step = DistilTrainer.training_step
@@ -97,7 +98,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(work: Path, monkeypatch: pyte
     monkeypatch.undo()
     monkeypatch.setenv("LINFORMERS_CACHE", str(work / "cache"))
     run(cut)
-    weights = [(work / name / "model" / "model.safetensors").read_bytes() for name in ("whole", "cut")]
+    weights = [(Path(name) / "model" / "model.safetensors").read_bytes() for name in (whole.output, cut.output)]
     assert weights[0] == weights[1]
 
 
@@ -107,6 +108,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(work: Path, monkeypatch: pyte
         ({"teacher": "nowhere"}, ["teacher", "nowhere"]),
         ({"length": 128}, ["length=128", "64"]),
         ({"texts": ("nothing.txt",)}, ["nothing.txt"]),
+        ({"order": "random"}, ["order", "random", "greedy"]),
     ],
 )
 def test_what_is_refused_leaves_nothing(work: Path, changes: dict[str, Any], words: list[str]) -> None:

@@ -70,4 +70,5 @@ def test_laptop_recipes_run(path: Path, work: Path) -> None:
     changes = [*chapter, f"output.folder={work / path.stem}", f"tokenizer.path={work / 'books' / 'tokenizer'}"]
     assert run_recipe(load_recipe(path, [*SHORT, *changes]), console=Console(quiet=True)) == 0
     results = json.loads((work / path.stem / "results.json").read_text())
-    assert results["steps"] == 2 and 4 < results["best"]["loss"] < 12  # chance is log 280 = 5.6
+    # Seen: 4.98 to 5.47, with 0.25 to spare on either side; chance is log 280 = 5.63.
+    assert results["steps"] == 2 and 4.73 < results["best"]["loss"] < 5.72

@@ -1,6 +1,7 @@
 """Convert a model into a folder: weights, tokenizer, how far it is from its teacher, and a card that says so."""
 
 import json
+import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,8 +11,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from transformers import PreTrainedModel
-from transformers.utils import logging
 
 from linformers.analysis.conversion_card import conversion_card
 from linformers.analysis.fidelity import Fidelity, measure_fidelity
@@ -20,9 +19,10 @@ from linformers.data.folders import write_folder
 from linformers.data.progress import ReadProgress
 from linformers.data.rejects import Rejects
 from linformers.data.sources import Source
+from linformers.models.config import LinformerConfig
 from linformers.models.convert import linearise
 from linformers.models.convert_fairseq import convert_fairseq_linformer
-from linformers.models.convert_load import load_teacher, load_tokenizer, name_of
+from linformers.models.convert_load import load_teacher, load_tokenizer, longest_input, name_of
 from linformers.report.environment import describe_environment
 
 CONVERSION, FIDELITY = "conversion.json", "fidelity.json"
@@ -37,46 +37,51 @@ def convert_to_folder(
     fit_sources: Sequence[Source] = (),
     max_texts: int = 64,
     console: Console,
-) -> None:
+) -> dict[str, Any]:
     """Write the converted model; the folder appears whole or not at all.
 
     Args:
         model: folder or hub id of what is converted, or a safetensors file of fairseq's Linformer-RoBERTa.
         output: new folder, or one of an earlier conversion, which is replaced.
-        options: of ``linearise``; for a file, ``max_length`` and ``positions`` alone.
+        options: of ``linearise``, with ``max_length``, ``positions`` and ``projection_kind`` among them; for a file the
+            first two alone.
         sources: texts on which to measure how far the result is from its teacher.
         fit_sources: texts to fit projections to.
         max_texts: how many of the texts are used, from the first on.
         console: where to print.
+
+    Returns:
+        What ``conversion.json`` in the folder holds.
 
     Raises:
         ValueError: a model or option that cannot be used, or an output folder of something else.
         OSError: a file that is not there.
     """
     _check_output(output)
-    logging.disable_progress_bar()
-    texts, fit_texts = (read_texts(given, max_texts) for given in (sources, fit_sources))
+    texts, fit_texts = read_texts("texts", sources, max_texts), read_texts("fit_texts", fit_sources, max_texts)
     started = time.perf_counter()
     teacher, tokenizer = None, None
     if Path(model).is_file():
-        student: PreTrainedModel = convert_fairseq_linformer(model)
-        if options.get("max_length"):
-            student.resize_max_length(options["max_length"], options.get("positions", "tile"))
+        student = convert_fairseq_linformer(model)
+        teacher_length = student.config.max_position_embeddings
+        if options["max_length"] is not None:
+            student.resize_max_length(**options)
     else:
         teacher, tokenizer = load_teacher(model), load_tokenizer(model)
+        teacher_length = longest_input(teacher)
+        _check_length(options, teacher_length)
         if texts and tokenizer is None:
             raise ValueError(
                 f"{model} has no tokenizer, and texts={sources[0].path} needs one: copy it beside the weights"
             )
-        with ReadProgress(console, "fitting", unit="steps") as progress:
+        with ReadProgress(console if fit_texts else None, "fitting", unit="steps") as progress:
             student = linearise(
                 teacher, **options, texts=fit_texts, tokenizer=tokenizer, on_progress=_shown_by(progress)
             )
-    longest = student.config.max_position_embeddings
-    seconds = time.perf_counter() - started
+    config, seconds = student.config, time.perf_counter() - started
     console.print(
-        f"{student.config.converted_from} -> {type(student).__name__}, {student.num_parameters():,} parameters, up to "
-        f"{longest:,} tokens, in {seconds:.1f} s"
+        f"{config.converted_from} -> {type(student).__name__}, {student.num_parameters():,} parameters, up to "
+        f"{config.max_position_embeddings:,} tokens, in {seconds:.1f} s"
     )
     fidelity = None
     if texts and teacher is not None:
@@ -84,11 +89,16 @@ def convert_to_folder(
             fidelity = measure_fidelity(student, teacher, tokenizer, texts, on_progress=_shown_by(progress))
         console.print(fidelity_table(fidelity))
     facts = {
-        "converted_from": student.config.converted_from,
-        "command": " ".join(["linformers", *map(_name, sys.argv[1:])]),
+        "converted_from": config.converted_from,
+        "architecture": type(student).__name__,
+        "command": shlex.join(["linformers", *map(_public, sys.argv[1:])]),
         "options": dict(options),
-        "texts": [_name(source.path) for source in sources],
-        "fit_texts": [_name(source.path) for source in fit_sources],
+        "has_teacher": teacher is not None,
+        "teacher_length": teacher_length,
+        "max_length": config.max_position_embeddings,
+        "exact_up_to": _exact_up_to(config, teacher_length, options["positions"], fairseq=teacher is None),
+        "texts": [_public(source.path) for source in sources],
+        "fit_texts": [_public(source.path) for source in fit_sources],
         "seconds": round(seconds, 2),
         "environment": describe_environment(student.device),
     }
@@ -96,31 +106,52 @@ def convert_to_folder(
     def write(folder: Path) -> None:
         student.save_pretrained(folder)
         if tokenizer is not None:
-            tokenizer.model_max_length = longest
-            if (
-                tokenizer.is_fast
-            ):  # what the teacher's tokenizer.json sets would cut texts where a program reads it alone
+            tokenizer.model_max_length = config.max_position_embeddings
+            if tokenizer.is_fast:  # what is set there would cut texts where a program reads tokenizer.json alone
                 tokenizer.backend_tokenizer.no_truncation()
                 tokenizer.backend_tokenizer.no_padding()
             tokenizer.save_pretrained(str(folder))
         (folder / CONVERSION).write_text(json.dumps(facts, indent=2), encoding="utf-8")
         if fidelity is not None:
             (folder / FIDELITY).write_text(json.dumps(fidelity.to_dict(), indent=2), encoding="utf-8")
-        (folder / "README.md").write_text(conversion_card(student, facts, fidelity), encoding="utf-8")
+        (folder / "README.md").write_text(conversion_card(config, facts, fidelity), encoding="utf-8")
 
     write_folder(output, write)
     console.print(f"model in {output}; what it is, and its limits: {output / 'README.md'}")
     if tokenizer is None:
-        console.print(f"{model} has no tokenizer: copy one of the same vocabulary to {output}")
-    if teacher is None:
-        console.print(f"next: linformers finetune --model {output} --task imdb --output runs/imdb")
-    else:
-        console.print(f"next: linformers finetune --model {output} --teacher {model} --task imdb --output runs/imdb")
+        folders = output if teacher is None else f"{model} and to {output}"
+        console.print(f"{model} has no tokenizer: copy one of the same vocabulary to {folders}")
+    return facts
 
 
-def _name(argument: str) -> str:
+def _check_length(options: Mapping[str, Any], teacher_length: int) -> None:
+    asked, kind = options["max_length"], options["projection_kind"]
+    if asked is not None and 0 < asked < teacher_length and kind in ("mean_pool", "max_pool"):
+        raise ValueError(
+            f"max_length={asked} is below the {teacher_length:,} tokens of the teacher, and gains nothing with "
+            f"projection_kind={kind!r}, which fits slots to each text: leave it out"
+        )
+
+
+def _exact_up_to(config: LinformerConfig, teacher_length: int, positions: str, *, fairseq: bool) -> int:
+    """Tokens of the longest texts for which a converted model computes what its teacher computes."""
+    both = min(config.max_position_embeddings, teacher_length)
+    resized = config.max_position_embeddings != teacher_length
+    if fairseq:
+        return 0 if resized else both
+    slots = [k for kind, k in config.layer_attention if kind == "linformer" and k is not None]
+    softmax = config.layer_attention.count(("softmax", None))
+    k_free = len(slots) + softmax < config.num_hidden_layers
+    if k_free or (slots and config.projection_kind != "mean_pool") or (resized and positions == "interpolate"):
+        return 0
+    # Where each token has a slot, or all are within the window, no token is read through a slot that holds two.
+    return min([both, *(max(k, config.local_window + 1) + config.global_tokens for k in slots)])
+
+
+def _public(argument: str) -> str:
     """An argument without the folders of this machine, as the result may be published."""
-    return name_of(argument) if Path(argument).is_absolute() else argument
+    option, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+    return option + equals + (name_of(value) if Path(value).is_absolute() else value)
 
 
 def _shown_by(progress: ReadProgress) -> Callable[[int, int], None]:
@@ -131,14 +162,14 @@ def _shown_by(progress: ReadProgress) -> Callable[[int, int], None]:
     return show
 
 
-def read_texts(sources: Sequence[Source], count: int) -> list[str]:
-    """The first texts of some files; unusable records are passed over."""
+def read_texts(option: str, sources: Sequence[Source], count: int) -> list[str]:
+    """The first texts of the files that an option names; unusable records are passed over."""
     if not sources:
         return []
     documents = read_documents(sources, Rejects(max_share=1.0))
     texts = [document.text for document in islice(documents, count)]
     if not texts:
-        raise ValueError(f"texts={sources[0].path} holds no text that can be used; give another file")
+        raise ValueError(f"{option}={sources[0].path} holds no text that can be used; give another file")
     return texts
 
 
@@ -159,7 +190,8 @@ def fidelity_table(fidelity: Fidelity) -> Table:
 
 
 def _check_output(output: Path) -> None:
-    if output.exists() and not output.is_dir():
-        raise ValueError(f"output={output} is a file; name a folder")
+    there = next(path for path in (output, *output.parents) if path.exists())
+    if not there.is_dir():
+        raise ValueError(f"output={output}: {there} is a file; name a folder")
     if output.is_dir() and any(output.iterdir()) and not (output / CONVERSION).is_file():
         raise ValueError(f"output={output} holds other files; name a new folder")

@@ -7,7 +7,6 @@ import yaml
 
 from linformers.analysis.fidelity import Fidelity
 from linformers.models.config import LinformerConfig
-from linformers.models.text import LinformerPreTrainedModel
 
 _SETTINGS = (
     "attention_type",
@@ -20,17 +19,19 @@ _SETTINGS = (
 )
 
 
-def conversion_card(model: LinformerPreTrainedModel, facts: Mapping[str, Any], fidelity: Fidelity | None) -> str:
+def conversion_card(config: LinformerConfig, facts: Mapping[str, Any], fidelity: Fidelity | None) -> str:
     """Markdown with the metadata that model hubs read.
 
     Args:
-        model: the converted one.
+        config: of the converted model.
         facts: what ``conversion.json`` holds.
         fidelity: how far it is from its teacher; None = not measured.
     """
-    config, name = model.config, type(model).__name__
+    name = facts["architecture"]
+    longer = config.max_position_embeddings > facts["teacher_length"]
+    untrained = f"; positions beyond {facts['teacher_length']:,} have seen no training" if longer else ""
     header = {"library_name": "linformers", "tags": ["linformer", "long-documents"]}
-    settings = "\n".join(f"| `{name}` | {getattr(config, name)} |" for name in _SETTINGS)
+    settings = "\n".join(f"| `{field}` | {getattr(config, field)} |" for field in _SETTINGS)
     versions = facts["environment"]["versions"]
     return f"""---
 {yaml.safe_dump(header, sort_keys=False).strip()}
@@ -67,15 +68,15 @@ It took {facts["seconds"]:.1f} s ({facts["environment"]["processor"]}; torch {ve
 
 ## Limits
 
-{_limits(config, facts)}
+{_limits(facts)}
 - It has the errors and biases of {facts["converted_from"]}, whose licence and card hold for these weights too.
-- Texts above {config.max_position_embeddings:,} tokens are refused; beyond the length of the teacher the positions have
-  seen no training.
-- Distillation (`linformers finetune --teacher`) brings it nearer to its teacher on a task.
+- Texts above {config.max_position_embeddings:,} tokens are refused{untrained}.
 """
 
 
 def _distance(facts: Mapping[str, Any], fidelity: Fidelity | None) -> str:
+    if not facts["has_teacher"]:
+        return "Not measured: only fairseq can run what this was converted from."
     if fidelity is None:
         return "Not measured; `linformers convert --texts FILE` does."
     rows = "\n".join(
@@ -92,14 +93,24 @@ longest {fidelity.longest:,}), against the teacher's, as means over tokens:
 Cosine of the mean embedding of a text: **{fidelity.embedding_cosine:.4f}**."""
 
 
-def _limits(config: LinformerConfig, facts: Mapping[str, Any]) -> str:
-    dims = [k for kind, k in config.layer_attention if kind == "linformer"]
-    if not dims:
-        return "- No layer compresses its keys and values by slots."
-    slots = min(k for k in dims if k is not None)
-    options = facts["options"]
-    stretched = options.get("positions") == "interpolate" and options.get("max_length")
-    if config.projection_kind == "mean_pool" and not stretched:
-        exact = slots + config.global_tokens
-        return f"- Texts of at most {exact:,} tokens give what the teacher gives; longer ones are approximated."
-    return "- Texts of any length are approximated."
+def _limits(facts: Mapping[str, Any]) -> str:
+    exact = facts["exact_up_to"]
+    if not exact:
+        limits = "- Texts of any length are approximated."
+    elif not facts["has_teacher"]:
+        limits = f"- Texts of at most {exact:,} tokens give what they gave in fairseq, where they are not padded."
+    elif exact == min(facts["max_length"], facts["teacher_length"]):
+        limits = f"- Texts of at most {exact:,} tokens give what the teacher gives."
+    else:
+        limits = f"- Texts of at most {exact:,} tokens give what the teacher gives; longer ones are approximated."
+    if distillation_length(facts) is None:
+        return limits
+    return f"""{limits}
+- To bring it nearer to its teacher, distil it: on plain text with `linformers distil`, or, for a classifier, beside its
+  task with `linformers finetune --teacher`."""
+
+
+def distillation_length(facts: Mapping[str, Any]) -> int | None:
+    """Tokens of the longest texts on which it can be distilled; None where there is nothing to gain."""
+    both = min(facts["max_length"], facts["teacher_length"])
+    return both if facts["has_teacher"] and facts["exact_up_to"] < both else None

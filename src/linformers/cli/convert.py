@@ -1,12 +1,28 @@
 """``linformers convert``: a trained encoder as a Linformer."""
 
+import json
+import shlex
+from importlib import resources
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-# Options that a Linformer-RoBERTa of fairseq leaves a choice about.
-_OF_FAIRSEQ = {"model", "output", "max_length", "positions"}
+from linformers.data.sources import DocumentUnit
+
+_OF_LINEARISE = (
+    "projected_dim",
+    "max_length",
+    "projection_kind",
+    "projection_sharing",
+    "projection_init",
+    "local_window",
+    "global_tokens",
+    "softmax_layers",
+    "positions",
+    "attention_type",
+)
+_OF_FAIRSEQ = ("max_length", "positions")  # what a Linformer-RoBERTa of fairseq leaves a choice about
 
 
 def convert(
@@ -42,7 +58,7 @@ def convert(
     ] = None,
     fit_texts: Annotated[list[str] | None, typer.Option(help="Text to fit projections to. Repeatable.")] = None,
     text_column: Annotated[str | None, typer.Option(help="Column of the texts; found by itself if usual.")] = None,
-    documents: Annotated[str, typer.Option(help="A text of .txt files: file, blank_line or line.")] = "file",
+    documents: Annotated[DocumentUnit, typer.Option(help="A text of .txt files.")] = "file",
     max_texts: Annotated[int, typer.Option(min=1, help="Texts that are used at most.")] = 64,
 ) -> None:
     """Convert an encoder to a Linformer with its weights, head and tokenizer.
@@ -50,8 +66,11 @@ def convert(
     Inputs of at most --projected-dim tokens give what they gave before (with mean_pool); longer ones are approximated,
     in time linear in their length.
     """
+    given = {**locals(), "softmax_layers": softmax_layers or ()}
+    chosen = _OF_LINEARISE
     if Path(model).is_file():
-        for name in sorted(set(context.params) - _OF_FAIRSEQ):
+        chosen = _OF_FAIRSEQ
+        for name in sorted(set(context.params) - {"model", "output", *_OF_FAIRSEQ}):
             if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE":
                 option = f"--{name.replace('_', '-')}"
                 raise ValueError(
@@ -59,30 +78,58 @@ def convert(
                 )
 
     from rich.console import Console
+    from transformers.utils import logging
 
     from linformers.analysis.conversion import convert_to_folder
     from linformers.data.sources import Source
 
     def sources(paths: list[str] | None) -> list[Source]:
-        return [Source(path=path, text_column=text_column, documents=documents) for path in paths or []]  # type: ignore[arg-type]
+        return [Source(path=path, text_column=text_column, documents=documents) for path in paths or []]
 
-    convert_to_folder(
+    logging.disable_progress_bar()  # of files that are written in a moment
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    facts = convert_to_folder(
         model,
         output,
-        {
-            "projected_dim": projected_dim,
-            "max_length": max_length,
-            "projection_kind": projection_kind,
-            "projection_sharing": projection_sharing,
-            "projection_init": projection_init,
-            "local_window": local_window,
-            "global_tokens": global_tokens,
-            "softmax_layers": softmax_layers or [],
-            "positions": positions,
-            "attention_type": attention_type,
-        },
+        {name: given[name] for name in chosen},
         sources=sources(texts),
         fit_sources=sources(fit_texts),
         max_texts=max_texts,
-        console=Console(highlight=False, soft_wrap=True),
+        console=console,
     )
+    console.print(_next(facts, model, output))
+
+
+def _next(facts: dict[str, Any], model: str, output: Path) -> str:
+    """What to do with the result: a whole command, which runs as it is printed."""
+    from linformers.analysis.conversion_card import distillation_length
+
+    length = distillation_length(facts)
+    if length is None:
+        return f"next, in Python: linformers.{facts['architecture']}.from_pretrained({str(output)!r})"
+    both = ["--model", str(output), "--teacher", model]
+    rows = _rows_of(model)
+    if rows:
+        command = ["finetune", *both, *rows, "--max-length", min(length, 512), "--output", f"{output}-finetuned"]
+        return f"next: {shlex.join(['linformers', *map(str, command)])}"
+    books = resources.files("linformers.data") / "books" / "*.txt.gz"
+    command = ["distil", *both, "--texts", books, "--length", min(length, 512), "--output", f"{output}-distilled"]
+    return f"next (on books; text of the kind to come is better): {shlex.join(['linformers', *map(str, command)])}"
+
+
+def _rows_of(model: str) -> list[Any]:
+    """Options of ``finetune`` for the rows that a classifier of ours has learnt from; of another model, none."""
+    from linformers.data.tasks import TaskSources
+    from linformers.data.tasks_files import Columns
+    from linformers.training.classify_settings import PLAN, FinetuneSettings
+
+    if not (Path(model) / PLAN).is_file():
+        return []
+    plan = json.loads((Path(model) / PLAN).read_text(encoding="utf-8"))
+    options = []
+    for name in (*TaskSources.__dataclass_fields__, *Columns.__dataclass_fields__, "max_reject_share"):
+        value = plan.get(name)
+        if value and value != getattr(FinetuneSettings, name, None):
+            for one in value if isinstance(value, list) else [value]:
+                options += [f"--{name.replace('_', '-')}", one]
+    return options

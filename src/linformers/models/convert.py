@@ -2,10 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.configuration_utils import PreTrainedConfig
 
@@ -18,6 +17,7 @@ from linformers.models.config import LinformerConfig
 from linformers.models.convert_families import FAMILIES, Family
 from linformers.models.convert_fit import fit_projections
 from linformers.models.convert_load import head_of, load_teacher, load_tokenizer, longest_input, name_of
+from linformers.models.resize import Positions
 from linformers.models.text import LinformerPreTrainedModel
 
 PROJECTION_INITS = ("pooling", "random", "fit")
@@ -99,10 +99,13 @@ def linearise(
 
     Raises:
         TypeError: an argument of the wrong type.
+        StrictDataclassFieldValidationError: a field of the configuration of the wrong type.
         ValueError: a model that cannot be converted, or options that contradict each other.
-        OSError: no such model.
+        OSError: no such model, or one that is damaged.
     """
     check_choice("projection_init", projection_init, PROJECTION_INITS)
+    check_choice("positions", positions, get_args(Positions))
+    check_choice("attention_type", attention_type, ("linformer", "kfree", "softmax"))
     _check_init(projection_init, projection_kind, attention_type, texts)
     if isinstance(model_or_path, str | Path):
         teacher = load_teacher(model_or_path)
@@ -117,13 +120,13 @@ def linearise(
     layers = teacher.config.num_hidden_layers
     kept = _layer_numbers(softmax_layers, layers)
     types = ["softmax" if layer in kept else attention_type for layer in range(layers)]
-    dims = [k if kind == "linformer" else None for k, kind in zip(_dims(projected_dim, layers), types, strict=True)]
-    compressed = any(k is not None for k in dims)
+    dims = per_layer("projected_dim", projected_dim, layers)
+    compressed = any(kind == "linformer" and k is not None for kind, k in zip(types, dims, strict=True))
     config = LinformerConfig(
         **_settings(teacher.config, family, head),
         max_position_embeddings=longest_input(teacher),
-        attention_type=_one_if_equal(types),
-        projected_dim=_one_if_equal(dims),
+        attention_type=types[0] if len(set(types)) == 1 else types,
+        projected_dim=dims[0] if len(set(dims)) == 1 else dims,
         projection_kind=projection_kind,
         projection_sharing=projection_sharing,
         local_window=local_window if compressed else 0,
@@ -131,8 +134,10 @@ def linearise(
         converted_from=name_of(model_or_path),
     )
     if tokenizer is not None:  # BERT's configurations do not name these
-        config.bos_token_id = _first(config.bos_token_id, tokenizer.cls_token_id)
-        config.eos_token_id = _first(config.eos_token_id, tokenizer.sep_token_id)
+        if config.bos_token_id is None:
+            config.bos_token_id = tokenizer.cls_token_id
+        if config.eos_token_id is None:
+            config.eos_token_id = tokenizer.sep_token_id
     student = _OURS[head](config)
     _copy_weights(teacher, student, family, head)
     student.to(teacher.device, teacher.dtype)  # type: ignore[arg-type]  (a decorator hides the signature)
@@ -156,19 +161,16 @@ def _check_init(projection_init: str, kind: str, attention_type: str, texts: Seq
                 f"{attention_type!r}: use 'linear' or 'conv' and 'linformer', or leave projection_init out."
             )
         if not texts:
-            raise ValueError("projection_init='fit' needs texts: give some that are as long as those to come.")
+            raise ValueError(
+                "projection_init='fit' needs texts (of the command: fit_texts): give some as long as those to come."
+            )
     elif texts:
-        raise ValueError(f"texts are read only by projection_init='fit', not by {projection_init!r}: leave them out.")
+        raise ValueError(
+            f"texts (of the command: fit_texts) are read only by projection_init='fit', not by {projection_init!r}: "
+            "leave them out."
+        )
     if projection_init == "random" and kind != "linear":
         raise ValueError(f"projection_init='random' needs projection_kind='linear', not {kind!r}.")
-
-
-def _dims(projected_dim: Any, layers: int) -> tuple[int | None, ...]:
-    dims = per_layer("projected_dim", projected_dim, layers)
-    for k in dims:
-        if k is not None:
-            check_int("projected_dim", k)
-    return dims
 
 
 def _layer_numbers(softmax_layers: Sequence[int], layers: int) -> set[int]:
@@ -179,21 +181,10 @@ def _layer_numbers(softmax_layers: Sequence[int], layers: int) -> set[int]:
     return {layer % layers for layer in softmax_layers}
 
 
-def _one_if_equal(values: list[Any]) -> Any:
-    return values[0] if len(set(values)) == 1 else values
-
-
-def _first(*values: int | None) -> int | None:
-    return next((value for value in values if value is not None), None)
-
-
 def _settings(config: PreTrainedConfig, family: Family, head: str) -> dict[str, Any]:
     """Fields of our configuration from theirs."""
     settings = {name: getattr(config, family.fields.get(name, name), None) for name in _SAME_NAME}
     settings |= family.constants
-    ends = settings["eos_token_id"]
-    if isinstance(ends, list):
-        settings["eos_token_id"] = ends[0]
     if settings["id2label"] is None:
         del settings["id2label"], settings["label2id"]
     activation = family.classifier_activation.get(head, "tanh")
@@ -202,14 +193,10 @@ def _settings(config: PreTrainedConfig, family: Family, head: str) -> dict[str, 
     return settings | {"classifier_activation": activation}
 
 
-def _weights(model: Any) -> dict[str, Tensor]:
-    return model.state_dict()
-
-
 @torch.no_grad()
-def _copy_weights(teacher: PreTrainedModel, student: LinformerPreTrainedModel, family: Family, head: str) -> None:
+def _copy_weights(teacher: Any, student: LinformerPreTrainedModel, family: Family, head: str) -> None:
     """Copy every weight but the projections', which the teacher has not."""
-    base, whole = _weights(teacher.base_model), _weights(teacher)
+    base, whole = teacher.base_model.state_dict(), teacher.state_dict()
     modules = family.heads[head]
     tied = set(student.all_tied_weights_keys)
     for name, target in student.named_parameters():
@@ -224,8 +211,8 @@ def _copy_weights(teacher: PreTrainedModel, student: LinformerPreTrainedModel, f
         else:  # DistilBERT has no token types
             target.zero_()
             continue
-        if inner.startswith("embeddings.position_embeddings"):
-            source = source[family.reserved_positions(teacher.config) :]
+        if inner == "embeddings.position_embeddings.weight":  # RoBERTa's first rows are for padding
+            source = source[len(source) - longest_input(teacher) :]
         if source.shape != target.shape:
             raise ValueError(
                 f"weight {name} has shape {tuple(source.shape)} in the teacher, and {tuple(target.shape)} by its "

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from linformers.attention import LinformerAttention
 from linformers.models.config import LinformerConfig
-from linformers.models.convert_load import name_of
+from linformers.models.convert_load import name_of, reading
 from linformers.models.heads import LinformerForSequenceClassification
 from linformers.models.text import LinformerForMaskedLM, LinformerModel, LinformerPreTrainedModel
 
@@ -70,7 +70,8 @@ def convert_fairseq_linformer(
     if classification_head is not None and f"{head}dense.weight" not in state:
         names = sorted({name.split(".")[1] for name in state if name.startswith("classification_heads.")})
         raise ValueError(
-            f"classification_head={classification_head!r} is not there; heads: {', '.join(names) or 'none'}"
+            f"classification_head={classification_head!r} is not there; choose one of its heads: "
+            f"{', '.join(names) or 'none'}."
         )
     vocabulary = state.get("lm_head.weight", words)
     config = LinformerConfig(
@@ -129,7 +130,10 @@ def _load(path: Path) -> dict[str, Tensor]:
             "safetensors.torch.save_file({k: v.clone() for k, v in torch.load(FILE, weights_only=False)['model']"
             ".items()}, 'linformer.safetensors')"
         )
-    return load_file(path)
+    if not path.is_file():
+        raise OSError(f"weights={path}: no such file; give a safetensors file of the state dict")
+    with reading(path):
+        return load_file(path)
 
 
 def _get(state: Mapping[str, Tensor], name: str) -> Tensor:

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from transformers.configuration_utils import PreTrainedConfig
-
 Names = Mapping[str, str]  # a module of ours -> the module of theirs that holds its weights
 
 
@@ -22,7 +20,6 @@ class Family:
         heads: modules on top of the base model, by what follows the family's name in theirs.
         classifier_activation: of their sequence classifier; a name in angle brackets is a field of their config.
         head_activation: of their masked-LM head; None = that of the feed-forward layers.
-        reserves_positions: whether their positions start after ``pad_token_id + 1`` rows that no token uses.
     """
 
     embeddings: Names
@@ -33,11 +30,6 @@ class Family:
     constants: Mapping[str, Any] = field(default_factory=dict)
     classifier_activation: Mapping[str, str] = field(default_factory=dict)
     head_activation: str | None = None
-    reserves_positions: bool = False
-
-    def reserved_positions(self, config: PreTrainedConfig) -> int:
-        """Rows at the start of their position table that no token uses."""
-        return (config.pad_token_id or 0) + 1 if self.reserves_positions else 0
 
     def source(self, name: str) -> str | None:
         """Name in their base model of a weight of our base model, None where they have none."""
@@ -114,7 +106,6 @@ _ROBERTA = Family(
         "ForMultipleChoice": _pooled("roberta.pooler.dense"),
     },
     head_activation="gelu",
-    reserves_positions=True,
 )
 _DISTILBERT = Family(
     embeddings={ours: theirs for ours, theirs in _EMBEDDINGS.items() if "token_type" not in ours},

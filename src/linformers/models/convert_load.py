@@ -1,10 +1,14 @@
 """Load the model to convert, and refuse what cannot be converted, with the reason."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from transformers import (
+    AutoConfig,
     AutoModel,
     AutoModelForMaskedLM,
     AutoModelForMultipleChoice,
@@ -15,6 +19,7 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.utils import logging
 
 from linformers.attention.checks import closest
 from linformers.models.convert_families import FAMILIES
@@ -35,15 +40,13 @@ def load_teacher(path: str | Path) -> PreTrainedModel:
     Weights are read as safetensors only, and no code of the folder is run.
 
     Raises:
-        OSError: no such model, or no safetensors in it.
+        OSError: no such model, no safetensors in it, or a file that is damaged.
         ValueError: a model that cannot be converted.
     """
     if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
-        raise OSError(f"{path} has no config.json: give the folder of a saved model.")
-    try:
+        raise OSError(f"model={path} has no config.json: give the folder of a saved model.")
+    with reading(path):
         settings, _ = PreTrainedConfig.get_config_dict(path)
-    except OSError as error:
-        raise OSError(f"{path} is no folder, and no model of the hub that can be reached: check the name.") from error
     model_type = settings.get("model_type")
     _check_family(model_type, str(path))
     code = [name for name in settings.get("auto_map", {}) if name.startswith(("AutoConfig", "AutoModel"))]
@@ -52,19 +55,25 @@ def load_teacher(path: str | Path) -> PreTrainedModel:
             f"{path}/config.json: auto_map names code of the model's own ({', '.join(code)}), which is never run here. "
             f"If the weights are a plain {model_type}, delete auto_map from a copy of the folder and convert that."
         )
-    _check_safetensors(Path(path))
+    if Path(path).is_dir() and not any(Path(path).glob("*.safetensors")):
+        raise OSError(
+            f"{path} holds no weights as safetensors; other formats can run code when they are read. Where you trust "
+            "the files, load them with transformers and call save_pretrained, then convert what that wrote."
+        )
     head = saved_head(settings)
-    try:
-        teacher, report = AUTO[head].from_pretrained(path, use_safetensors=True, output_loading_info=True)
-    except OSError as error:
-        if "safetensors" in str(error):
-            raise OSError(_no_safetensors(path)) from error
-        raise
-    missing = sorted(name for name in report["missing_keys"] if head != "Model" or "pooler." not in name)
+    with reading(path):
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    _check_config(config, head)
+    with reading(path):
+        teacher, report = AUTO[head].from_pretrained(
+            path, use_safetensors=True, trust_remote_code=False, ignore_mismatched_sizes=True, output_loading_info=True
+        )
+    missing = {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
+    missing = sorted(name for name in missing if head != "Model" or "pooler." not in name)
     if missing:
         raise ValueError(
-            f"{path} lacks weights of its {head}: {', '.join(missing[:3])}{', ...' if missing[3:] else ''}. "
-            "Correct `architectures` in its config.json."
+            f"{path} lacks weights of its {head}, or has them in another shape: {', '.join(missing[:3])}"
+            f"{', ...' if missing[3:] else ''}. Correct its config.json (`architectures` names the head)."
         )
     return teacher.eval()
 
@@ -75,7 +84,35 @@ def load_tokenizer(path: str | Path) -> Any | None:
     files = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
     if folder.is_dir() and not any(any(folder.glob(name)) for name in files):
         return None
-    return AutoTokenizer.from_pretrained(path)
+    with reading(path, "the tokenizer of "):
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+
+
+@contextmanager
+def reading(path: str | Path, what: str = "") -> Iterator[None]:
+    """Say in one line what transformers and the readers under it say in many, and show none of their reports.
+
+    Args:
+        path: what is read: a folder, a file or a name on the hub.
+        what: goes before it in the message.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    except Exception as error:  # tokenizers, safetensors and the client of the hub have kinds of their own
+        said = shorten(str(error) or type(error).__name__, 120)
+        if Path(path).exists():
+            raise OSError(f"{what}model={path} cannot be read ({said}): save or download it again.") from error
+        raise OSError(f"{what}model={path} is no folder: check the name. On the hub: {said}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def head_of(teacher: Any) -> str:
@@ -111,10 +148,10 @@ def name_of(model_or_path: PreTrainedModel | str | Path) -> str:
 
 def longest_input(model: PreTrainedModel) -> int:
     """Tokens that an encoder can read; RoBERTa and its kin keep the first rows of the position table for padding."""
-    positions = [module for name, module in model.named_modules() if name.endswith("position_embeddings")]
-    padding = [getattr(module, "padding_idx", None) for module in positions]
-    reserved = [int(index) + 1 for index in padding if isinstance(index, int)]
-    return int(getattr(model.config, "max_position_embeddings", 512)) - (reserved[0] if reserved else 0)
+    tables = (module for name, module in model.named_modules() if name.endswith("position_embeddings"))
+    padding = getattr(next(tables, None), "padding_idx", None)
+    reserved = 0 if padding is None else padding + 1
+    return getattr(model.config, "max_position_embeddings", 512) - reserved
 
 
 def _check_family(model_type: Any, where: str) -> None:
@@ -153,7 +190,7 @@ def _check_config(config: PreTrainedConfig, head: str) -> None:
 
 
 def _suffix(class_name: str) -> str:
-    found = re.search(r"(Model|For[A-Z]\w*)$", class_name)
+    found = re.search(r"((?<!Head)Model|For[A-Z]\w*)$", class_name)  # BertLMHeadModel has a head
     return found[1] if found else class_name
 
 
@@ -166,15 +203,3 @@ def saved_head(settings: dict[str, Any]) -> str:
     if head not in AUTO:
         raise ValueError(f"cannot convert architectures={names}: the head must be one of {', '.join(AUTO)}.")
     return head
-
-
-def _check_safetensors(folder: Path) -> None:
-    if folder.is_dir() and not any(folder.glob("*.safetensors")):
-        raise OSError(_no_safetensors(folder))
-
-
-def _no_safetensors(path: str | Path) -> str:
-    return (
-        f"{path} holds no weights as safetensors; other formats can run code when they are read. Where you trust "
-        "the files, load them with transformers and call save_pretrained, then convert what that wrote."
-    )

@@ -35,14 +35,16 @@ def resize_max_length(model: PreTrainedModel, max_length: int, positions: str = 
 def _resize_positions(
     table: Float[Tensor, "old hidden"], length: int, positions: str
 ) -> Float[Tensor, "length hidden"]:
-    old = table.shape[0]
-    if positions == "tile":
-        return table[torch.arange(length, device=table.device) % old]
-    at = torch.linspace(0, old - 1, length, device=table.device, dtype=torch.float64)
-    below = at.floor().long().clamp(max=max(old - 2, 0))
-    share = (at - below)[:, None]
-    values = table.double()
-    return values[below] * (1 - share) + values[(below + 1).clamp(max=old - 1)] * share
+    if positions == "interpolate":
+        return _interpolate(table, length)
+    return table[torch.arange(length, device=table.device) % len(table)]
+
+
+def _interpolate(rows: Float[Tensor, "*heads old columns"], length: int) -> Float[Tensor, "*heads length columns"]:
+    """Other rows at equal distances from the first to the last, each between its two neighbours; float64."""
+    x = rows.double().transpose(-1, -2)
+    new = nn.functional.interpolate(x.reshape(1, -1, x.shape[-1]), length, mode="linear", align_corners=True)
+    return new.reshape(*x.shape[:-1], length).transpose(-1, -2)
 
 
 def _resize_projection(projection: Projection, length: int) -> None:
@@ -61,13 +63,8 @@ def resample(weight: Float[Tensor, "*heads old columns"], length: int) -> Float[
     Sums over the rows are kept, so that a constant sequence is compressed to the same slots at every length, and a
     pooling matrix stays a pooling matrix.
     """
-    old = weight.shape[-2]
-    total = nn.functional.pad(weight.double().cumsum(-2), (0, 0, 1, 0))
-    at = torch.arange(length + 1, device=weight.device, dtype=torch.float64) * (old / length)
-    below = at.floor().long().clamp(max=old - 1)
-    share = (at - below)[:, None]
-    until = total[..., below, :] * (1 - share) + total[..., below + 1, :] * share
-    return until.diff(dim=-2)
+    sums = nn.functional.pad(weight.double().cumsum(-2), (0, 0, 1, 0))
+    return _interpolate(sums, length + 1).diff(dim=-2)
 
 
 def _like(parameter: Tensor, values: Tensor) -> nn.Parameter:

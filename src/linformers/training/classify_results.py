@@ -1,6 +1,8 @@
 """What a fine-tuning run leaves behind: metrics, predictions, and what it says in the end."""
 
+import json
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +18,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from linformers.data.folders import reports_full_disk
 from linformers.data.tasks import Task
+from linformers.models.convert_families import FAMILIES
 from linformers.training.classify_data import EncodedPart
 from linformers.training.metrics import LABELS, estimate, predictions
 from linformers.training.resumable import evaluations_in, losses_in, read_state
@@ -135,13 +138,16 @@ def conclude(results: dict[str, Any], path: Path, console: Console) -> None:
     for name, found in results["metrics"].items():
         table.add_row(LABELS[name], f"{found['value']:.4f}", f"{found['low']:.4f} to {found['high']:.4f}")
     console.print(table)
+    model = path / MODEL
+    kind = json.loads((model / "config.json").read_text(encoding="utf-8"))["model_type"]
+    convert = ["--model", str(model), "--max-length", "4096", "--output", f"{path}-linear"]
     console.print(
         f"Weights of step {results['best']['step']:,} of {results['steps']:,}, the best on the validation rows; "
         f"{results['seconds']:,.0f} s of training.\n"
-        f"Model and card: {path / MODEL}\nMetrics: {path / RESULTS}; predictions: {path / PREDICTIONS}\n"
-        f"Next: import linformers, then transformers.pipeline('text-classification', model='{path / MODEL}')\n"
-        f"For longer inputs: linformers convert --model {path / MODEL} --max-length 4096 --output DIR, then "
-        f"linformers finetune --model DIR --teacher {path / MODEL}",
+        f"Model and card: {model}\nMetrics: {path / RESULTS}; predictions: {path / PREDICTIONS}\n"
+        f"Next: import linformers, then transformers.pipeline('text-classification', model={str(model)!r})"
+        + (f"\nFor longer inputs: {shlex.join(['linformers', 'convert', *convert])}" if kind in FAMILIES else ""),
         highlight=False,
+        markup=False,
         soft_wrap=True,
     )

@@ -1,18 +1,23 @@
 """The command `convert`, and the distance to the teacher that it measures."""
 
+import io
 import json
 import os
+import shlex
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from linformers import LinformerForMaskedLM, linearise
+from linformers.analysis.conversion import convert_to_folder
 from linformers.analysis.fidelity import measure_fidelity
 from linformers.cli.main import run
+from linformers.data.sources import Source
 
 WORDS = [a + b for a in "bcdfgklm" for b in "aeiouy"]
 TEXTS = [" ".join(WORDS[i : i + 4 + 5 * i]) for i in range(6)]
@@ -65,7 +70,8 @@ def test_converts_measures_and_writes(teacher: Path, text_file: Path, tmp_path: 
     assert run(command) == 0
     shown = capsys.readouterr().out
     assert "tiny-bert -> LinformerForMaskedLM" in shown and "Distance to the teacher: 6 texts" in shown
-    assert f"linformers finetune --model {output} --teacher {teacher}" in shown
+    following = shlex.split(shown.splitlines()[-1].partition("): ")[2])
+    assert following[:6] == ["linformers", "distil", "--model", str(output), "--teacher", str(teacher)]
     model, tokenizer = AutoModelForMaskedLM.from_pretrained(output), AutoTokenizer.from_pretrained(output)
     assert isinstance(model, LinformerForMaskedLM) and model.config.max_position_embeddings == 40
     assert model.config.layer_attention == [("linformer", 4), ("softmax", None)]
@@ -93,6 +99,17 @@ def test_fits_on_text(teacher: Path, text_file: Path, tmp_path: Path) -> None:
     assert "but the projections, on texts.jsonl" in (tmp_path / "out" / "README.md").read_text()
 
 
+@pytest.mark.parametrize("fits", [True, False])
+def test_a_bar_only_where_it_fits(fits: bool, teacher: Path, text_file: Path, tmp_path) -> None:
+    shown = io.StringIO()
+    console = Console(file=shown, force_terminal=True)
+    options = {"projection_kind": "linear", "projection_init": "fit" if fits else "pooling"}
+    options |= {"max_length": None, "positions": "tile"}
+    source = [Source(path=str(text_file))] if fits else []
+    convert_to_folder(str(teacher), tmp_path / "out", options, fit_sources=source, console=console)
+    assert ("fitting" in shown.getvalue()) == fits
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -105,17 +122,57 @@ def test_fits_on_text(teacher: Path, text_file: Path, tmp_path: Path) -> None:
         (["--model", "."], "no config.json"),
         (["--softmax-layers", "7"], "there are 2 layers"),
         (["--projection-init", "fit"], "nothing to fit"),
+        (["--fit-texts", "texts.jsonl"], "fit_texts) are read only by"),
+        (["--texts", "folder"], "path=folder: none of its 0 files is readable"),
+        (["--projected-dim", "0"], "projected_dim must be at least 1, got 0"),
+        (["--max-length", "16"], "max_length=16 is below the 24 tokens of the teacher"),
+        (["--positions", "stretch"], "positions='stretch'"),
+        (["--output", "texts.jsonl/out"], "texts.jsonl is a file"),
     ],
 )
 def test_errors_leave_nothing(
     arguments: list[str], said: str, teacher, text_file, tmp_path, monkeypatch, capsys
 ) -> None:
     (tmp_path / "empty.jsonl").write_text('{"text": " "}\n')
+    (tmp_path / "folder").mkdir()
     monkeypatch.chdir(tmp_path)
     assert run(["convert", "--model", str(teacher), "--output", "out", *arguments]) == 1
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and said in error
-    assert sorted(os.listdir()) == ["empty.jsonl", "texts.jsonl"]
+    out, error = capsys.readouterr()
+    assert error.startswith("error: ") and said in error and error.count("\n") == 1 and not out
+    assert sorted(os.listdir()) == ["empty.jsonl", "folder", "texts.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("options", "exact"),
+    [
+        (["--projected-dim", "4"], 24),  # a window of 64 covers all
+        (["--projected-dim", "4", "--local-window", "2"], 5),
+        (["--projected-dim", "2", "--local-window", "6"], 8),
+        (["--projected-dim", "4", "--local-window", "0", "--global-tokens", "0", "--max-length", "40"], 4),
+        (["--projected-dim", "4", "--softmax-layers", "0", "--softmax-layers", "1", "--max-length", "40"], 24),
+        (["--projected-dim", "64", "--max-length", "40"], 24),
+        (["--projected-dim", "64", "--max-length", "40", "--positions", "interpolate"], 0),
+        (["--projected-dim", "64", "--positions", "interpolate"], 24),
+        (["--projected-dim", "64", "--projection-kind", "linear", "--max-length", "16"], 0),
+        (["--attention-type", "kfree"], 0),
+    ],
+)
+def test_what_is_exact_and_what_comes_next(options: list[str], exact: int, teacher, tmp_path, capsys) -> None:
+    output = tmp_path / "out put"
+    assert run(["convert", "--model", str(teacher), "--output", str(output), *options]) == 0
+    shown, card = capsys.readouterr().out, (output / "README.md").read_text()
+    facts = json.loads((output / "conversion.json").read_text())
+    assert facts["exact_up_to"] == exact
+    assert (f"at most {exact} tokens give what the teacher gives" in card) == (exact > 0)
+    assert ("linformers distil" in card) == ("linformers distil" in shown) == (exact < 24)
+    assert f"from_pretrained('{output}')" in shown or f"'{output}-distilled'" in shown
+
+    original, student = AutoModelForMaskedLM.from_pretrained(teacher), AutoModelForMaskedLM.from_pretrained(output)
+    for length in (exact, min(exact + 1, 16)) if exact else (16,):
+        ids = torch.randint(5, 40, (4, length))
+        with torch.no_grad():
+            gap = (original(ids).logits - student(ids).logits).abs().max()
+        assert (gap < 1e-4) == (length <= exact), length
 
 
 def test_fairseq_file(tmp_path: Path, capsys, monkeypatch) -> None:

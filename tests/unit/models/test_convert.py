@@ -121,6 +121,7 @@ def test_pretraining_heads(family: str, head: str, tmp_path: Path) -> None:
         ("electra", "ForMultipleChoice", {"summary_activation": "tanh"}),
         ("distilbert", "ForSequenceClassification", {"problem_type": "regression", "num_labels": 1, "id2label": None}),
         ("roberta", "ForSequenceClassification", {"layer_norm_eps": 0.1}),
+        ("roberta", "ForMaskedLM", {"pad_token_id": 3, "max_position_embeddings": 28}),  # four rows for padding
     ],
 )
 def test_settings_of_the_teacher(family: str, head: str, changes: dict) -> None:
@@ -296,11 +297,14 @@ def test_special_tokens_and_names(tokenizer, tmp_path: Path) -> None:
         ({"texts": ["a"]}, "read only by"),
         ({"softmax_layers": [2]}, "2 layers, 0 to 1"),
         ({"softmax_layers": [-3]}, "at least -2"),
-        ({"projected_dim": 0}, "at least 1"),
+        ({"projected_dim": 0}, "projected_dim must be at least 1, got 0"),
+        ({"projected_dim": [4, -1]}, "projected_dim must be at least 1, got -1"),
         ({"projected_dim": [4]}, "1 entries for 2 layers"),
         ({"max_length": 0}, "at least 1"),
         ({"max_length": 30, "positions": "stretch"}, "positions='stretch'"),
+        ({"positions": "stretch"}, "positions='stretch'"),
         ({"attention_type": "linear"}, "attention_type"),
+        ({"attention_type": "none"}, "attention_type='none'"),
     ],
 )
 def test_wrong_options(options: dict, said: str) -> None:
@@ -318,6 +322,7 @@ def test_models_that_cannot_be_converted(bad_input) -> None:
         (teacher_of("bert", is_decoder=True), "is_decoder=True"),
         (teacher_of("electra", embedding_size=8), "embedding_size=8"),
         (teacher_of("electra", "ForPreTraining"), "ElectraForPreTraining"),
+        (transformers.BertLMHeadModel(teacher_of("bert").config), "a BertLMHeadModel: its head"),
         (teacher_of("roberta", "ForMaskedLM", hidden_act="relu"), "hidden_act='relu'"),
         (teacher_of("bert", "ForQuestionAnswering", id2label={0: "a", 1: "b", 2: "c"}), "num_labels=3"),
         (teacher_of("electra", "ForMultipleChoice", summary_type="mean"), "summary_type='mean'"),
@@ -344,12 +349,21 @@ def test_folders_that_cannot_be_converted(tmp_path: Path) -> None:
     (unknown / "modeling_mine.py").write_text("raise SystemExit('this must never run')")
     pickled = folder("pickled")
     (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
+    cut, broken, no_words = folder("cut"), folder("broken"), folder("no-words")
+    (cut / "model.safetensors").write_bytes((cut / "model.safetensors").read_bytes()[:2000])
+    (broken / "config.json").write_text("{")
+    (no_words / "tokenizer.json").write_text("{}")
     for path, error, said in (
         (code, ValueError, "never run here"),
         (unknown, ValueError, "model_type='mine'"),
         (pickled, OSError, "no weights as safetensors"),
         (folder("head", architectures=["BertForNextSentencePrediction"]), ValueError, "NextSentencePrediction"),
         (folder("other", architectures=["BertForMaskedLM"]), ValueError, "lacks weights of its ForMaskedLM"),
+        (folder("decoder", is_decoder=True), ValueError, "is_decoder=True"),
+        (folder("shape", vocab_size=61), ValueError, "in another shape: embeddings.word_embeddings.weight"),
+        (cut, OSError, r"model=.*cut cannot be read \("),
+        (broken, OSError, r"model=.*broken cannot be read \("),
+        (no_words, OSError, r"the tokenizer of model=.*no-words cannot be read \("),
         (tmp_path / "nothing", OSError, "nothing is no folder"),
     ):
         with pytest.raises(error, match=said):
