@@ -9,6 +9,7 @@ import pytest
 import torch
 from finetune_helpers import BAD, GOOD, make_model, sentence
 from rich.console import Console
+from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import linformers
@@ -65,7 +66,8 @@ def run(given: DistilSettings) -> dict[str, Any]:
 def test_the_student_comes_closer_and_keeps_its_head(work: Path) -> None:
     results = run(settings(work, "run"))
     assert results["best"]["loss"] < 0.75 * results["before"]["loss"]  # 0.714, whatever the number of threads
-    assert results["before"]["loss"] > results["evaluations"][0][1]["loss"]  # measured before the first step
+    assert [step for step, _ in results["evaluations"]] == [0, 10, 20, 30]
+    assert results["before"] == results["evaluations"][0][1]
     assert results["best"]["cosine"] > results["before"]["cosine"]
     made = AutoModelForSequenceClassification.from_pretrained(work / "run" / "model")
     before = AutoModelForSequenceClassification.from_pretrained(work / "student")
@@ -76,6 +78,13 @@ def test_the_student_comes_closer_and_keeps_its_head(work: Path) -> None:
     )
     assert "held-out text" in (work / "run" / "model" / "README.md").read_text()
     assert run(settings(work, "run")) == results  # finished: nothing is done again
+
+
+def test_a_run_that_comes_no_closer_changes_nothing(work: Path) -> None:
+    results = run(settings(work, "worse", steps=4, evaluate_every=2, learning_rate=1.0))
+    assert results["best"]["step"] == 0 and results["evaluations"][-1][1]["loss"] > results["before"]["loss"]
+    weights = [load_file(work / name / "model.safetensors") for name in ("student", "worse/model")]
+    assert all(torch.equal(weights[0][name], weight) for name, weight in weights[1].items())
 
 
 @pytest.mark.parametrize("order", ["all", "greedy"])

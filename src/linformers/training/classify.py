@@ -201,6 +201,7 @@ class _Job:
             collate=PadInputs(self.tokenizer),
             checkpoints=self.checkpoints,
             best=self.path / "best",
+            measure_start=teacher is not None,  # a student starts near its teacher, and should not end further off
             callbacks=[*callbacks, signals],
             kind=self.task.kind,
             class_weights=self._class_weights(),

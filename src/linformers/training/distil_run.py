@@ -39,7 +39,7 @@ from linformers.training.run_folder import MODEL, RESULTS, Folder, best_weights,
 from linformers.training.stopping import StopOnSignal, is_over, say_stopped
 from linformers.training.strict import differences
 
-KIND, PLAN, BEFORE = "linformers distil", "distil.json", "before.json"
+KIND, PLAN = "linformers distil", "distil.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,15 +217,12 @@ def _run(settings: DistilSettings, folder: Folder, console: Console) -> int:
                 collate=collate,
                 checkpoints=checkpoints,
                 best=path / "best",
+                measure_start=True,
                 callbacks=[progress, signals],
                 teacher=teacher,
                 order=LayerOrder(encoder.encoder, _order(settings, encoder, teacher, evaluation), settings.steps),
             )
             with progress:
-                if checkpoint is None:  # how far the conversion alone has come
-                    found = trainer.evaluate()
-                    before = {name: found[f"eval_{name}"] for name in ("loss", "cosine")}
-                    folder.write(BEFORE, json.dumps(before) + "\n")
                 trainer.train(resume_from_checkpoint=checkpoint)
             state = trainer.state
     if signals.received is not None:
@@ -275,7 +272,7 @@ def _publish(
         "tokens": state.global_step * settings.batch_size * settings.length,
         "seconds": read_state(last)["seconds"],
         "best": {"step": step, **dict(evaluations)[step]},
-        "before": json.loads((folder.path / BEFORE).read_text(encoding="utf-8")),
+        "before": evaluations[0][1],
         "evaluations": evaluations,
         "environment": describe_environment(model.device),
     }
@@ -306,7 +303,7 @@ def conclude(results: dict[str, Any], path: Path, console: Console) -> None:
     console.print(
         f"Cosine of the last hidden states to the teacher's, on held-out text: {before['cosine']:.4f} before, "
         f"{best['cosine']:.4f} after ({results['tokens']:,} tokens in {results['seconds']:,.0f} s).\n"
-        + ("It came no closer: use a lower --learning-rate.\n" if best["loss"] >= before["loss"] else "")
+        + ("It came no closer, and is as it was: use a lower --learning-rate.\n" if best["step"] == 0 else "")
         + f"Model and card: {path / MODEL}\nNext: linformers finetune --model {path / MODEL} --task FILE --output DIR",
         highlight=False,
         soft_wrap=True,

@@ -76,6 +76,19 @@ class _EachStep(TrainerCallback):
         control.should_log = control.should_log or control.should_save
 
 
+class _AtStart(TrainerCallback):
+    """Measures the weights that a run starts from; see ``measure_start``."""
+
+    def __init__(self, trainer: "ResumableTrainer") -> None:
+        self.trainer = trainer
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        if state.global_step == 0:
+            self.trainer._determine_best_metric(self.trainer.evaluate(), None)
+
+
 class ResumableTrainer(Trainer):
     """What pretraining, fine-tuning and distillation share; how they ``measure`` held-out items is theirs.
 
@@ -91,6 +104,7 @@ class ResumableTrainer(Trainer):
         checkpoints: where to write.
         best: folder for the weights with the best evaluation.
         workers: processes that prepare batches.
+        measure_start: also evaluate before the first step, so that a run that makes nothing better changes nothing.
         callbacks: watch the run.
     """
 
@@ -108,6 +122,7 @@ class ResumableTrainer(Trainer):
         checkpoints: Checkpoints,
         best: Path,
         workers: int = 0,
+        measure_start: bool = False,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
         self.layout, self.checkpoints, self.best, self.workers = layout, checkpoints, best, workers
@@ -119,7 +134,7 @@ class ResumableTrainer(Trainer):
             train_dataset=train,
             eval_dataset=evaluation,
             # Signals are asked last, so that what they ask for is not undone.
-            callbacks=[_EachStep(seed, layout.rank), *callbacks],
+            callbacks=[_EachStep(seed, layout.rank), *([_AtStart(self)] if measure_start else []), *callbacks],
         )
         self.remove_callback(PrinterCallback)
 
