@@ -21,8 +21,8 @@ from linformers.attention import (
 )
 from linformers.models.config import LinformerConfig
 
-# Without gradients on a CPU a layer works on so many tokens at a time, that what it makes of them stays in cache: at most
-# so many numbers in the middle of the feed-forward. Both measured best at hidden 384 and 768 (see docs/log.md).
+# Without gradients on a CPU a layer works on so many tokens at a time that what it makes of them stays in cache: at most so
+# many numbers in the middle of the feed-forward. Both measured best at hidden 384 and 768 (see docs/log.md).
 STREAM_NUMBERS, STREAM_TOKENS = 768 * 3072, 1024
 # There, too, a batch is encoded in groups of about as many tokens, in which padding is at most this share.
 GROUP_TOKENS, GROUP_PADDING = 2048, 0.1
@@ -57,10 +57,11 @@ class LinformerLayer(GradientCheckpointingLayer):
         hidden_states: Float[Tensor, "batch seq hidden"],
         padding: Padding | None = None,
         return_weights: bool = False,
+        overwrite: bool = False,
     ) -> tuple[Float[Tensor, "batch seq hidden"], Tensor | None]:
         """Run the layer on aligned tokens; also give the attention weights if asked for (and there are any).
 
-        Without gradients a streamed layer overwrites ``hidden_states``.
+        With ``overwrite`` a layer that streams without gradients puts its output where ``hidden_states`` were.
         """
         chunk = self.stream_chunk_size
         if chunk is None and in_cpu_inference(hidden_states):
@@ -69,14 +70,14 @@ class LinformerLayer(GradientCheckpointingLayer):
         # The processes that share a sequence must decide alike, as they talk again when memory is computed again.
         length = hidden_states.shape[1] if padding is None else padding.document_seq
         if chunk is not None and length > chunk and not return_weights:
-            return self._stream(hidden_states, padding, chunk), None
+            return self._stream(hidden_states, padding, chunk, overwrite), None
         if self.attention is None:
             return self._feed_forward(hidden_states), None
         x = self.attention(self._before_attention(hidden_states), padding, return_weights=return_weights)
         x, weights = x if return_weights else (x, None)
         return self._feed_forward(self._after_attention(hidden_states, x)), weights
 
-    def _stream(self, hidden_states: Tensor, padding: Padding | None, chunk: int) -> Tensor:
+    def _stream(self, hidden_states: Tensor, padding: Padding | None, chunk: int, overwrite: bool) -> Tensor:
         """The same, chunk by chunk: once the memory is built, everything in the layer is per token."""
         recompute = torch.is_grad_enabled()
         call = partial(checkpoint, use_reentrant=False) if recompute else lambda function, *args: function(*args)
@@ -87,9 +88,10 @@ class LinformerLayer(GradientCheckpointingLayer):
             return torch.cat(
                 [call(self._per_token, part, memory, padding, i * chunk) for i, part in enumerate(parts)], 1
             )
-        for i, part in enumerate(parts):
-            part.copy_(call(self._per_token, part, memory, padding, i * chunk))
-        return hidden_states
+        output = hidden_states if overwrite else torch.empty_like(hidden_states)
+        for i, (part, target) in enumerate(zip(parts, output.split(chunk, dim=1), strict=True)):
+            target.copy_(call(self._per_token, part, memory, padding, i * chunk))
+        return output
 
     def _build_memory(self, hidden_states: Tensor, padding: Padding | None) -> Any:
         if self.attention is None:
@@ -149,7 +151,7 @@ class LinformerEncoder(nn.Module):
         return_weights: bool = False,
         return_hidden_states: bool = False,
     ) -> tuple[Float[Tensor, "batch seq hidden"], list[Tensor], list[Tensor]]:
-        """Encode embedded tokens.
+        """Encode embedded tokens, which without gradients may be overwritten.
 
         Returns:
             The last hidden states; those of the embeddings and of every layer (the last after the final norm); the
@@ -164,9 +166,9 @@ class LinformerEncoder(nn.Module):
             hidden_states = self._encode_groups(hidden_states, inside)
         else:
             for layer in self.layers:
-                if return_hidden_states:  # a copy, as a streamed layer may overwrite them
-                    all_hidden_states.append(hidden_states.clone())
-                hidden_states, weights = layer(hidden_states, inside, return_weights)
+                if return_hidden_states:
+                    all_hidden_states.append(hidden_states)
+                hidden_states, weights = layer(hidden_states, inside, return_weights, not return_hidden_states)
                 if weights is not None:
                     all_weights.append(weights)
         hidden_states = self.final_norm(hidden_states)
@@ -193,7 +195,7 @@ class LinformerEncoder(nn.Module):
             if padding is not None and lengths[rows[-1]] < longest:
                 inside = padding.of(index, longest)
             for layer in self.layers:
-                part, _ = layer(part, inside)
+                part, _ = layer(part, inside, overwrite=True)
             hidden_states[index, :longest] = part
         return hidden_states
 

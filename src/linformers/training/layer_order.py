@@ -32,7 +32,7 @@ def easiest_first(student: PreTrainedModel, teacher: PreTrainedModel, input_ids:
         ).hidden_states
         for i, layer in enumerate(student.encoder.layers):
             if isinstance(layer.attention, LinformerAttention):
-                own, _ = layer(states[i].clone())  # without gradients a layer may overwrite its input
+                own, _ = layer(states[i])
                 errors[i] = ((own - states[i + 1]).square().sum() / states[i + 1].square().sum()).item()
     return sorted(errors, key=lambda i: errors[i])
 

@@ -82,6 +82,18 @@ def test_layers_stream_by_themselves_only_in_inference(tiny_config, monkeypatch)
         assert len(streamed) == 3  # weights are of the whole layer
 
 
+@torch.no_grad()
+def test_a_layer_leaves_its_input_alone_unless_told_otherwise(tiny_config, monkeypatch):
+    monkeypatch.setattr(encoder, "STREAM_NUMBERS", 1)
+    layer = model_of(tiny_config(max_position_embeddings=200)).encoder.layers[0]
+    states = torch.randn(1, 150, 32, dtype=torch.float64)
+    before = states.clone()
+    expected, _ = layer(states)
+    assert torch.equal(states, before)
+    found, _ = layer(states, overwrite=True)
+    assert found is states and torch.equal(found, expected)
+
+
 class Sizes(TorchDispatchMode):
     """Numbers in every tensor that an operation makes; views and in-place results are no new ones."""
 
