@@ -21,8 +21,8 @@ from linformers.attention import (
 )
 from linformers.models.config import LinformerConfig
 
-# Without gradients on a CPU a layer works on so many tokens at a time that what it makes of them stays in cache: at most so
-# many numbers in the middle of the feed-forward. Both measured best at hidden 384 and 768 (see docs/log.md).
+# Without gradients on a CPU a layer works on so many tokens at a time that what it makes of them stays in cache: at
+# most so many numbers in the middle of the feed-forward. Both measured best at hidden 384 and 768 (see docs/log.md).
 STREAM_NUMBERS, STREAM_TOKENS = 768 * 3072, 1024
 # There, too, a batch is encoded in groups of about as many tokens, in which padding is at most this share.
 GROUP_TOKENS, GROUP_PADDING = 2048, 0.1
