@@ -102,15 +102,31 @@ def plot_cost(cells: Sequence[dict[str, Any]], labels: dict[str, str], field: st
         if points:
             lengths, values = zip(*points, strict=True)
             _line(axes, name, lengths, values, label)
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
-    axes.xaxis.set_major_locator(FixedLocator(sorted({cell["length"] for cell in cells})))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(
-        FuncFormatter(lambda value, _: f"{value:g}" if value < 1024 else f"{value / 1024:g}k")
-    )
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))  # 0.01 instead of a power of ten
+    _scale_by_length(axes, {cell["length"] for cell in cells})
     axes.legend()
+    return figure
+
+
+@_styled
+def plot_scaling(panels: Sequence[tuple[str, dict[str, list[tuple[int, float]]]]]) -> Figure:
+    """Quantities against the length, side by side, all axes logarithmic.
+
+    Args:
+        panels: of each the name of the quantity, and lines of (tokens, value) by their labels; a label has one colour
+            and one marker in all panels.
+    """
+    figure = Figure(figsize=(_SIZE[0] * len(panels), _SIZE[1] * 1.2), layout="constrained")
+    labels = list(dict.fromkeys(label for _, lines in panels for label in lines))
+    for axes, (quantity, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for label, points in lines.items():
+            number = labels.index(label)
+            lengths, values = zip(*points, strict=True)
+            axes.plot(lengths, values, color=f"C{number % 10}", marker="os^Dv<>pP*"[number % 10], label=label)
+        axes.set_xlabel("length of the text in tokens")
+        axes.set_ylabel(quantity)
+        _scale_by_length(axes, {length for points in lines.values() for length, _ in points})
+    if labels:
+        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 
 
@@ -134,6 +150,84 @@ def plot_confusion(labels: np.ndarray, predicted: np.ndarray, classes: Sequence[
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     axes.grid(visible=False)
+    return figure
+
+
+@_styled
+def plot_spectrum(curves: np.ndarray, labels: Sequence[str], index: int) -> Figure:
+    """Share of the mass of the first singular values, a line for each row of ``curves``; ``index`` is marked."""
+    figure, axes = _axes("singular values, largest first", "share of their sum")
+    places = np.arange(1, curves.shape[1] + 1)
+    for number, (curve, label) in enumerate(zip(curves, labels, strict=True)):
+        axes.plot(places, curve, color=_shade(number, len(curves)), linewidth=1.4, label=label)
+    axes.axvline(index, color=TEXT, linewidth=0.8, linestyle=":")
+    axes.set_xlim(0, curves.shape[1])
+    axes.set_ylim(0, 1.02)
+    axes.legend(fontsize=7.5, ncols=1 + len(curves) // 9)
+    return figure
+
+
+@_styled
+def plot_shares_by_head(shares: np.ndarray, layers: Sequence[int], index: int) -> Figure:
+    """Heat map, layer x head, of the share that the first ``index`` singular values have."""
+    figure, axes = _axes("head", "layer")
+    image = axes.imshow(shares, cmap="viridis", vmin=0, vmax=1, aspect="auto")
+    axes.set_yticks(range(len(layers)), [str(layer) for layer in layers])
+    axes.grid(visible=False)
+    figure.colorbar(image, ax=axes, label=f"share of the first {index} singular values")
+    return figure
+
+
+@_styled
+def plot_projections(matrices: dict[str, np.ndarray]) -> Figure:
+    """Learned projections, a row for each slot and a column for each token; at most six of them."""
+    chosen = list(matrices.items())[:6]
+    figure = Figure(figsize=(_SIZE[0] * 1.6, 1.5 * len(chosen) + 0.5), layout="constrained")
+    for axes, (name, matrix) in zip(figure.subplots(len(chosen), squeeze=False)[:, 0], chosen, strict=True):
+        limit = float(np.quantile(np.abs(matrix), 0.999)) or 1.0
+        image = axes.imshow(matrix, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
+        axes.set_title(name, fontsize=9.5)
+        axes.set_ylabel("slot")
+        axes.grid(visible=False)
+        figure.colorbar(image, ax=axes)
+    axes.set_xlabel("token")
+    return figure
+
+
+@_styled
+def plot_layer_errors(grid: Sequence[int], errors: np.ndarray, dims: Sequence[int | None], quantity: str) -> Figure:
+    """What each layer's compression costs against its slots, with the advised number marked; None = softmax."""
+    figure, axes = _axes("slots, k", quantity)
+    for layer, (row, k) in enumerate(zip(errors, dims, strict=True)):
+        colour = _shade(layer, len(errors))
+        axes.plot(grid, row, color=colour, linewidth=1.4, label=f"layer {layer}" + ("" if k else ": softmax"))
+        if k:
+            axes.plot(k, np.interp(k, grid, row), "o", color=colour)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(FixedLocator(list(grid)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_ylim(bottom=0)
+    axes.legend(fontsize=7.5, ncols=1 + len(errors) // 9)
+    return figure
+
+
+@_styled
+def plot_lines(
+    lines: dict[str, tuple[Any, Any]], x: str, y: str, *, log_x: bool = False, log_y: bool = False
+) -> Figure:
+    """Some quantities against another; a label that starts with "fit" or "bound" is drawn thin and without points."""
+    figure, axes = _axes(x, y)
+    for number, (label, (places, values)) in enumerate(lines.items()):
+        thin = label.startswith(("fit", "bound"))
+        style: Any = {"linewidth": 1.0, "linestyle": "--"} if thin else {"marker": "os^Dv<>pP*"[number % 10]}
+        axes.plot(places, values, color=f"C{number % 10}", label=label, **style)
+    if log_x:
+        axes.set_xscale("log", base=2 if min(min(places) for places, _ in lines.values()) >= 1 else 10)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    if log_y:
+        axes.set_yscale("log")
+    axes.legend(fontsize=7.5)
     return figure
 
 
@@ -178,6 +272,23 @@ def _axes(x: str, y: str) -> tuple[Figure, Axes]:
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     return figure, axes
+
+
+def _scale_by_length(axes: Axes, lengths: set[int]) -> None:
+    """Logarithmic axes, with a tick for each length."""
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.xaxis.set_major_locator(FixedLocator(sorted(lengths)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{value:g}" if value < 1024 else f"{value / 1024:g}k")
+    )
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))  # 0.01 instead of a power of ten
+
+
+def _shade(number: int, count: int) -> Any:
+    """A colour for the first, ..., the last of some lines in an order."""
+    return matplotlib.colormaps["viridis"](0.92 * number / max(count - 1, 1))
 
 
 def _line(axes: Axes, name: str, x: Sequence[float], y: Sequence[float], label: str, every: int = 1) -> None:
