@@ -25,12 +25,13 @@ def easiest_first(student: PreTrainedModel, teacher: PreTrainedModel, input_ids:
         teacher: what it was converted from, with as many layers.
         input_ids: sequences without padding.
     """
+    encoder: Any = student.encoder
     errors: dict[int, float] = {}
     with torch.no_grad():
         states: Sequence[Float[Tensor, "batch seq hidden"]] = teacher(
             input_ids, output_hidden_states=True
         ).hidden_states
-        for i, layer in enumerate(student.encoder.layers):
+        for i, layer in enumerate(encoder.layers):
             if isinstance(layer.attention, LinformerAttention):
                 own, _ = layer(states[i])
                 errors[i] = ((own - states[i + 1]).square().sum() / states[i + 1].square().sum()).item()
