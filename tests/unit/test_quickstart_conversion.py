@@ -69,7 +69,9 @@ def no_cost(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     def measure(configs: dict[str, Any], lengths: tuple[int, ...], **options: Any) -> list[Cell]:
         asked.append(configs)
-        return [Cell(name=n, length=k, seconds=1.0, peak_bytes=None, repeats=1) for k in lengths for n in configs]
+        seconds = {"seconds": 1.0, "seconds_min": 1.0, "seconds_max": 1.0, "repeats": 1}
+        sizes = {"batch_size": 1, "peak_bytes": None, "weight_bytes": 1, "hidden_bytes": 1}
+        return [Cell(name=n, length=k, **seconds, **sizes) for k in lengths for n in configs]
 
     monkeypatch.setattr(quickstart_conversion, "measure", measure)
     return asked

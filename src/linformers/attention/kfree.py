@@ -29,21 +29,19 @@ class KFreeAttention(Attention):
 
         Parts are joined by what their softmaxes were divided by, the sums of ``exp(K)``.
         """
-        whole = torch.is_grad_enabled() or torch.compiler.is_compiling()
-        size = source.shape[1] if whole else max(READ_CHUNK_TOKENS // source.shape[0], 1)
-        log_sum = memory = None
-        for start in range(0, source.shape[1], size):
-            part, usable = source[:, start : start + size], None
-            if padding is not None:
-                usable = (padding.keep | padding.empty[:, None])[:, start : start + size, None]
-            found, sums = self._summarise(part, usable)
-            if memory is None or log_sum is None:
-                log_sum, memory = sums, found
-                continue
-            both = torch.logaddexp(log_sum, sums)
-            memory = memory * (log_sum - both).exp() + found * (sums - both).exp()
-            log_sum = both
-        assert memory is not None and log_sum is not None
+        usable = None if padding is None else (padding.keep | padding.empty[:, None])[..., None]
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            memory, log_sum = self._summarise(source, usable)
+        else:
+            size = max(READ_CHUNK_TOKENS // source.shape[0], 1)
+            masks = [None] * -(-source.shape[1] // size) if usable is None else usable.split(size, dim=1)
+            parts = zip(source.split(size, dim=1), masks, strict=True)
+            memory, log_sum = self._summarise(*next(parts))
+            for part, mask in parts:
+                found, sums = self._summarise(part, mask)
+                both = torch.logaddexp(log_sum, sums)
+                memory = memory * (log_sum - both).exp() + found * (sums - both).exp()
+                log_sum = both
         if padding is not None and padding.first is not None:
             sums = (log_sum - padding.largest(log_sum)).exp()
             memory = padding.reduce(memory * (sums / padding.reduce(sums)))
