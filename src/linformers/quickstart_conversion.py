@@ -190,8 +190,6 @@ def _measure_cost(
 ) -> dict[str, Any]:
     """Time and memory of a pass of the linearised model, and of the teacher's architecture taken to that length."""
     ours = linear.config.to_diff_dict() | {"max_position_embeddings": max(scale.lengths)}
-    for name in ("transformers_version", "model_type"):  # no fields
-        ours.pop(name, None)
     softmax = ours | {"attention_type": "softmax", "local_window": 0, "global_tokens": 0}
     cells = measure(
         {"linformer": ours, "transformer": softmax},

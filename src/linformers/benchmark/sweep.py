@@ -103,7 +103,7 @@ def measure(
     """Time and peak memory of a forward pass, for every model at every length, shortest first.
 
     Args:
-        models: name and ``LinformerConfig`` fields of each.
+        models: name and ``LinformerConfig`` fields of each, as its ``to_diff_dict`` gives them.
         lengths: tokens.
         device: where to run.
         repeats: passes a cell at most.
@@ -120,7 +120,7 @@ def measure(
                 return cells
             task = Task(
                 name=name,
-                fields=dict(fields),
+                fields={k: v for k, v in fields.items() if k not in ("model_type", "transformers_version")},
                 length=length,
                 device=device,
                 repeats=repeats,
