@@ -11,6 +11,8 @@ from linformers._registration import register_with_transformers
 from linformers._version import __version__
 
 if TYPE_CHECKING:
+    from linformers.analysis.advise import advise_projected_dims
+    from linformers.analysis.spectrum import spectrum
     from linformers.attention import KFreeAttention, LinformerAttention, ProjectionBank, SoftmaxAttention
     from linformers.models import (
         LinformerConfig,
@@ -36,10 +38,17 @@ __all__ = [
     "ProjectionBank",
     "SoftmaxAttention",
     "__version__",
+    "advise_projected_dims",
     "linearise",
+    "spectrum",
 ]
 
 _ATTENTION = {"KFreeAttention", "LinformerAttention", "ProjectionBank", "SoftmaxAttention"}
+_ELSEWHERE = {
+    "advise_projected_dims": "linformers.analysis.advise",
+    "linearise": "linformers.models.convert",
+    "spectrum": "linformers.analysis.spectrum",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -48,10 +57,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(
             f"module {__name__!r} has no attribute {name!r}", name=name, obj=importlib.import_module(__name__)
         )
-    if name in _ATTENTION:
-        module = "linformers.attention"
-    else:
-        module = "linformers.models.convert" if name == "linearise" else "linformers.models"
+    module = "linformers.attention" if name in _ATTENTION else _ELSEWHERE.get(name, "linformers.models")
     value = getattr(importlib.import_module(module), name)
     globals()[name] = value  # the next access does not come here
     return value

@@ -151,6 +151,24 @@ def test_what_does_not_fit_is_said(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "does not fit: takes 384000.0 GB for its attention weights alone" in capsys.readouterr().out
 
 
+def test_a_rival_that_fails_is_a_row_and_ours_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(task: Task) -> Cell:
+        raise RuntimeError("expected scalar type BFloat16 but found Float\nmore")
+
+    options = ["--lengths", "64", "--against", "nystromformer", "--dims"]
+    tasks = pretend(monkeypatch)
+    answers = benchmark_run.run_cell
+    monkeypatch.setattr(benchmark_run, "run_cell", lambda t: (answers if t.model_type == "linformer" else fails)(t))
+    assert start(tmp_path / "out", *options, "8") == 0 and len(tasks) == 1
+    row = cells_of(tmp_path / "out")["nystromformer", 64]
+    assert row["problem"] == "fails: expected scalar type BFloat16 but found Float"
+    monkeypatch.setattr(benchmark_run, "run_cell", fails)
+    assert start(tmp_path / "out", *options, "16") == 1
+    assert "linformer k=16 fails at 64 tokens" in capsys.readouterr().err
+
+
 def test_the_largest_batch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output, memory = tmp_path / "out", 10 * 10**6
     options = ["--lengths", "2048", "--dims", "8", "--against", "", "--repeats", "1", "--memory", "10MB"]

@@ -6,9 +6,13 @@ from typing import Any
 
 import pytest
 
+from linformers.analysis.advise_run import AdviseSettings
+from linformers.analysis.spectrum_run import SpectrumSettings
+from linformers.cli.advise import advise
 from linformers.cli.convert import convert
 from linformers.cli.distil import distil
 from linformers.cli.finetune import finetune
+from linformers.cli.spectrum import spectrum
 from linformers.models.convert import linearise
 from linformers.training.classify_settings import FinetuneSettings
 from linformers.training.distil_run import DistilSettings
@@ -18,7 +22,10 @@ def defaults(function: Any) -> dict[str, Any]:
     return {name: one.default for name, one in inspect.signature(function).parameters.items()}
 
 
-@pytest.mark.parametrize(("command", "settings"), [(finetune, FinetuneSettings), (distil, DistilSettings)])
+@pytest.mark.parametrize(
+    ("command", "settings"),
+    [(finetune, FinetuneSettings), (distil, DistilSettings), (spectrum, SpectrumSettings), (advise, AdviseSettings)],
+)
 def test_options_are_the_settings_with_their_defaults(command: Any, settings: Any) -> None:
     options = defaults(command)
     known = {field.name: field.default for field in dataclasses.fields(settings)}

@@ -188,6 +188,8 @@ def _measure(plan: Plan, contender: Contender, length: int, results: Results) ->
     except DoesNotFit as error:
         return results.add(None, name, length, f"does not fit: {error}")
     except (ValueError, TypeError, RuntimeError) as error:
+        if task.model_type != "linformer":  # not ours to mend: Nystromformer takes no bfloat16
+            return results.add(None, name, length, f"fails: {str(error).strip().splitlines()[0]}")
         raise RuntimeError(f"{name} fails at {length:,} tokens: {error}") from error
     return results.add(cell, name, length)
 

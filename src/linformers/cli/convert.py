@@ -25,6 +25,15 @@ _OF_LINEARISE = (
 _OF_FAIRSEQ = ("max_length", "positions")  # what a Linformer-RoBERTa of fairseq leaves a choice about
 
 
+def _dims(text: Any) -> Any:
+    """One number, or one for each layer with ``softmax`` for None."""
+    parts = str(text).split(",")
+    if not all(part == "softmax" or part.isdecimal() for part in parts):
+        raise ValueError("must be a whole number, or numbers and 'softmax' with commas between them")
+    dims = [None if part == "softmax" else int(part) for part in parts]
+    return dims[0] if len(dims) == 1 else dims
+
+
 def convert(
     context: typer.Context,
     model: Annotated[
@@ -36,7 +45,15 @@ def convert(
         ),
     ],
     output: Annotated[Path, typer.Option(help="Folder for the converted model.", show_default=False)],
-    projected_dim: Annotated[int, typer.Option(help="Slots that keys and values are compressed to, k.")] = 128,
+    projected_dim: Annotated[
+        Any,
+        typer.Option(
+            help="Slots that keys and values are compressed to, k; or one for each layer (64,96,softmax), as `advise` "
+            "gives them.",
+            parser=_dims,
+            metavar="K[,K...]",
+        ),
+    ] = 128,
     max_length: Annotated[
         int | None, typer.Option(help="Longest input, in tokens.", show_default="the model's")
     ] = None,

@@ -14,7 +14,17 @@ import typer
 from linformers._version import __version__
 
 # Each name is a module of this folder that defines a function of the same name.
-COMMANDS = ("quickstart", "pretrain", "finetune", "convert", "distil", "tokenizer", "benchmark")
+COMMANDS = (
+    "quickstart",
+    "pretrain",
+    "finetune",
+    "convert",
+    "distil",
+    "tokenizer",
+    "benchmark",
+    "spectrum",
+    "advise",
+)
 
 OK, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 

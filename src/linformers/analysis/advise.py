@@ -1,0 +1,346 @@
+"""Which k does each layer need? Measured on the model and text at hand, for the conversion that ``linearise`` makes.
+
+Singular values say how well a map could be compressed by the best E for that one text; a converted model has one way
+to compress all texts. So beside the paper's criterion (a share of the spectrum) stand two that measure conversion
+itself: the error of a layer's attention, and the error of the last hidden states when one layer is compressed.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from linformers.analysis.spectrum import SpectrumSums, check_lengths, cut_windows, measure_windows
+from linformers.attention import Attention, LinformerAttention
+from linformers.attention.checks import check_int
+from linformers.models.convert import linearise
+from linformers.models.convert_load import load_teacher, load_tokenizer
+
+GRID = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2)  # of the length
+ROUNDS, STEPS = 2, 64
+Dims = tuple[int | None, ...]
+"""Slots of each layer; None = softmax attention there."""
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Advice:
+    """Slots for each layer.
+
+    Args:
+        projected_dim: for ``linearise``; None = this layer should keep softmax attention.
+        target: what was asked for: ``mass``, ``error`` or ``mean_dim``.
+        value: how much of it.
+        length: tokens of the texts it was measured on.
+        local_window: for ``linearise``, as it was measured with.
+        global_tokens: likewise.
+        grid: slots at which ``errors`` were measured.
+        errors: of each layer, by ``target``: the share of the spectrum left out; the relative error of its attention's
+            output; or that of the last hidden states when it alone is changed from what the other layers have.
+        hidden_error: relative error of the last hidden states of the whole converted model, on the same texts.
+        uniform_error: the same with the mean of ``projected_dim`` in every layer; None where layers keep softmax.
+    """
+
+    projected_dim: Dims
+    target: str
+    value: float
+    length: int
+    local_window: int
+    global_tokens: int
+    grid: tuple[int, ...]
+    errors: Float[np.ndarray, "layers grid"]
+    hidden_error: float
+    uniform_error: float | None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Arguments of ``linearise``."""
+        return {
+            "projected_dim": list(self.projected_dim),
+            "local_window": self.local_window,
+            "global_tokens": self.global_tokens,
+        }
+
+
+def advise_projected_dims(
+    model: PreTrainedModel | str | Path,
+    texts: Iterable[str],
+    *,
+    target_mass: float | None = None,
+    target_error: float | None = None,
+    mean_dim: int | None = None,
+    tokenizer: Any = None,
+    length: int = 512,
+    max_texts: int = 8,
+    windows_per_text: int = 1,
+    local_window: int = 64,
+    global_tokens: int = 1,
+    on_progress: Progress | None = None,
+) -> Advice:
+    """Find slots for each layer of an encoder to be converted with mean pooling.
+
+    Exactly one target. A layer that would need more than half of ``length`` keeps softmax attention.
+
+    Args:
+        model: a model that ``linearise`` takes, or its folder.
+        texts: read until there are enough; those with fewer than ``length`` tokens are passed over.
+        target_mass: the fewest slots so that as many singular values have this share of the sum (the paper's).
+        target_error: the fewest slots so that the relative error of each layer's attention is at most this.
+        mean_dim: the split of so many slots a layer that gives the smallest error of the last hidden states.
+        tokenizer: of the model; None = the one in its folder.
+        length: tokens of a text, special tokens included.
+        max_texts: how many to measure.
+        windows_per_text: how many stretches of ``length`` tokens to take of one text at most.
+        local_window: as of ``linearise``.
+        global_tokens: as of ``linearise``.
+        on_progress: called with the measurements done and their number.
+
+    Raises:
+        TypeError: texts that are one str, or a number of the wrong type.
+        ValueError: none or several targets, one out of range, text that is too short, or a model that cannot be
+            converted.
+        OSError: no such model.
+    """
+    if isinstance(texts, str):
+        raise TypeError("texts must be a list of texts, got one str: put it in a list.")
+    target, value = _target(target_mass, target_error, mean_dim, length)
+    if isinstance(model, str | Path):
+        tokenizer = tokenizer or load_tokenizer(model)
+        model = load_teacher(model)
+    if tokenizer is None:
+        raise ValueError("tokenizer is missing: give the model's tokenizer.")
+    check_lengths(model, length, 1)
+    windows = cut_windows(texts, tokenizer, length, max_texts, windows_per_text)
+    grid = slot_grid(length)
+    stack = _Stack(model, torch.from_numpy(windows.ids), local_window, global_tokens)
+    layers = len(stack.layers)
+    note = _Counter(on_progress, layers if target != "mean_dim" else layers * ROUNDS, len(windows.ids))
+    if target == "mass":
+        dims, errors = _by_mass(model, windows.ids, value, grid, note)
+    elif target == "error":
+        dims, errors = _by_attention(stack, value, grid, note)
+    else:
+        dims, errors = _by_hidden_states(stack, int(value), grid, note)
+    kept = [k for k in dims if k is not None]
+    uniform = None
+    if len(kept) == layers:
+        uniform = stack.error((max(1, round(sum(kept) / layers)),) * layers)
+    return Advice(
+        projected_dim=dims,
+        target=target,
+        value=value,
+        length=length,
+        local_window=local_window,
+        global_tokens=global_tokens,
+        grid=grid,
+        errors=errors,
+        hidden_error=stack.error(dims),
+        uniform_error=uniform,
+    )
+
+
+def slot_grid(length: int) -> tuple[int, ...]:
+    """Slots to measure at; up to half of the length, beyond which a layer gains little over softmax attention."""
+    return tuple(sorted({max(1, round(length * share)) for share in GRID}))
+
+
+def _target(mass: float | None, error: float | None, mean_dim: int | None, length: int) -> tuple[str, float]:
+    given = {"target_mass": mass, "target_error": error, "mean_dim": mean_dim}
+    chosen = [name for name, value in given.items() if value is not None]
+    if len(chosen) != 1:
+        raise ValueError(f"{' and '.join(chosen) or 'no target'}: give exactly one of {', '.join(given)}.")
+    if mean_dim is not None:
+        check_int("mean_dim", mean_dim)
+        low, high = slot_grid(length)[0], slot_grid(length)[-1]
+        if not low <= mean_dim <= high:
+            raise ValueError(f"mean_dim={mean_dim} must be between {low} and {high} at length={length}.")
+        return "mean_dim", float(mean_dim)
+    (name,), (value,) = chosen, [value for value in given.values() if value is not None]
+    if not 0 < value < 1:
+        raise ValueError(f"{name}={value} must be between 0 and 1.")
+    return name.removeprefix("target_"), float(value)
+
+
+class _Counter:
+    """Counts measurements, one for each layer, text and round."""
+
+    def __init__(self, call: Progress | None, layers: int, texts: int) -> None:
+        self.call, self.whole, self.done = call, layers * texts, 0
+
+    def __call__(self, count: int = 1) -> None:
+        self.done += count
+        if self.call is not None:
+            self.call(min(self.done, self.whole), self.whole)
+
+
+def _by_mass(
+    model: PreTrainedModel, ids: np.ndarray, mass: float, grid: Sequence[int], note: _Counter
+) -> tuple[Dims, np.ndarray]:
+    sums = SpectrumSums(index=1)
+    measure_windows(model, ids, sums, on_text=lambda done, whole: note(note.whole // whole))
+    found = sums.spectrum()
+    dims = tuple(k if k <= grid[-1] else None for k in found.smallest_dims(mass))
+    return dims, 1 - found.curves.mean(1)[:, np.array(grid) - 1]
+
+
+def _by_attention(stack: "_Stack", bound: float, grid: Sequence[int], note: _Counter) -> tuple[Dims, np.ndarray]:
+    """The smallest k within the bound: on the grid first, then by halves between two of its points."""
+    errors = np.empty((len(stack.layers), len(grid)))
+    dims: list[int | None] = []
+    for layer, inputs in enumerate(stack.exact_inputs()):
+        errors[layer] = [stack.attention_error(layer, inputs, k) for k in grid]
+        note(len(stack.ids))
+        enough = np.flatnonzero(errors[layer] <= bound)
+        if not len(enough):
+            dims.append(None)
+            continue
+        high, low = grid[enough[0]], grid[enough[0] - 1] if enough[0] else 0
+        while high - low > max(1, grid[-1] // STEPS):
+            middle = (low + high) // 2
+            low, high = (low, middle) if stack.attention_error(layer, inputs, middle) <= bound else (middle, high)
+        dims.append(high)
+    return tuple(dims), errors
+
+
+def _by_hidden_states(stack: "_Stack", mean_dim: int, grid: Sequence[int], note: _Counter) -> tuple[Dims, np.ndarray]:
+    """Split the slots by what each layer's do for the last hidden states, beside the others as they are.
+
+    Errors of layers about add up as squares, which makes the best split a knapsack. But not wholly: so the second round
+    measures around the best that the first found, and what is kept is the best of all by the error of the whole model.
+    """
+    layers = len(stack.layers)
+    best: Dims = (mean_dim,) * layers
+    best_error, shown = stack.error(best), None
+    around: Dims = (None,) * layers
+    for _ in range(ROUNDS):
+        errors = stack.errors_around(around, grid, note)
+        shown = errors if shown is None else shown
+        dims = split_slots(errors**2, grid, mean_dim)
+        error = stack.error(dims)
+        if error < best_error:
+            best, best_error = dims, error
+        around = best
+    assert shown is not None
+    return best, shown
+
+
+def split_slots(costs: Float[np.ndarray, "layers grid"], grid: Sequence[int], mean_dim: int) -> tuple[int, ...]:
+    """Split ``layers * mean_dim`` slots so that the sum of costs is smallest, by dynamic programming.
+
+    Costs between points of the grid are interpolated, logarithm against logarithm.
+    """
+    layers = len(costs)
+    step = max(1, grid[-1] // STEPS)
+    dims = np.arange(grid[0], grid[-1] + 1, step)
+    costs = np.maximum(costs, 1e-30)
+    dense = np.exp([np.interp(np.log(dims), np.log(grid), np.log(row)) for row in costs])
+    budget = (layers * mean_dim - layers * grid[0]) // step  # beyond the least that each layer has
+    best, choices = np.zeros(budget + 1), []
+    for row in dense:
+        options = np.full((len(row), budget + 1), np.inf)
+        for extra, cost in enumerate(row[: budget + 1]):
+            options[extra, extra:] = best[: budget + 1 - extra] + cost
+        choices.append(options.argmin(0))
+        best = options.min(0)
+    left, found = int(best.argmin()), []
+    for choice in reversed(choices):
+        found.append(int(dims[choice[left]]))
+        left -= int(choice[left])
+    return tuple(reversed(found))
+
+
+class _Stack:
+    """The layers of an encoder, each with softmax attention or with slots, over the same weights.
+
+    Args:
+        teacher: the encoder.
+        ids: texts of one length.
+        local_window: of Linformer layers.
+        global_tokens: of Linformer layers.
+    """
+
+    def __init__(self, teacher: PreTrainedModel, ids: Tensor, local_window: int, global_tokens: int) -> None:
+        student: Any = linearise(teacher, attention_type="softmax").base_model
+        self.encoder, self.layers = student, list(student.encoder.layers)
+        self.exact: list[Attention] = [layer.attention for layer in self.layers]
+        self.ids = ids.to(student.device)
+        self.window, self.globals = local_window, global_tokens
+        self.clean: Dims = (None,) * len(self.layers)
+        self.last = [self._run(self._embed(ids), self.clean)[-1] for ids in self.ids]
+
+    def error(self, dims: Dims) -> float:
+        """Relative error of the last hidden states: size of the difference over size."""
+        return _relative(zip((self._run(self._embed(ids), dims)[-1] for ids in self.ids), self.last, strict=True))
+
+    def exact_inputs(self) -> Iterator[list[Tensor]]:
+        """What each layer in turn gets of each text, all layers before it being exact."""
+        inputs = [self._embed(ids) for ids in self.ids]
+        for layer in range(len(self.layers)):
+            yield inputs
+            inputs = [self._run(x, self.clean, layer, layer + 1)[-1] for x in inputs]
+
+    @torch.inference_mode()
+    def attention_error(self, layer: int, inputs: Sequence[Tensor], k: int) -> float:
+        """Relative error of the output of one layer's attention."""
+        slots, exact = self._attention(layer, k), self.exact[layer]
+        return _relative((slots(x), exact(x)) for x in inputs)
+
+    def errors_around(self, dims: Dims, grid: Sequence[int], note: _Counter) -> Float[np.ndarray, "layers grid"]:
+        """``error`` when one layer's slots are changed, for each layer and each number of slots."""
+        difference = np.zeros((len(self.layers), len(grid)))
+        for ids, last in zip(self.ids, self.last, strict=True):
+            states = self._run(self._embed(ids), dims)
+            for layer in range(len(self.layers)):
+                for column, k in enumerate(grid):
+                    changed = (*dims[:layer], k, *dims[layer + 1 :])
+                    found = self._run(states[layer], changed, layer)[-1]
+                    difference[layer, column] += float((found - last).double().square().sum())
+                note()
+        size = sum(float(last.double().square().sum()) for last in self.last)
+        return np.sqrt(difference / size)
+
+    @torch.inference_mode()
+    def _embed(self, ids: Tensor) -> Tensor:
+        positions = torch.arange(len(ids), device=ids.device)[None]
+        return self.encoder.embeddings(ids[None], positions, None, None)
+
+    @torch.inference_mode()
+    def _run(self, x: Tensor, dims: Dims, first: int = 0, last: int | None = None) -> list[Tensor]:
+        """Inputs of the layers from the first to before the last, and the output."""
+        states = [x]
+        for number in range(first, len(self.layers) if last is None else last):
+            layer, k = self.layers[number], dims[number]
+            layer.attention = self.exact[number] if k is None else self._attention(number, k)
+            states.append(layer(states[-1])[0])
+            layer.attention = self.exact[number]
+        return states
+
+    def _attention(self, layer: int, k: int) -> LinformerAttention:
+        exact = self.exact[layer]
+        with torch.device("meta"):  # its own weights are not needed
+            slots = LinformerAttention(
+                exact.hidden_size,
+                exact.num_attention_heads,
+                self.ids.shape[1],
+                k,
+                projection_kind="mean_pool",
+                local_window=self.window,
+                global_tokens=self.globals,
+            )
+        for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+            setattr(slots, name, getattr(exact, name))
+        return slots.eval()
+
+
+def _relative(pairs: Iterable[tuple[Tensor, Tensor]]) -> float:
+    difference = size = 0.0
+    for found, expected in pairs:
+        difference += float((found - expected).double().square().sum())
+        size += float(expected.double().square().sum())
+    return (difference / size) ** 0.5

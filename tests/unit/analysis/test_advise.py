@@ -1,0 +1,146 @@
+"""The advisor: its split against trying all, its errors against converted models, and its targets."""
+
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertConfig, BertForMaskedLM
+
+from linformers import advise_projected_dims, linearise
+from linformers.analysis.advise import slot_grid, split_slots
+
+LENGTH = 64
+
+
+class Letters:
+    """A tokenizer that gives a token a character."""
+
+    def __call__(self, text: str, *, max_length: int, **options: Any) -> dict[str, list[list[int]]]:
+        ids = [5 + ord(letter) % 40 for letter in text]
+        return {"input_ids": [ids[i : i + max_length] for i in range(0, len(ids), max_length)]}
+
+
+@pytest.fixture(scope="module")
+def teacher() -> BertForMaskedLM:
+    torch.manual_seed(0)
+    model = BertForMaskedLM(
+        BertConfig(
+            vocab_size=50,
+            hidden_size=32,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            intermediate_size=48,
+            max_position_embeddings=LENGTH,
+        )
+    ).eval()
+    with torch.no_grad():
+        for layer, scale in zip(model.bert.encoder.layer, (0.05, 1.0, 0.4), strict=True):
+            for parameter in layer.parameters():
+                if parameter.ndim > 1:
+                    parameter.normal_(std=scale)
+    return model
+
+
+@pytest.fixture(scope="module")
+def texts() -> list[str]:
+    rng = np.random.default_rng(0)
+    return ["".join(map(chr, rng.integers(65, 105, LENGTH + 3))) for _ in range(3)]
+
+
+def advise(teacher: BertForMaskedLM, texts: list[str], **options: Any):
+    plain = {"local_window": 2, "global_tokens": 1, "length": LENGTH, "tokenizer": Letters()}
+    return advise_projected_dims(teacher, texts, **{**plain, **options})
+
+
+def hidden_error(teacher: BertForMaskedLM, texts: list[str], dims: Any) -> float:
+    """Of a model that ``linearise`` makes."""
+    student = linearise(teacher, projected_dim=dims, local_window=2, global_tokens=1)
+    ids = torch.tensor([Letters()(text, max_length=LENGTH)["input_ids"][0] for text in texts])
+    with torch.no_grad():
+        ours, theirs = (m.base_model(ids).last_hidden_state for m in (student, teacher))
+    return float((ours - theirs).norm() / theirs.norm())
+
+
+def test_split_is_the_best_of_all() -> None:
+    grid = (1, 2, 3, 4, 5, 6)
+    costs = np.random.default_rng(0).uniform(size=(4, 6)).cumsum(1)[:, ::-1]
+    for mean in (1, 2, 3, 6):
+        found = split_slots(costs, grid, mean)
+        all_of_them = [dims for dims in product(grid, repeat=4) if sum(dims) <= 4 * mean]
+        best = min(all_of_them, key=lambda dims: sum(costs[i, k - 1] for i, k in enumerate(dims)))
+        assert found == best
+    convex = np.array([[1.0, 0.5, 0.25], [1.0, 0.99, 0.98]])
+    found = split_slots(convex, (8, 64, 128), 40)  # between points of the grid, and within the budget
+    assert sum(found) <= 80 and found == (72, 8)
+
+
+def test_mean_dim(teacher: BertForMaskedLM, texts: list[str]) -> None:
+    done: list[tuple[int, int]] = []
+    advice = advise(teacher, texts, mean_dim=8, on_progress=lambda *counts: done.append(counts))
+    assert len(advice.projected_dim) == 3 and sum(k or 0 for k in advice.projected_dim) <= 24
+    assert advice.grid == slot_grid(LENGTH) == (1, 2, 4, 8, 12, 16, 24, 32)
+    assert advice.uniform_error is not None and advice.hidden_error < advice.uniform_error
+    assert advice.hidden_error == pytest.approx(hidden_error(teacher, texts, list(advice.projected_dim)), rel=1e-4)
+    assert advice.uniform_error == pytest.approx(hidden_error(teacher, texts, 8), rel=1e-4)
+    for layer, column in ((0, 0), (2, 5)):  # what one layer does alone
+        dims: list[int | None] = [None] * 3
+        dims[layer] = advice.grid[column]
+        assert advice.errors[layer, column] == pytest.approx(hidden_error(teacher, texts, dims), rel=1e-3, abs=1e-6)
+    # The first layer hardly attends by content, so it needs no more than the others.
+    assert advice.projected_dim[0] == min(k or 0 for k in advice.projected_dim)
+    assert done[-1] == (18, 18)
+    converted = linearise(teacher, **advice.options).config
+    assert [k for _, k in converted.layer_attention] == list(advice.projected_dim)
+
+
+def test_target_error(teacher: BertForMaskedLM, texts: list[str]) -> None:
+    advice = advise(teacher, texts, target_error=0.3)
+    assert advice.errors.shape == (3, len(advice.grid))
+    for k, row in zip(advice.projected_dim, advice.errors, strict=True):
+        if k is None:
+            assert row.min() > 0.3
+        elif k in advice.grid:
+            assert row[advice.grid.index(k)] <= 0.3
+    assert advice.projected_dim[0] == 1 and advice.projected_dim[1] is None
+    assert 8 < (advice.projected_dim[2] or 0) <= 12  # between two points of the grid
+    assert advice.hidden_error == pytest.approx(hidden_error(teacher, texts, list(advice.projected_dim)), rel=1e-4)
+    strict = advise(teacher, texts, target_error=1e-7)
+    assert strict.uniform_error is None
+    assert strict.projected_dim == (None, None, None) and strict.hidden_error == 0
+
+
+def test_target_mass(teacher: BertForMaskedLM, texts: list[str]) -> None:
+    from linformers import spectrum
+
+    advice = advise(teacher, texts, target_mass=0.8)
+    found = spectrum(teacher, texts, tokenizer=Letters(), length=LENGTH, index=1)
+    expected = tuple(k if k <= LENGTH // 2 else None for k in found.smallest_dims(0.8))
+    assert advice.projected_dim == expected
+    np.testing.assert_allclose(advice.errors, 1 - found.curves.mean(1)[:, np.array(advice.grid) - 1])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, "no target: give exactly one of target_mass, target_error, mean_dim"),
+        ({"mean_dim": 8, "target_mass": 0.5}, "target_mass and mean_dim: give exactly one"),
+        ({"mean_dim": 33}, "mean_dim=33 must be between 1 and 32 at length=64"),
+        ({"target_mass": 1.5}, "target_mass=1.5 must be between 0 and 1"),
+        ({"target_error": 0.0}, "target_error=0.0"),
+        ({"mean_dim": 8, "length": 65}, "length=65 exceeds the 64 tokens"),
+        ({"mean_dim": 8, "texts": ["short"]}, "none of 1 has 64 tokens"),
+        ({"mean_dim": 8, "tokenizer": None}, "tokenizer is missing"),
+    ],
+)
+def test_errors(teacher: BertForMaskedLM, texts: list[str], options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        advise(teacher, **{"texts": texts, **options})
+
+
+def test_the_model_is_left_as_it_was(teacher: BertForMaskedLM, texts: list[str]) -> None:
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    advise(teacher, texts, target_error=0.5)
+    assert all(torch.equal(before[name], value) for name, value in teacher.state_dict().items())
+    assert type(teacher.bert.encoder.layer[0].attention).__name__ == "BertAttention"
