@@ -10,9 +10,15 @@ from torch import Tensor, nn
 from linformers.attention.checks import check_heads, check_probability
 from linformers.attention.padding import Padding, read_mask
 
-# Tokens read at a time where no gradient is needed: their queries and scores stay in cache, and no n x d
-# temporary is allocated. 768 measured best at hidden size 768 (see docs/log.md).
-READ_CHUNK_TOKENS = 768
+# Tokens read at a time where no gradient is needed: on a CPU their queries and scores stay in cache, and no n x d
+# temporary is allocated. 768 measured best at hidden size 768; on a GPU, starting kernels decides (see docs/log.md).
+READ_CHUNK_TOKENS, GPU_CHUNK_TOKENS = 768, 65536
+
+
+def read_chunk(x: Float[Tensor, "batch seq hidden"]) -> int:
+    """So many tokens of each sequence to read at a time without gradients."""
+    tokens = READ_CHUNK_TOKENS if x.device.type == "cpu" else GPU_CHUNK_TOKENS
+    return max(tokens // x.shape[0], 1)
 
 
 class Attention(nn.Module, abc.ABC):
@@ -123,10 +129,10 @@ class Attention(nn.Module, abc.ABC):
         """Read for every token: at once while gradients are recorded, else chunk by chunk into one output."""
         batch, seq = hidden_states.shape[:2]
         whole = torch.is_grad_enabled() or return_weights or torch.compiler.is_compiling()
-        if whole or batch * seq <= 2 * READ_CHUNK_TOKENS:
+        chunk = read_chunk(hidden_states)
+        if whole or seq <= 2 * chunk:
             read, weights = self.read(hidden_states, memory, return_weights=return_weights)
             return self.o_proj(read), weights
-        chunk = max(READ_CHUNK_TOKENS // batch, 1)
         output = None
         for rows in (slice(start, start + chunk) for start in range(0, seq, chunk)):
             part = self.o_proj(self.read(hidden_states[:, rows], memory, rows.start)[0])

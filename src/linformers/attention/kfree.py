@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from linformers.attention.base import READ_CHUNK_TOKENS, Attention
+from linformers.attention.base import Attention, read_chunk
 from linformers.attention.padding import Padding
 
 
@@ -33,7 +33,7 @@ class KFreeAttention(Attention):
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             memory, log_sum = self._summarise(source, usable)
         else:
-            size = max(READ_CHUNK_TOKENS // source.shape[0], 1)
+            size = read_chunk(source)
             masks = [None] * -(-source.shape[1] // size) if usable is None else usable.split(size, dim=1)
             parts = zip(source.split(size, dim=1), masks, strict=True)
             memory, log_sum = self._summarise(*next(parts))
@@ -53,8 +53,12 @@ class KFreeAttention(Attention):
         wide = keys.to(torch.promote_types(keys.dtype, torch.float32))
         if usable is not None:  # not -inf: a part may be all padding
             wide = wide.masked_fill(~usable[:, None], torch.finfo(wide.dtype).min)
-        weights = wide.softmax(-2).to(keys.dtype).transpose(-1, -2)
-        return (weights @ values).to(wide.dtype), wide.logsumexp(-2).unsqueeze(-1)
+        # A softmax by hand: its sum is needed as well, and on a GPU the fused kernel is slow along this axis.
+        largest = wide.detach().amax(-2, keepdim=True)
+        weights = (wide - largest).exp()
+        total = weights.sum(-2, keepdim=True)
+        weights = (weights / total).to(keys.dtype).transpose(-1, -2)
+        return (weights @ values).to(wide.dtype), (largest + total.log()).transpose(-1, -2)
 
     def read(
         self,

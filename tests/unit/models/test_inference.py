@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import linformers
-from linformers.attention import kfree
+from linformers.attention import base
 from linformers.attention import linformer as linformer_attention
 from linformers.models import encoder, text
 from linformers.models.encoder import GROUP_PADDING, GROUP_TOKENS, group_by_length
@@ -42,7 +42,7 @@ def ragged():
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_ragged_batches_equal_one_document_at_a_time(variant, tiny_config, ragged, monkeypatch):
-    monkeypatch.setattr(kfree, "READ_CHUNK_TOKENS", 64)
+    monkeypatch.setattr(base, "READ_CHUNK_TOKENS", 64)
     monkeypatch.setattr(encoder, "GROUP_TOKENS", 420)
     monkeypatch.setattr(encoder, "STREAM_NUMBERS", 1)  # chunks of 64 tokens
     model = model_of(tiny_config(max_position_embeddings=200, **VARIANTS[variant]))
@@ -118,7 +118,7 @@ class Sizes(TorchDispatchMode):
 def test_nothing_but_the_hidden_states_is_as_long_as_the_input(options, tiny_config, monkeypatch):
     monkeypatch.setattr(encoder, "STREAM_NUMBERS", 1)
     monkeypatch.setattr(text, "EMBED_TOKENS", 64)
-    monkeypatch.setattr(kfree, "READ_CHUNK_TOKENS", 64)
+    monkeypatch.setattr(base, "READ_CHUNK_TOKENS", 64)
     model = model_of(tiny_config(max_position_embeddings=1000, **options))
     with torch.no_grad(), Sizes() as made:
         model(torch.arange(997)[None] % 100)
