@@ -68,5 +68,5 @@ $(VENV)/.core: $(PINS)
 
 $(VENV)/.dev: $(VENV)/.core
 	@echo "Installing the tools for development ..."
-	@$(PIP) -e '.[dev]'
+	@$(PIP) -e '.[dev,onnx]'
 	@touch $@

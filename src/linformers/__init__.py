@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from linformers.analysis.advise import advise_projected_dims
     from linformers.analysis.spectrum import spectrum
     from linformers.attention import KFreeAttention, LinformerAttention, ProjectionBank, SoftmaxAttention
+    from linformers.export.folder import export_onnx
     from linformers.models import (
         LinformerConfig,
         LinformerForMaskedLM,
@@ -39,6 +40,7 @@ __all__ = [
     "SoftmaxAttention",
     "__version__",
     "advise_projected_dims",
+    "export_onnx",
     "linearise",
     "spectrum",
 ]
@@ -46,6 +48,7 @@ __all__ = [
 _ATTENTION = {"KFreeAttention", "LinformerAttention", "ProjectionBank", "SoftmaxAttention"}
 _ELSEWHERE = {
     "advise_projected_dims": "linformers.analysis.advise",
+    "export_onnx": "linformers.export.folder",
     "linearise": "linformers.models.convert",
     "spectrum": "linformers.analysis.spectrum",
 }

@@ -20,6 +20,7 @@ COMMANDS = (
     "finetune",
     "convert",
     "distil",
+    "export",
     "tokenizer",
     "benchmark",
     "spectrum",

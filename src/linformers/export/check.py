@@ -1,0 +1,140 @@
+"""Whether an ONNX graph computes what its model computes, and how far it is from it where it cannot."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from jaxtyping import Float
+from rich.table import Table
+from torch import Tensor
+
+from linformers.export.graph import random_inputs
+from linformers.models import (
+    LinformerForMultipleChoice,
+    LinformerForSequenceClassification,
+    LinformerPreTrainedModel,
+)
+
+TOLERANCE = 1e-4
+LONGEST_CHECK = 8192  # tokens: the check takes seconds at any maximum length
+SCORES_IN_MEMORY = 2**28  # numbers of softmax attention, which ONNX Runtime writes out
+
+# Keys that are masked out get weights that are no normal numbers, with which processors are many times slower.
+SESSION_CONFIG = {"session.set_denormal_as_zero": "1"}
+
+Outputs = dict[str, Float[np.ndarray, "batch ..."]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """The largest difference of an output at one shape; ``padding`` says where padded tokens were."""
+
+    batch: int
+    length: int
+    padding: str
+    difference: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+class Session:
+    """ONNX Runtime on the processor, with as many threads as torch."""
+
+    def __init__(self, graph: onnx.ModelProto) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3  # errors
+        for name, value in SESSION_CONFIG.items():
+            options.add_session_config_entry(name, value)
+        self.session = onnxruntime.InferenceSession(
+            graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        self.inputs = [one.name for one in self.session.get_inputs()]
+        self.outputs = [one.name for one in self.session.get_outputs()]
+
+    def __call__(self, inputs: Mapping[str, Tensor]) -> Outputs:
+        """All outputs."""
+        values = self.session.run(self.outputs, {name: inputs[name].numpy() for name in self.inputs})
+        return dict(zip(self.outputs, values, strict=True))  # type: ignore[arg-type]
+
+
+@torch.inference_mode()
+def run(model: LinformerPreTrainedModel, inputs: Mapping[str, Tensor]) -> Outputs:
+    """All outputs of the model itself."""
+    return {name: value.numpy() for name, value in model(**inputs).items()}
+
+
+def per_token(model: LinformerPreTrainedModel) -> bool:
+    """Whether the outputs have an axis of tokens, of which those at padding mean nothing."""
+    return not isinstance(model, LinformerForSequenceClassification | LinformerForMultipleChoice)
+
+
+def check(graph: onnx.ModelProto, model: LinformerPreTrainedModel) -> list[Check]:
+    """Compare both at five shapes, on random tokens.
+
+    Raises:
+        ValueError: a difference above 1e-4.
+    """
+    session = Session(graph)
+    checks = []
+    for batch, length, padding in _shapes(model):
+        inputs = random_inputs(model, batch, length)
+        mask = inputs["attention_mask"] = _mask(inputs["attention_mask"], padding)
+        expected, found = run(model, inputs), session(inputs)
+        rows = mask.bool().numpy() if per_token(model) else slice(None)
+        difference = max(float(np.abs(found[name] - value)[rows].max()) for name, value in expected.items())
+        checks.append(Check(batch=batch, length=length, padding=padding, difference=difference))
+    wrong = [one for one in checks if not one.difference <= TOLERANCE]  # NaN is wrong too
+    if wrong:
+        one = wrong[0]
+        raise ValueError(
+            f"the ONNX graph is not the model: outputs differ by {one.difference:.2g} at {one.length:,} tokens (batch "
+            f"{one.batch}, padding: {one.padding}), more than {TOLERANCE:g}; nothing was written. Please report it "
+            "with the model's config.json"
+        )
+    return checks
+
+
+def checks_table(checks: list[Check]) -> Table:
+    """What was compared."""
+    table = Table(title="ONNX against torch, float32", title_justify="left")
+    for name in ("batch", "tokens", "padding", "largest difference"):
+        table.add_column(name, justify="left" if name == "padding" else "right")
+    for one in checks:
+        table.add_row(f"{one.batch}", f"{one.length:,}", one.padding, f"{one.difference:.1e}")
+    return table
+
+
+def _shapes(model: LinformerPreTrainedModel) -> Iterator[tuple[int, int, str]]:
+    """Batch, length and padding: the shortest, around k, between, and the longest."""
+    layers = model.config.layer_attention
+    longest = min(model.config.max_position_embeddings, LONGEST_CHECK)
+    if any(kind == "softmax" for kind, _ in layers):
+        longest = min(longest, int((SCORES_IN_MEMORY / model.config.num_attention_heads) ** 0.5))
+    slots = max((k for _, k in layers if k is not None), default=64)
+    for batch, length, padding in (
+        (1, 1, "none"),
+        (2, slots - 1, "right"),
+        (3, slots + 1, "holes"),
+        (2, min(longest // 2, 2048) + 3, "left"),
+        (1, longest, "none"),
+    ):
+        yield batch, min(max(length, 1), longest), padding
+
+
+def _mask(mask: Tensor, padding: str) -> Tensor:
+    """Pad all rows but the first."""
+    mask, length = mask.clone(), mask.shape[-1]
+    if padding == "right":
+        mask[1:, ..., length - length // 3 :] = 0
+    if padding == "left":
+        mask[1:, ..., : length // 3] = 0
+    if padding == "holes":
+        mask[1:, ..., 1::3] = 0
+    return mask
