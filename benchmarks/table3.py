@@ -4,8 +4,8 @@
 
 Encoders of base width (hidden 768, 12 heads, intermediate 3,072), random weights and data, forward pass. Time is of a
 batch of 1; its ratio hardly depends on the number of layers, so that one is enough. Memory saved is, as in the paper,
-the ratio of the largest batches that fit: into 16 GB, weights included, by the straight line through the peaks of two
-batches (1 and 16,384 / n; from 16,384 tokens on the peak of one sequence dwarfs what does not grow). Softmax is written
+the ratio of the largest batches that fit: into 16 GB, weights included, by what a sequence takes in a batch of 16,384
+tokens (or of one sequence). Softmax is written
 out (``eager``, what the paper had) and fused (``sdpa``). Finished cells are kept in --runs; the same command goes on.
 """
 
@@ -24,7 +24,6 @@ from linformers.benchmark.contenders import Shape, linformer, rival
 from linformers.benchmark.memory import parse_bytes
 from linformers.benchmark.run import Plan, Settings, measure_plan
 from linformers.benchmark.show import save_plot
-from linformers.benchmark.sweep import batch_on_line
 from linformers.training.strict import override
 
 LENGTHS, DIMS = (512, 1024, 2048, 4096, 8192, 16384, 32768, 65536), (128, 256, 512, 1024, 2048)
@@ -62,11 +61,12 @@ def published(table: dict[int, tuple[float, ...]], n: int, k: int) -> float | No
 
 
 def largest(single: dict[str, Any], several: dict[str, Any] | None, memory: int) -> int:
-    """The largest batch in so much memory, from the cells of one batch or of two."""
-    cells = [cell for cell in (single, several) if cell is not None and not cell["problem"]]
-    weights = single["weight_bytes"]
-    points = [(0, weights), *((cell["batch_size"], weights + cell["peak_bytes"]) for cell in cells)]
-    return batch_on_line(points, memory) or 0
+    """The largest batch in so much memory, by what a sequence takes in the larger of two batches.
+
+    Cautious: it counts what does not grow with the batch as if it did.
+    """
+    cell = several if several is not None and not several["problem"] else single
+    return int((memory - cell["weight_bytes"]) / (cell["peak_bytes"] / cell["batch_size"]))
 
 
 def main() -> None:
@@ -143,7 +143,7 @@ def main() -> None:
     notes = [
         f"hidden 768, 12 heads, intermediate 3,072, vocabulary {shape.vocab_size:,}, {arguments.layers} layer(s), "
         f"float32, forward pass, batch 1, medians; {' '.join(arguments.fields)}",
-        f"memory saved: ratio of the largest batches in {arguments.memory}, by a line through two measured peaks",
+        f"memory saved: ratio of the largest batches in {arguments.memory}, by what a sequence takes in a batch of 16,384 tokens",
         *missing,
     ]
     write_csv(stem.with_suffix(".csv"), saved, console, notes=notes, device=arguments.device)
