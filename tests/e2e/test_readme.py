@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from markdown_blocks import ROOT, check_command, command_lines, find_blocks
 
-ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", TEXT, flags=re.MULTILINE | re.DOTALL)
+    return [block.text for block in find_blocks(TEXT) if block.language == language]
 
 
 def test_python_blocks_run_in_order(tmp_path: Path) -> None:
@@ -23,15 +23,9 @@ def test_python_blocks_run_in_order(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_commands_exist() -> None:
-    shell = "\n".join(blocks("bash")) + "\n".join(re.findall(r"`((?:make|linformers) [^`]*)`", TEXT))
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = re.findall(r"^(?:.*&& )?make ([a-z]+)", shell, flags=re.MULTILINE)
-    assert targets
-    for target in targets:
-        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), f"make {target}"
-    for command in re.findall(r"^linformers ([a-z]+)", shell, flags=re.MULTILINE):
-        subprocess.run([sys.executable, "-m", "linformers", command, "--help"], check=True, capture_output=True)
+@pytest.mark.parametrize("command", [command for text in blocks("bash") for command in command_lines(text)])
+def test_commands_and_options_exist(command: str) -> None:
+    check_command(command)
 
 
 @pytest.mark.parametrize("link", re.findall(r"\]\((?!https?:|#)([^)]+)\)", TEXT))

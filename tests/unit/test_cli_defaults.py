@@ -8,27 +8,48 @@ import pytest
 
 from linformers.analysis.advise_run import AdviseSettings
 from linformers.analysis.spectrum_run import SpectrumSettings
+from linformers.benchmark.memory import parse_bytes
 from linformers.cli.advise import advise
+from linformers.cli.calibrate import calibrate
 from linformers.cli.convert import convert
 from linformers.cli.distil import distil
+from linformers.cli.export import export
 from linformers.cli.finetune import finetune
+from linformers.cli.score import score
 from linformers.cli.spectrum import spectrum
+from linformers.export.folder import export_onnx
 from linformers.models.convert import linearise
+from linformers.scoring.settings import Reading, ScoreSettings
 from linformers.training.classify_settings import FinetuneSettings
 from linformers.training.distil_run import DistilSettings
 
 
 def defaults(function: Any) -> dict[str, Any]:
-    return {name: one.default for name, one in inspect.signature(function).parameters.items()}
+    found = {name: one.default for name, one in inspect.signature(function).parameters.items()}
+    sizes = {name: value for name, value in found.items() if name in ("memory", "limit_bytes")}  # typed as 1GB
+    return found | {name: parse_bytes(name, value) for name, value in sizes.items() if isinstance(value, str)}
+
+
+def fields(settings: Any) -> dict[str, Any]:
+    found = {field.name: field for field in dataclasses.fields(settings)}
+    factories = {name: one.default_factory for name, one in found.items()}
+    made = {name: make() for name, make in factories.items() if make is not dataclasses.MISSING}
+    return {name: one.default for name, one in found.items()} | made
 
 
 @pytest.mark.parametrize(
     ("command", "settings"),
-    [(finetune, FinetuneSettings), (distil, DistilSettings), (spectrum, SpectrumSettings), (advise, AdviseSettings)],
+    [
+        (finetune, FinetuneSettings),
+        (distil, DistilSettings),
+        (spectrum, SpectrumSettings),
+        (advise, AdviseSettings),
+        (score, ScoreSettings),
+    ],
 )
 def test_options_are_the_settings_with_their_defaults(command: Any, settings: Any) -> None:
     options = defaults(command)
-    known = {field.name: field.default for field in dataclasses.fields(settings)}
+    known = fields(settings)
     assert set(options) <= set(known)
     for name, value in options.items():
         required = value is inspect.Parameter.empty
@@ -41,3 +62,15 @@ def test_options_of_convert_have_the_defaults_of_linearise() -> None:
     for name, value in defaults(linearise).items():
         if name in options and value is not inspect.Parameter.empty and name != "texts":  # here, texts to measure on
             assert (options[name] or None) == (value or None), name
+
+
+def test_options_of_calibrate_have_the_defaults_of_score() -> None:
+    options, known = defaults(calibrate), fields(Reading)
+    shared = options.keys() & known.keys() - {"model"}
+    assert len(shared) >= 5 and {name: options[name] for name in shared} == {name: known[name] for name in shared}
+
+
+def test_options_of_export_have_the_defaults_of_the_function() -> None:
+    options, known = defaults(export), defaults(export_onnx)
+    shared = options.keys() & known.keys() - {"model", "output"}
+    assert len(shared) == 5 and all((options[name] or None) == (known[name] or None) for name in shared)

@@ -4,10 +4,11 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from datetime import datetime, timezone
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +27,32 @@ Row = dict[str, Any]  # the fields of a Cell, and a problem where there was no m
 COLUMNS = (*(field.name for field in fields(Cell)), "problem")
 
 
-def identity(device: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """What must be the same for two cells to stand in one table."""
+MEASURED = ("attention/*.py", "models/*.py", "benchmark/cell.py", "benchmark/contenders.py")
+
+
+def identity(device: str, options: Mapping[str, Any], code: Sequence[str] = MEASURED) -> dict[str, Any]:
+    """What must be the same for two cells to stand in one table.
+
+    Args:
+        device: where they are measured.
+        options: that decide them.
+        code: patterns of the package's files that decide them.
+    """
     environment = describe_environment(torch.device(device))
     environment.pop("load_average")
     versions = environment.pop("versions")
     # A version does not change with every change of the code that is measured.
-    folder, code = Path(linformers.__file__).parent, hashlib.sha256()
-    for pattern in ("attention/*.py", "models/*.py", "benchmark/cell.py", "benchmark/contenders.py"):
-        for path in sorted(folder.glob(pattern)):
-            code.update(path.read_bytes())
-    versions["linformers code"] = code.hexdigest()[:12]
+    versions["linformers code"] = _hash_of_code(tuple(code))
     return {"machine": environment, "versions": versions, "options": json.loads(json.dumps(options))}
+
+
+@cache  # what was imported is what counts, whatever is changed meanwhile
+def _hash_of_code(patterns: tuple[str, ...]) -> str:
+    folder, total = Path(linformers.__file__).parent, hashlib.sha256()
+    for pattern in patterns:
+        for path in sorted(folder.glob(pattern)):
+            total.update(path.read_bytes())
+    return total.hexdigest()[:12]
 
 
 class Results:

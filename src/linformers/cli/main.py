@@ -21,10 +21,14 @@ COMMANDS = (
     "convert",
     "distil",
     "export",
+    "score",
+    "calibrate",
     "tokenizer",
     "benchmark",
     "spectrum",
     "advise",
+    "reproduce",
+    "report",
 )
 
 OK, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130

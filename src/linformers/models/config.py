@@ -9,6 +9,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from linformers.attention.checks import check_choice, check_heads, check_int, check_probability, closest
 from linformers.attention.projection import PROJECTION_KINDS
 from linformers.attention.sharing import SHARING_MODES, per_layer
+from linformers.models.grid import PatchGrid, patch_grid
 
 ATTENTION_TYPES = ("linformer", "kfree", "softmax", "none")
 
@@ -68,6 +69,15 @@ class LinformerConfig(PreTrainedConfig):
             function is the same. In training a chunk's activations are computed again on the way back, so that a layer
             keeps little more than its input; without gradients layers work in place. None = at once, but for inference
             on a CPU, where chunks that stay in cache are faster and always used.
+        image_size: Of image models: height and width in pixels, one number where they are equal; other sizes go too.
+        num_channels: Of images.
+        patch_size: What one token is made of: pixels (height, width), mel bins and frames, or samples. 1 makes an image
+            a sequence of pixels.
+        patch_stride: From one patch to the next; None = ``patch_size``, so that patches do not overlap.
+        audio_length: Of audio models: the longest input, in frames, or in samples of the waveform.
+        num_mel_bins: Of audio models that read log-mel frames; None = the waveform.
+        num_prefix_tokens: Learned tokens before the patches; classifiers that pool ``cls`` read the first (images) or
+            their mean (audio).
         converted_from: Name of the model that this one was converted from; None = trained from scratch.
 
     Raises:
@@ -104,6 +114,13 @@ class LinformerConfig(PreTrainedConfig):
     local_window: int = 0
     global_tokens: int = 0
     stream_chunk_size: int | None = None
+    image_size: int | list[int] | tuple[int, ...] | None = None
+    num_channels: int = 3
+    patch_size: int | list[int] | tuple[int, ...] = 16
+    patch_stride: int | list[int] | tuple[int, ...] | None = None
+    audio_length: int | None = None
+    num_mel_bins: int | None = None
+    num_prefix_tokens: int = 1
     converted_from: str | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -113,6 +130,15 @@ class LinformerConfig(PreTrainedConfig):
             if key not in _TRANSFORMERS_KEYS:
                 raise ValueError(f"{key}={kwargs[key]!r} is no field of LinformerConfig.{closest(key, fields)}")
         super().__post_init__(**kwargs)
+        grid = self.patch_grid
+        if grid is not None:
+            tokens = self.num_prefix_tokens + grid.tokens
+            if self.max_position_embeddings not in (tokens, 512):  # 512 = not given
+                raise ValueError(
+                    f"max_position_embeddings={self.max_position_embeddings} contradicts the {tokens} tokens that "
+                    "the input is cut into: leave it out."
+                )
+            self.max_position_embeddings = tokens
         self._check_fields()
 
     def _check_fields(self) -> None:
@@ -151,6 +177,11 @@ class LinformerConfig(PreTrainedConfig):
                 f"projected_dim={list(dims)} differs between layers, but projection_sharing='layerwise' has one E for "
                 "all: use one projected_dim, or share by 'key_value'."
             )
+
+    @property
+    def patch_grid(self) -> PatchGrid | None:
+        """How images or recordings are cut into patches; None in models of text."""
+        return patch_grid(self)
 
     @property
     def layer_attention(self) -> list[tuple[str, int | None]]:

@@ -22,11 +22,11 @@ def resize_max_length(model: PreTrainedModel, max_length: int, positions: str = 
     check_choice("positions", positions, get_args(Positions))
     table = model.base_model.get_submodule("embeddings.position_embeddings")
     assert isinstance(table, nn.Embedding)
-    table.weight = _like(table.weight, _resize_positions(table.weight, max_length, positions))
+    table.weight = like(table.weight, _resize_positions(table.weight, max_length, positions))
     table.num_embeddings = max_length
     for module in model.modules():
         if isinstance(module, Projection):
-            _resize_projection(module, max_length)
+            resize_projection(module, max_length)
         elif isinstance(module, LinformerAttention):
             module.max_length = max_length
     model.config.max_position_embeddings = max_length
@@ -47,13 +47,14 @@ def _interpolate(rows: Float[Tensor, "*heads old columns"], length: int) -> Floa
     return new.reshape(*x.shape[:-1], length).transpose(-1, -2)
 
 
-def _resize_projection(projection: Projection, length: int) -> None:
+def resize_projection(projection: Projection, length: int) -> None:
+    """Make a projection one of another greatest length, in place."""
     if isinstance(projection, LinearProjection):
-        projection.weight = _like(projection.weight, resample(projection.weight, length))
+        projection.weight = like(projection.weight, resample(projection.weight, length))
     elif isinstance(projection, ConvProjection):
         projection.stride = math.ceil(length / projection.projected_dim)
         kernel = resample(projection.weight[..., None], projection.stride)[..., 0]
-        projection.weight = _like(projection.weight, kernel)
+        projection.weight = like(projection.weight, kernel)
     projection.max_length = length
 
 
@@ -67,5 +68,6 @@ def resample(weight: Float[Tensor, "*heads old columns"], length: int) -> Float[
     return _interpolate(sums, length + 1).diff(dim=-2)
 
 
-def _like(parameter: Tensor, values: Tensor) -> nn.Parameter:
+def like(parameter: Tensor, values: Tensor) -> nn.Parameter:
+    """A parameter of other values that is otherwise the same."""
     return nn.Parameter(values.to(parameter.dtype).contiguous(), requires_grad=parameter.requires_grad)

@@ -34,11 +34,14 @@ class PositionEmbedding(nn.Embedding):
 
     def start_as_sinusoids(self, std: float) -> None:
         """Fill with sinusoids of root mean square ``std``."""
-        count, width = self.weight.shape
-        frequencies = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000) / width))
-        angles = torch.arange(count)[:, None] * frequencies
-        waves = torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :width]
-        init.copy_(self.weight, waves * (std * math.sqrt(2)))
+        init.copy_(self.weight, sinusoids(*self.weight.shape) * (std * math.sqrt(2)))
+
+
+def sinusoids(count: int, width: int) -> Float[Tensor, "count width"]:
+    """Positions 0, 1, ... as waves of ``width`` / 2 frequencies (Vaswani et al. 2017)."""
+    frequencies = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000) / max(width, 1)))
+    angles = torch.arange(count)[:, None] * frequencies
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :width]
 
 
 class LinformerEmbeddings(nn.Module):
@@ -143,6 +146,11 @@ class LinformerModel(LinformerPreTrainedModel):
 
     def __init__(self, config: LinformerConfig) -> None:
         super().__init__(config)
+        if config.patch_grid is not None:
+            raise ValueError(
+                "this configuration is of a model of images or audio, which has no words: use "
+                "AutoModelForImageClassification, AutoModelForAudioClassification or their encoders."
+            )
         self.embeddings = LinformerEmbeddings(config)
         self.encoder = LinformerEncoder(config)
         self.post_init()

@@ -28,7 +28,8 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
 
 def command_line() -> str:
     """How the program was started, with its folder left out."""
-    return " ".join([os.path.basename(sys.argv[0]), *sys.argv[1:]])
+    program = os.path.basename(sys.argv[0])
+    return " ".join(["linformers" if program == "__main__.py" else program, *sys.argv[1:]])
 
 
 def _version(package: str) -> str:

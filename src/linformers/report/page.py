@@ -31,17 +31,15 @@ def draw_plots(results: Results) -> dict[str, plots.Figure]:
 
 def render(results: Results, figures: dict[str, plots.Figure]) -> str:
     """The whole page as text."""
-    folder = resources.files("linformers.report")
     task, settings = results["passages"], results["settings"]
+    converted = words.converted(results)
+    title = "A trained model made linear, and one that learns to read" if converted else "A Linformer learns to read"
     shown = {
         name: markup.figure(plots.to_svg(figures[name], name, alt, name), caption) if name in figures else ""
         for name, (alt, caption) in _captions(results).items()
     }
-    return Template((folder / "page.html").read_text(encoding="utf-8")).substitute(
-        title="A trained model made linear, and one that learns to read"
-        if words.converted(results)
-        else "A Linformer learns to read",
-        css=(folder / "page.css").read_text(encoding="utf-8"),
+    body = Template((resources.files("linformers.report") / "page.html").read_text(encoding="utf-8")).substitute(
+        title=title,
         lead=markup.escape(_lead(results)),
         facts="\n".join(_facts(results)),
         conversion=_conversion(results, figures),
@@ -65,6 +63,7 @@ def render(results: Results, figures: dict[str, plots.Figure]) -> str:
         next_commands=markup.commands(results["next"]),
         made=markup.definitions(_made(results)),
     )
+    return markup.frame(title, body)
 
 
 def _conversion(results: Results, figures: dict[str, plots.Figure]) -> str:

@@ -6,7 +6,7 @@ In the SVG every colour becomes a variable of the page's style sheet, so that pl
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
 TEXT, FAINT, PAPER = "#1f2329", "#c9ced6", "#ffffff"
 COLOURS = {"linformer": "#1d5fd1", "transformer": "#b4480f", "control": "#6b7280"}
@@ -72,10 +72,13 @@ def plot_learning(runs: Sequence[dict[str, Any]], stages: Sequence[Sequence[floa
 
 @_styled
 def plot_passages(
-    rows: Sequence[tuple[str, str, float]], intervals: Sequence[tuple[float, float]] | None = None
+    rows: Sequence[tuple[str, str, float]],
+    intervals: Sequence[tuple[float, float]] | None = None,
+    quantity: str = "accuracy on held-out passages",
 ) -> Figure:
-    """Accuracy on held-out passages: bars of (colour name, label, share), with intervals where they are known."""
-    figure, axes = _axes("accuracy on held-out passages", "")
+    """Accuracy: bars of (colour name, label, share), with intervals where they are known."""
+    figure, axes = _axes(quantity, "")
+    figure.set_figheight(max(_SIZE[1], 0.35 * len(rows)))
     places = range(len(rows))
     axes.barh(places, [100 * share for *_, share in rows], color=[COLOURS[name] for name, *_ in rows], height=0.6)
     for place, (_, _, share) in zip(places, rows, strict=True):
@@ -126,7 +129,7 @@ def plot_scaling(panels: Sequence[tuple[str, dict[str, list[tuple[int, float]]]]
         axes.set_ylabel(quantity)
         _scale_by_length(axes, {length for points in lines.values() for length, _ in points})
     if labels:
-        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2 * len(panels))
     return figure
 
 
@@ -173,6 +176,7 @@ def plot_shares_by_head(shares: np.ndarray, layers: Sequence[int], index: int) -
     figure, axes = _axes("head", "layer")
     image = axes.imshow(shares, cmap="viridis", vmin=0, vmax=1, aspect="auto")
     axes.set_yticks(range(len(layers)), [str(layer) for layer in layers])
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(visible=False)
     figure.colorbar(image, ax=axes, label=f"share of the first {index} singular values")
     return figure
@@ -214,12 +218,12 @@ def plot_layer_errors(grid: Sequence[int], errors: np.ndarray, dims: Sequence[in
 
 @_styled
 def plot_lines(
-    lines: dict[str, tuple[Any, Any]], x: str, y: str, *, log_x: bool = False, log_y: bool = False
+    lines: Mapping[str, Sequence[Any]], x: str, y: str, *, log_x: bool = False, log_y: bool = False
 ) -> Figure:
-    """Some quantities against another; a label that starts with "fit" or "bound" is drawn thin and without points."""
+    """Some quantities against another; "fit", "bound" and "published" begin labels of thin lines without points."""
     figure, axes = _axes(x, y)
     for number, (label, (places, values)) in enumerate(lines.items()):
-        thin = label.startswith(("fit", "bound"))
+        thin = label.startswith(("fit", "bound", "published"))
         style: Any = {"linewidth": 1.0, "linestyle": "--"} if thin else {"marker": "os^Dv<>pP*"[number % 10]}
         axes.plot(places, values, color=f"C{number % 10}", label=label, **style)
     if log_x:
@@ -227,8 +231,17 @@ def plot_lines(
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     if log_y:
         axes.set_yscale("log")
+        low, high = axes.get_ylim()
+        plain = FuncFormatter(lambda value, _: f"{value:g}")
+        axes.yaxis.set_major_formatter(plain)
+        axes.yaxis.set_minor_formatter(plain if high < 10 * low else NullFormatter())
     axes.legend(fontsize=7.5)
     return figure
+
+
+def plain(text: str) -> str:
+    """A label that is shown as it is: matplotlib would take what stands between dollars for mathematics."""
+    return text.replace("$", r"\$")
 
 
 @_styled
@@ -253,7 +266,7 @@ def to_svg(figure: Figure, title: str, description: str, key: str) -> str:
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'\s(id|href|xlink:href)="(#?)([^"]+)"', rf' \1="\2{key}-\3"', svg)
+    svg = re.sub(r'\s(id="|(?:xlink:)?href="#)([^"]+)"', rf' \1{key}-\2"', svg)
     svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{key}-\1)", svg)
     svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", svg)  # the page's own font
     for colour, variable in _VARIABLES.items():

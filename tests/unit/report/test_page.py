@@ -3,18 +3,16 @@
 import io
 import re
 from copy import deepcopy
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from html_helpers import check
 from rich.console import Console
 
 from linformers.report import page, words
 from linformers.report.conversion import accuracy, cost
 from linformers.report.summary import conclude, next_commands
-
-VOID = {"meta", "br", "hr", "img", "link", "input"}
 
 
 def results() -> dict[str, Any]:
@@ -116,46 +114,6 @@ def converted() -> dict[str, Any]:
         "cost": deepcopy(content["cost"]),
     }
     return content
-
-
-class Checker(HTMLParser):
-    """Every tag is closed in order; ids are unique; what is referred to exists."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.ids: list[str] = []
-        self.references: list[str] = []
-        self.tags: set[str] = set()
-        self.addresses: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_startendtag(tag, attrs)
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        for name, value in attrs:
-            if name == "id":
-                self.ids.append(value or "")
-            elif name == "aria-labelledby":
-                self.references += (value or "").split()
-            elif name in ("href", "xlink:href", "src"):
-                self.addresses.append(value or "")
-            self.references += re.findall(r"url\(#([^)]+)\)", value or "")
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-
-def check(html: str) -> Checker:
-    checker = Checker()
-    checker.feed(html)
-    assert not checker.open
-    assert len(set(checker.ids)) == len(checker.ids)
-    assert set(checker.references) <= set(checker.ids)
-    return checker
 
 
 def render(content: dict[str, Any]) -> str:

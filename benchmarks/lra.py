@@ -1,0 +1,212 @@
+"""Long Range Arena: softmax attention, Linformer, Linformer with a local window and k-free attention.
+
+    python benchmarks/lra.py --task listops
+    python benchmarks/lra.py --task text --data FOLDER        (imdb_train.parquet, imdb_test.parquet)
+    python benchmarks/lra.py --task image --data FOLDER       (CIFAR-10's binary version)
+    python benchmarks/lra.py --task pathfinder
+
+Every cell (task, model, seed) gets the same steps or the same time (``--steps``, ``--seconds``; the laptop budget is
+30 minutes); it is kept in ``runs/lra``, so the same command goes on where it stopped. The weights are those that did
+best on the validation examples; accuracy is on the test examples, which chose nothing. Writes results/lra-<task>.json.
+"""
+
+import argparse
+import json
+import os
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from small_training import Budget, accuracy, measure_speed, pick_device, run_cells, train_classifier
+from torch import Tensor
+
+from linformers import LinformerConfig, LinformerForSequenceClassification
+from linformers.data.lra.tasks import PUBLISHED, LraTask, Sequences, load_task
+from linformers.data.progress import ReadProgress
+from linformers.report.environment import command_line, describe_environment
+
+ROOT = Path(__file__).parents[1]
+BUDGETS = {"laptop": {"seconds": 1800.0}, "full": {"steps": 20_000}}
+SIZES = {"laptop": None, "full": (96_000, 2_000, 2_000)}
+
+
+class Batches:
+    """Sequences as the models take them."""
+
+    def __init__(self, sequences: Sequences) -> None:
+        self.sequences, self.labels = sequences, sequences.labels
+        self.lengths = np.array([len(ids) for ids in sequences.ids])
+
+    def batch(self, rows: list[int], training: bool) -> dict[str, Tensor]:
+        """Padded to a multiple of 64, so that few shapes occur."""
+        width = min(-(-int(self.lengths[rows].max()) // 64) * 64, int(self.lengths.max()))
+        ids = np.zeros((len(rows), width), dtype=np.int64)
+        for place, row in enumerate(rows):
+            ids[place, : self.lengths[row]] = self.sequences.ids[row]
+        tokens = torch.from_numpy(ids)
+        found = {"input_ids": tokens, "labels": torch.from_numpy(self.labels[rows])}
+        return found if (tokens != 0).all() else {**found, "attention_mask": tokens != 0}
+
+
+def config_of(model: str, task: LraTask, options: argparse.Namespace) -> LinformerConfig:
+    """The same encoder but for its attention."""
+    kinds: dict[str, dict[str, Any]] = {
+        "softmax": {"attention_type": "softmax"},
+        "kfree": {"attention_type": "kfree"},
+        "linformer": {"projected_dim": options.projected_dim},
+        "linformer-window": {"projected_dim": options.projected_dim, "local_window": options.local_window},
+    }
+    return LinformerConfig(
+        vocab_size=task.vocab_size,
+        hidden_size=options.hidden_size,
+        num_hidden_layers=options.layers,
+        num_attention_heads=options.hidden_size // 32,
+        intermediate_size=4 * options.hidden_size,
+        max_position_embeddings=task.max_length,
+        norm_position="pre",
+        classifier_pooling="mean",
+        classifier_activation="gelu",
+        pad_token_id=0,
+        num_labels=task.classes,
+        **kinds[model],
+    )
+
+
+def cell(task: LraTask, model_name: str, seed: int, options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """Train and test one model."""
+    device = pick_device(options.device)
+    torch.manual_seed(seed)
+    model = LinformerForSequenceClassification(config_of(model_name, task, options))
+    parts = {name: Batches(split) for name, split in task.splits.items()}
+    budget = Budget(
+        steps=options.steps,
+        seconds=options.seconds,
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        weight_decay=0.05,
+        evaluations=options.evaluations,
+    )
+    title = f"{task.name} {model_name} seed {seed}"
+    found = train_classifier(
+        model, parts["train"], parts["validation"], budget, device=device, seed=seed, name=title, console=console
+    )
+    size = 2 * options.batch_size
+    return {
+        "model": model_name,
+        "seed": seed,
+        "accuracy": accuracy(model, parts["test"], device=device, batch_size=size),
+        "parameters": model.num_parameters(),
+        "device_memory_mb": round(torch.cuda.max_memory_allocated() / 2**20) if device.type == "cuda" else None,
+        **found,
+    }
+
+
+def show(results: dict[str, dict[str, Any]], task: LraTask, options: argparse.Namespace, console: Console) -> None:
+    """Print the table beside the published figures, and write the results."""
+    table = Table(title=f"Long Range Arena, {task.name}: accuracy in percent on {len(task.splits['test']):,} test rows")
+    for column in ("model", "ours", "published", "steps", "training s", "examples/s (inference)"):
+        table.add_column(column, justify="left" if column == "model" else "right")
+    rows, device, test = [], pick_device(options.device), Batches(task.splits["test"])
+    for model in options.models:
+        fast = None
+        if options.time:
+            fresh = LinformerForSequenceClassification(config_of(model, task, options)).to(device)
+            fast = measure_speed(fresh, test, device=device, batch_size=2 * options.batch_size)
+        cells = [found for found in results.values() if found["model"] == model]
+        values = [100 * found["accuracy"] for found in cells]
+        published = PUBLISHED[task.name].get(model.partition("-")[0])
+        rows.append(
+            {"model": model, "accuracy": float(np.mean(values)), "published": published, "examples_per_second": fast}
+        )
+        table.add_row(
+            model,
+            f"{np.mean(values):.2f}" + (f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""),
+            "" if published is None else f"{published:.2f}",
+            f"{np.mean([found['steps'] for found in cells]):,.0f}",
+            f"{np.mean([found['seconds'] for found in cells]):,.0f}",
+            "" if fast is None else f"{fast:,.0f}",
+        )
+    console.print(table)
+    path = options.output / f"lra-{task.name}{options.suffix}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
+    del settings["data"], settings["runs"], settings["output"]  # places of this machine
+    lengths = {name: [len(ids) for ids in split.ids] for name, split in task.splits.items()}
+    found = {
+        "command": command_line(),
+        "environment": describe_environment(device),
+        "settings": settings,
+        "data": {
+            name: {"rows": len(all_), "mean_length": round(float(np.mean(all_)), 1), "longest": max(all_)}
+            for name, all_ in lengths.items()
+        },
+        "published": PUBLISHED[task.name],
+        "table": rows,
+        "cells": results,
+    }
+    path.write_text(json.dumps(found, indent=1) + "\n")
+    console.print(f"written: {os.path.relpath(path)}")
+
+
+def main() -> None:
+    """Train what is not trained yet, and write up."""
+    models = ["softmax", "linformer", "linformer-window", "kfree"]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--task", required=True, choices=list(PUBLISHED))
+    parser.add_argument("--data", type=Path, help="folder of the files of text and image")
+    parser.add_argument("--models", nargs="+", choices=models, default=models, metavar="MODEL")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--budget", choices=list(BUDGETS), default="laptop", help="steps or seconds, and sizes")
+    parser.add_argument("--steps", type=int, help="instead of the budget's")
+    parser.add_argument("--seconds", type=float, help="of training a cell, instead of the budget's")
+    parser.add_argument("--sizes", nargs=3, type=int, metavar="N", help="examples to train, choose and test on")
+    parser.add_argument("--hidden-size", type=int, default=128)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--projected-dim", type=int, default=128)
+    parser.add_argument("--local-window", type=int, default=32)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--evaluations", type=int, default=10)
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--time", action="store_true", help="measure the speed of every model; on a quiet machine")
+    parser.add_argument("--runs", type=Path, default=Path("runs/lra"), help="folder of the finished cells")
+    parser.add_argument("--output", type=Path, default=ROOT / "results")
+    parser.add_argument("--suffix", default="", help="of the name of the results")
+    options = parser.parse_args()
+    if options.steps is None and options.seconds is None:
+        options.steps, options.seconds = (BUDGETS[options.budget].get(unit) for unit in ("steps", "seconds"))
+    sizes = tuple(options.sizes) if options.sizes else SIZES[options.budget] if options.data is None else None
+    console = Console(width=None if sys.stdout.isatty() else 130, highlight=False)
+    with ReadProgress(console, f"making {options.task}", unit="examples") as progress:
+
+        def report(share: float) -> None:
+            progress.reached(share)
+            progress.add(1)
+
+        workers = max(len(os.sched_getaffinity(0)) - 1, 1)
+        task = load_task(
+            options.task,
+            data=options.data,
+            sizes=sizes,
+            processes=workers,
+            report=report,
+        )
+    names = "steps seconds hidden_size layers projected_dim local_window batch_size learning_rate"
+    plan = "-".join(f"{getattr(options, name)}" for name in names.split()) + f"-{len(task.splits['train'])}"
+    device = pick_device(options.device)
+    cells = {
+        f"{options.task}-{model}-seed{seed}": partial(cell, task, model, seed, options, console)
+        for seed in options.seeds
+        for model in options.models
+    }
+    results = run_cells(cells, options.runs / f"{device.type}-{plan}", console, device)
+    show(results, task, options, console)
+
+
+if __name__ == "__main__":
+    main()

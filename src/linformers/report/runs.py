@@ -1,0 +1,360 @@
+"""The report of any run folder: training, distillation, benchmark, spectrum, advice, quickstart, reproduction."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from linformers.report import page, plots, words
+from linformers.report.document import Chart, Document, Section, Table, machine
+
+REPORT = "report.html"
+Results = dict[str, Any]
+
+
+def write_report(folder: Path) -> Path:
+    """Write ``report.html`` into a run's folder.
+
+    Raises:
+        ValueError: it holds no results that we know, or damaged ones.
+        OSError: no such folder, or it cannot be written to.
+    """
+    html = make_report(folder)
+    unfinished = folder / f".{REPORT}"
+    unfinished.write_text(html, encoding="utf-8")
+    return unfinished.replace(folder / REPORT)
+
+
+def make_report(folder: Path) -> str:
+    """The page of a run's folder; see ``write_report``."""
+    kind, path = _kind_of(folder)
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        if kind is None:
+            kind = "linformers spectrum" if "spectrum" in results else str(results["kind"])
+        if kind == "linformers quickstart":
+            return page.render(results, page.draw_plots(results))
+        if kind not in READERS:
+            raise ValueError(f"{path} is of kind {kind!r}, which has no report; those that do: {', '.join(READERS)}")
+        return READERS[kind](folder, results).as_html()
+    except (KeyError, TypeError, AttributeError, IndexError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{path} is damaged, or of another version ({type(error).__name__}: {error}); run the command that made it "
+            "again"
+        ) from error
+
+
+def _kind_of(folder: Path) -> tuple[str | None, Path]:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{str(folder)!r} is no folder; name that of a finished run")
+    for name, kind in (("results.json", None), ("advice.json", "linformers advise")):
+        if (folder / name).is_file():
+            return kind, folder / name
+    if (folder / "run.json").is_file():
+        raise ValueError(f"the run in {str(folder)!r} is not finished: run its command again, then this one")
+    raise ValueError(f"{str(folder)!r} holds no results of ours (results.json or advice.json); name a run's folder")
+
+
+# --- training
+
+
+def _training(results: Results, run: Results, title: str, lead: str, extra: list[Section], facts: list) -> Document:
+    """What pretraining, fine-tuning and distillation have in common."""
+    evaluations = [(step, values) for step, values in results["evaluations"]]
+    blocks: list[Any] = []
+    losses = results.get("losses") or []
+    if losses:
+        blocks.append(_line_chart("loss", {"training loss": losses}, "steps", "loss", "The loss of training batches."))
+    names = [name for name in (evaluations[0][1] if evaluations else {}) if name != "loss"]
+    for name in names:
+        points = [(step, values[name]) for step, values in evaluations if name in values]
+        blocks.append(_line_chart(name.replace("_", "-"), {name: points}, "steps", name, f"Held-out {name}."))
+    if evaluations:
+        head = ["step", *evaluations[0][1]]
+        rows = [(f"{step:,}", *(_number(values.get(name)) for name in head[1:])) for step, values in evaluations]
+        blocks.append(Table(caption="Evaluations on held-out data", head=head, rows=rows))
+    made = [("Command", run.get("command", "unknown")), ("Began", run.get("started", "unknown"))]
+    made += [("Commit", run["git_commit"])] if run.get("git_commit") else []
+    environment = results.get("environment") or run.get("environment")
+    return Document(
+        title=title,
+        lead=lead,
+        facts=[*facts, ("Steps", f"{results['steps']:,}", f"in {words.seconds(results['seconds'])}")],
+        sections=[*extra, Section(title="How it learned", blocks=blocks)],
+        made=[*made, *(machine(environment) if environment else [])],
+    )
+
+
+def _pretrain(folder: Path, results: Results) -> Document:
+    best, data = results["best"], results["data"]
+    rows = [(name.replace("_", " "), _number(value)) for name, value in data.items() if not isinstance(value, dict)]
+    return _training(
+        results,
+        _run(folder),
+        f"Pretraining: {folder.resolve().name}",
+        f"A masked language model of {results['parameters']:,} parameters.",
+        [
+            Section(
+                title="What it read", blocks=[Table(caption="The text", head=["what", "value"], rows=rows, words=True)]
+            )
+        ],
+        [
+            ("Held-out perplexity, at best", f"{best['perplexity']:.2f}", f"at step {best['step']:,}"),
+            ("Tokens", f"{results['tokens']:,}", f"{results['tokens'] / max(results['seconds'], 1e-9):,.0f} a second"),
+        ],
+    )
+
+
+def _finetune(folder: Path, results: Results) -> Document:
+    task, reported = results["task"], results["reported_on"]
+    metrics = [
+        (name, f"{found['value']:.4f}", f"{found['low']:.4f} to {found['high']:.4f}")
+        for name, found in results["metrics"].items()
+    ]
+    blocks: list[Any] = [
+        Table(caption=f"On the {reported} rows", head=["metric", "value", "95% interval"], rows=metrics)
+    ]
+    confusion = folder / "model" / "confusion_matrix.png"
+    if confusion.is_file():
+        alt = f"Confusion matrix of {', '.join(map(str, task['classes']))}; rows are true classes, columns predictions."
+        caption = "How often each class was taken for each."
+        blocks.append(Chart(name="confusion", picture=confusion.read_bytes(), alt=alt, caption=caption, light=True))
+    parts = [
+        (name, part["source"], f"{part['rows']:,}", f"{part['cut']:,}", f"{part['tokens']:,}")
+        for name, part in results["parts"].items()
+    ]
+    head = ["part", "source", "rows", "cut short", "tokens"]
+    name, value, interval = metrics[0]
+    return _training(
+        results,
+        _run(folder),
+        f"Fine-tuning: {task['name']}",
+        f"{task['kind'].replace('_', ' ')}, {len(task['classes'])} classes; {results['parameters']:,} parameters.",
+        [
+            Section(title="How good it is", blocks=blocks),
+            Section(title="The data", blocks=[Table(caption="Rows of each part", head=head, rows=parts)]),
+        ],
+        [(f"{name}, {reported} rows", value, f"95% interval {interval}")],
+    )
+
+
+def _distil(folder: Path, results: Results) -> Document:
+    evaluations = results["evaluations"]
+    first, last = (evaluations[place][1]["cosine"] for place in (0, -1))
+    lead = "A converted encoder, brought closer to its teacher on plain text without labels."
+    facts = [("Cosine of the last hidden states to the teacher's", f"{last:.4f}", f"{first:.4f} at the start")]
+    return _training(results, _run(folder), f"Distillation: {folder.resolve().name}", lead, [], facts)
+
+
+# --- measurements
+
+
+def _benchmark(folder: Path, results: Results) -> Document:
+    cells, identity = results["cells"], results["identity"]
+    shown = [
+        (
+            cell["name"],
+            f"{cell['length']:,}",
+            cell["problem"] or words.seconds(cell["seconds"] / cell["batch_size"]),
+            "" if not cell["peak_bytes"] else f"{cell['peak_bytes'] / words.MEBIBYTE:,.0f} MiB",
+            cell["batch_size"] or "",
+        )
+        for cell in cells
+    ]
+    head = ["encoder", "tokens", "time a sequence", "memory", "batch"]
+    options = [(name, json.dumps(value)) for name, value in identity["options"].items()]
+    machine_of = {**identity["machine"], "versions": identity["versions"]}
+    return Document(
+        title="Time and memory by length",
+        lead=". ".join(results["notes"][:1]) or "Passes over random tokens.",
+        sections=[
+            Section(
+                title="Measured",
+                blocks=[
+                    *scaling_charts(cells),
+                    Table(caption="All cells", head=head, rows=shown),
+                    *results["notes"][1:],
+                ],
+            )
+        ],
+        made=[("Command", results["command"]), ("Written", results["written"]), *machine(machine_of), *options],
+    )
+
+
+def scaling_charts(cells: list[Results], prefix: str = "") -> list[Chart]:
+    """Time and memory of benchmark cells against the length."""
+    charts = []
+    for name, field, unit, axis in (
+        ("time", "seconds", 1.0, "seconds a sequence"),
+        ("memory", "peak_bytes", 1e6, "MB a sequence"),
+    ):
+        rows = [
+            (cell["name"], cell["length"], cell[field] / cell["batch_size"] / unit)
+            for cell in cells
+            if not cell["problem"] and cell[field]
+        ]
+        lines = {label: [row[1:] for row in rows if row[0] == label] for label in dict.fromkeys(row[0] for row in rows)}
+        if not rows:
+            continue
+        ends = ", ".join(f"{label} {points[-1][1]:.3g} at {points[-1][0]:,} tokens" for label, points in lines.items())
+        charts.append(
+            Chart(
+                name=f"{prefix}{name}",
+                picture=plots.plot_scaling([(axis, {plots.plain(label): line for label, line in lines.items()})]),
+                alt=f"Lines of {axis} against tokens, on logarithmic axes: {ends}.",
+                caption=f"{axis[0].upper()}{axis[1:]}. Both axes are logarithmic: a steeper line grows faster.",
+                head=("encoder", "tokens", axis.replace(" ", "_")),
+                rows=rows,
+            )
+        )
+    return charts
+
+
+def _spectrum(folder: Path, results: Results) -> Document:
+    found, options = results["spectrum"], results["options"]
+    with (folder / "curves.csv").open(encoding="utf-8", newline="") as file:
+        header, *lines = csv.reader(file)
+    charts = spectrum_charts(header, lines, found)
+    trend = found["higher_layers_have_lower_rank"]
+    rows = [
+        (layer, f"{np.mean(share):.3f}", f"{np.min(share):.3f}", f"{np.mean(rank):.1f}")
+        for layer, share, rank in zip(found["layers"], found["share"], found["effective_rank"], strict=True)
+    ]
+    head = ["layer", f"share of the first {found['index']}", "lowest head", "effective rank"]
+    return Document(
+        title=f"Is attention low-rank? {options['model']}",
+        lead=f"Singular values of attention on {found['texts']:,} texts of {found['length']:,} tokens.",
+        facts=[
+            (
+                "Higher layers have lower rank: correlation",
+                f"{trend['correlation']:.2f}",
+                f"95% interval {trend['low']:.2f} to {trend['high']:.2f}, p = {trend['p_value']:.2g}; below 0 = yes",
+            )
+        ],
+        sections=[
+            Section(title="Spectrum", blocks=charts),
+            Section(title="By layer", blocks=[Table(caption="Means over heads and texts", head=head, rows=rows)]),
+        ],
+        made=[*((name, json.dumps(value)) for name, value in options.items()), *machine(results["environment"])],
+    )
+
+
+def spectrum_charts(head: list[str], rows: list[Any], found: Results, prefix: str = "") -> list[Chart]:
+    """Figure 1 from a table of curves, as ``curves.csv`` has it, and what was found."""
+    curves = np.array([[float(value) for value in row[1:]] for row in rows]).T
+    names, index = [name.replace("_", " ") for name in head[1:]], found["index"]
+    shares = np.array(found["share"])
+    heads = [
+        (layer, number, x) for layer, row in zip(found["layers"], shares, strict=True) for number, x in enumerate(row)
+    ]
+    ends = ", ".join(f"{name} {curve[index - 1]:.2f}" for name, curve in zip(names, curves, strict=True))
+    return [
+        Chart(
+            name=f"{prefix}curves",
+            picture=plots.plot_spectrum(curves, [plots.plain(name) for name in names], index),
+            alt=f"Lines of the share of the first singular values. Of the first {index}: {ends}.",
+            caption=f"Cumulative singular values, means over heads and texts; the dotted line is at {index}.",
+            head=head,
+            rows=rows,
+            light=True,
+        ),
+        Chart(
+            name=f"{prefix}heads",
+            picture=plots.plot_shares_by_head(shares, found["layers"], index),
+            alt=f"Heat map of layers and heads: from {shares.min():.2f} to {shares.max():.2f}.",
+            caption=f"Share of the first {index} singular values, by layer and head.",
+            head=("layer", "head", f"share_of_first_{index}"),
+            rows=heads,
+            light=True,
+        ),
+    ]
+
+
+def _advise(folder: Path, results: Results) -> Document:
+    grid, errors, dims = results["grid"], results["errors"], results["projected_dim"]
+    rows = [
+        (layer, "softmax" if k is None else k, *(f"{error:.4f}" for error in row))
+        for layer, (k, row) in enumerate(zip(dims, errors, strict=True))
+    ]
+    costs = [
+        (
+            f"{cost['attention']}, {cost['length']:,} tokens",
+            words.seconds(cost["seconds"]),
+            "not measured" if cost["peak_bytes"] is None else f"{cost['peak_bytes'] / words.MEBIBYTE:,.0f} MiB",
+        )
+        for cost in results["costs"]
+    ]
+    chart = Chart(
+        name="errors",
+        picture=plots.plot_layer_errors(grid, np.array(errors), dims, plots.plain(results["errors_are"])),
+        alt=f"Lines of the {results['errors_are']} of each layer against k; the table below has the numbers.",
+        caption="What compression costs each layer, with the advised number of slots marked.",
+        head=("layer", *(f"k_{k}" for k in grid)),
+        rows=[(layer, *row) for layer, row in enumerate(errors)],
+        light=True,
+    )
+    head = ["layer", "advised k", *(f"k = {k}" for k in grid)]
+    sections = [
+        Section(
+            title="Slots for each layer",
+            blocks=[chart, Table(caption=results["errors_are"], head=head, rows=rows)],
+        )
+    ]
+    if costs:
+        blocks = [Table(caption="One text on this machine", head=["attention", "time", "peak memory"], rows=costs)]
+        sections.append(Section(title="What it gains", blocks=blocks))
+    facts = [("Error of the last hidden states", f"{results['hidden_error']:.3f}", "relative, as advised")]
+    if results["uniform_error"] is not None:
+        facts.append(("The same with the mean k in every layer", f"{results['uniform_error']:.3f}", ""))
+    return Document(
+        title=f"Which k does each layer need? {results['model']}",
+        lead=f"Measured on texts of {results['length']:,} tokens, for the target {json.dumps(results['target'])}.",
+        facts=facts,
+        sections=sections,
+        made=[("Texts", ", ".join(results["texts"])), *machine(results["environment"])],
+    )
+
+
+def _reproduce(folder: Path, results: Results) -> Document:
+    from linformers.reproduce.present import document_of
+
+    return document_of(folder, results)
+
+
+READERS: dict[str, Callable[[Path, Results], Document]] = {
+    "linformers pretrain": _pretrain,
+    "linformers finetune": _finetune,
+    "linformers distil": _distil,
+    "linformers benchmark": _benchmark,
+    "linformers spectrum": _spectrum,
+    "linformers advise": _advise,
+    "linformers reproduce": _reproduce,
+}
+
+
+def _run(folder: Path) -> Results:
+    try:
+        return json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _number(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _line_chart(name: str, lines: dict[str, Any], x: str, y: str, caption: str) -> Chart:
+    rows = [(label, *point) for label, points in lines.items() for point in points]
+    ends = ", ".join(f"{label} {points[-1][1]:.4g}" for label, points in lines.items())
+    drawn = {plots.plain(label): tuple(zip(*points, strict=True)) for label, points in lines.items()}
+    return Chart(
+        name=name,
+        picture=plots.plot_lines(drawn, x, plots.plain(y)),
+        alt=f"Line of {y} against {x}; at the end: {ends}.",
+        caption=caption,
+        head=("line", x, y),
+        rows=rows,
+    )

@@ -1,0 +1,220 @@
+"""The model of a folder, whatever runs it: token ids in, logits and embeddings out."""
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedModel
+
+from linformers.data.folders import file_hash
+from linformers.data.tasks_rules import PROBLEM_TYPES, Kind
+from linformers.models.convert_load import longest_input, saved_head
+from linformers.scoring.settings import Reading
+from linformers.training.loading import LOCAL, load_tokenizer, reported
+
+GRAPH, GRAPH_FACTS = "model.onnx", "export.json"
+# What decides a result, of all that may lie in the folder of a model.
+_DECIDING = ("config.json", "*.safetensors", GRAPH, "token*.json", "vocab*", "merges.txt", "special_tokens_map.json")
+# Larger batches are no faster on a CPU (measured at hidden 384 and 768).
+CPU_TOKENS = 4096
+
+Ids = Int[Tensor, "batch seq"]
+Mask = Bool[Tensor, "batch seq"]
+Output = tuple[Float[Tensor, "batch classes"] | None, Float[Tensor, "batch hidden"] | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """A model that is ready to run.
+
+    Args:
+        run: logits of a classifier, else None; mean hidden states if they are asked for, else None.
+        tokenizer: of transformers.
+        architecture: its class.
+        runtime: ``torch`` or ``onnxruntime``.
+        kind: of the classifier; None = an encoder.
+        labels: of the classifier, in the order of the logits; a regression has none.
+        hidden_size: of the embeddings.
+        max_length: tokens that it reads.
+        parallel: batches at a time. On a CPU one for each thread, as far as memory allows: many operations are too
+            small to be shared by threads (8 to 20% faster with two).
+        threads: for each of them.
+        batch_tokens: of a batch, padding included.
+    """
+
+    run: Callable[[Ids, Mask | None], Output]
+    tokenizer: Any
+    architecture: str
+    runtime: str
+    kind: Kind | None
+    labels: list[str]
+    hidden_size: int
+    max_length: int
+    parallel: int
+    threads: int
+    batch_tokens: int
+
+    def describe(self) -> dict[str, Any]:
+        """What a manifest should say of it."""
+        names = ("architecture", "runtime", "kind", "labels", "max_length")
+        return {name: getattr(self, name) for name in names}
+
+
+def hash_model(folder: Path) -> str:
+    """Hash of the files that decide what a model computes."""
+    files = sorted({path for pattern in _DECIDING for path in folder.glob(pattern) if path.is_file()})
+    facts = "".join(f"{path.name} {file_hash(path)}\n" for path in files)
+    return hashlib.sha256(facts.encode()).hexdigest()
+
+
+def load_network(reading: Reading) -> Network:
+    """The model of a folder: through ONNX Runtime if it is an export, else through torch, on a GPU if there is one.
+
+    Raises:
+        ValueError: a model that cannot be loaded, lacks weights, or is neither a classifier nor an encoder of texts.
+    """
+    folder = Path(reading.model)
+    with reported("model", reading.model):
+        config: Any = AutoConfig.from_pretrained(folder, **LOCAL)
+    tokenizer = load_tokenizer("model", reading.model)
+    exported = (folder / GRAPH).is_file() and not any(folder.glob("*.safetensors"))
+    if exported:
+        facts = _read_facts(folder)
+        architecture, head = facts["architecture"], saved_head({"architectures": [facts["architecture"]]})
+    else:
+        head = saved_head(config.to_dict())
+        architecture = (config.architectures or ["Model"])[0]
+    if head not in ("ForSequenceClassification", "Model", "ForMaskedLM"):
+        raise ValueError(f"model={reading.model!r} is a {architecture}; score takes classifiers and encoders of texts")
+    classifies = head == "ForSequenceClassification"
+    device = torch.device("cuda" if torch.cuda.is_available() and not exported else "cpu")
+    model = None if exported else _load(folder, reading, classifies, device)
+    longest = min(facts["max_length"] if model is None else longest_input(model), tokenizer.model_max_length)
+    if reading.max_length is not None and reading.max_length > longest:
+        raise ValueError(f"max_length={reading.max_length} is more than the {longest:,} tokens that the model reads")
+    length = reading.max_length or longest
+    parallel, batch_tokens = _plan_batches(config, reading.memory, length, device)
+    threads = max(torch.get_num_threads() // parallel, 1)
+    if model is None:
+        run = _onnx(folder, facts, reading, classifies, threads)
+    else:
+        run = _torch(model, classifies, reading.embeddings or not classifies, device)
+    kinds: dict[Any, Kind] = {name: kind for kind, name in PROBLEM_TYPES.items()}  # type: ignore[misc]
+    kind = kinds.get(config.problem_type, "regression" if config.num_labels == 1 else "single_label")
+    named = classifies and kind != "regression"
+    labels = [str(name) for _, name in sorted(config.id2label.items())] if named else []
+    if len(set(labels)) < len(labels):
+        raise ValueError(f"model={reading.model!r} has two labels of one name; correct id2label in its config.json")
+    return Network(
+        run=run,
+        tokenizer=tokenizer,
+        architecture=architecture,
+        runtime="onnxruntime" if exported else "torch",
+        kind=kind if classifies else None,
+        labels=labels,
+        hidden_size=config.hidden_size,
+        max_length=length,
+        parallel=parallel,
+        threads=threads,
+        batch_tokens=batch_tokens,
+    )
+
+
+def _plan_batches(config: Any, memory: int, length: int, device: torch.device) -> tuple[int, int]:
+    """Batches at a time, and the tokens of each.
+
+    Their hidden states, queries, keys, values and feed-forward fit into the memory, in float32.
+    """
+    hidden = config.hidden_size
+    fit = memory // (4 * (8 * hidden + 2 * getattr(config, "intermediate_size", 4 * hidden)))
+    if device.type != "cpu":
+        return 1, max(length, fit)
+    tokens = max(length, min(fit, CPU_TOKENS))  # whatever the threads: the same batches on every machine
+    return max(min(torch.get_num_threads(), fit // tokens), 1), tokens
+
+
+def _load(folder: Path, reading: Reading, classifies: bool, device: torch.device) -> PreTrainedModel:
+    auto = AutoModelForSequenceClassification if classifies else AutoModel
+    with reported("model", reading.model):
+        model, report = auto.from_pretrained(
+            folder, use_safetensors=True, dtype=getattr(torch, reading.dtype), output_loading_info=True, **LOCAL
+        )
+    missing = {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
+    missing = sorted(name for name in missing if classifies or "pooler." not in name)
+    if missing:
+        raise ValueError(
+            f"model={reading.model!r} lacks weights, or has them in another shape: {', '.join(missing[:3])}; "
+            "save it again, with its head"
+        )
+    return model.to(device).eval().requires_grad_(False)
+
+
+def _torch(
+    model: PreTrainedModel, classifies: bool, embeds: bool, device: torch.device
+) -> Callable[[Ids, Mask | None], Output]:
+    hidden: dict[int, Tensor] = {}  # by thread
+    if embeds and classifies:  # the classifier need not return what its encoder makes
+        model.base_model.register_forward_hook(lambda _, __, output: hidden.update({threading.get_ident(): output[0]}))
+
+    @torch.inference_mode()
+    def run(ids: Ids, mask: Mask | None) -> Output:
+        ids, mask = ids.to(device), None if mask is None else mask.to(device)
+        output = model(input_ids=ids, attention_mask=mask)
+        logits = output.logits.float().cpu() if classifies else None
+        states = hidden.pop(threading.get_ident(), None) if classifies else output[0]
+        return logits, None if states is None else _mean(states.float(), mask).cpu()
+
+    return run
+
+
+def _mean(states: Float[Tensor, "batch seq hidden"], mask: Mask | None) -> Float[Tensor, "batch hidden"]:
+    if mask is None:
+        return states.mean(1)
+    return states.masked_fill(~mask[..., None], 0).sum(1) / mask.sum(1, keepdim=True)
+
+
+def _read_facts(folder: Path) -> dict[str, Any]:
+    try:
+        facts = json.loads((folder / GRAPH_FACTS).read_text(encoding="utf-8"))
+        return {name: facts[name] for name in ("architecture", "max_length", "session_config")}
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{folder} holds a model.onnx without its {GRAPH_FACTS}; export the model again") from error
+
+
+def _onnx(
+    folder: Path, facts: dict[str, Any], reading: Reading, classifies: bool, threads: int
+) -> Callable[[Ids, Mask | None], Output]:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ValueError(f"model={reading.model!r} is an export: pip install 'linformers[onnx]'") from error
+    if reading.dtype != "float32":
+        raise ValueError(f"dtype={reading.dtype} has no effect on an export: leave it out, or export as onnx-int8")
+    if classifies and reading.embeddings:
+        raise ValueError("embeddings are not among the outputs of an exported classifier: give the model itself")
+    if facts["architecture"].endswith("ForMaskedLM"):
+        raise ValueError(f"model={reading.model!r} is an exported masked LM, which gives no embeddings: give the model")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # errors
+    options.enable_cpu_mem_arena = False  # which keeps the largest of many shapes
+    for name, value in facts["session_config"].items():  # several times faster
+        options.add_session_config_entry(name, value)
+    with reported("model", reading.model):
+        session = onnxruntime.InferenceSession(folder / GRAPH, options, providers=["CPUExecutionProvider"])
+    names = [one.name for one in session.get_inputs()]
+
+    def run(ids: Ids, mask: Mask | None) -> Output:
+        kept = torch.ones_like(ids) if mask is None else mask.long()
+        inputs = {"input_ids": ids, "attention_mask": kept, "token_type_ids": torch.zeros_like(ids)}
+        output = torch.from_numpy(session.run(None, {name: inputs[name].numpy() for name in names})[0])
+        return (output, None) if classifies else (None, _mean(output, mask))
+
+    return run

@@ -1,0 +1,276 @@
+"""Units of work: consecutive rows of one file, which become one shard.
+
+A unit is done when its note is there: ``_FIRST-LAST.json`` beside the shard ``FIRST-LAST.parquet`` (readers of data
+sets pass over names with ``_`` before them). The note is written after the shard, and both appear in one step, so a
+kill at any moment leaves units that are done and units that are not, and nothing between. Where a file is cut into
+units depends on its rows and the options alone: every start and every engine makes the same ones.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from linformers.data.folders import flush, reports_full_disk
+from linformers.data.rejects import SHOWN
+from linformers.scoring.inputs import Input
+from linformers.scoring.reading import read_rows
+from linformers.scoring.row import START, Columns, Place, Row
+from linformers.scoring.settings import Format, ScoreSettings
+
+UNIT_BYTES = 32 * 2**20  # of text: what bounds memory where documents are long
+_UNFINISHED = ".unfinished-"
+
+
+@dataclass(kw_only=True)
+class Unit:
+    """Rows of a file that are scored together.
+
+    Args:
+        file: where they come from.
+        key: folder of the shard.
+        first: number of the first row of the file that is in it, from 1.
+        last: likewise; below ``first`` where a file has no rows.
+        lines: of the good rows.
+        ids: of the good rows, by column.
+        texts: of the good rows.
+        rejects: the others.
+        after: where the next unit starts.
+        final: whether the file ends here.
+        begin: how far the file was read before it, as a share.
+        end: likewise, after it.
+    """
+
+    file: str
+    key: str
+    first: int
+    last: int = 0
+    lines: list[int] = field(default_factory=list)
+    ids: list[list[Any]] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    rejects: list[dict[str, Any]] = field(default_factory=list)
+    after: Place = START
+    final: bool = False
+    begin: float = 0.0
+    end: float = 0.0
+
+    def reject(self, line: int, reason: str, value: str = "", count: int = 1) -> None:
+        """Note rows that cannot be scored."""
+        entry: dict[str, Any] = {"file": self.file, "row": line, "reason": _plain(reason), "value": _plain(value)}
+        self.rejects.append(entry | ({"rows": count} if count > 1 else {}))
+
+    @property
+    def name(self) -> str:
+        """The range of its rows."""
+        return f"{self.first:012}-{self.last:012}"
+
+
+def _plain(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()[:SHOWN]
+
+
+def read_units(file: Input, columns: Columns, settings: ScoreSettings, done: "Done") -> Iterator[Unit]:
+    """The units of a file that are still to be done.
+
+    Raises:
+        Unavailable: see ``read_rows``.
+    """
+    if done.complete:
+        return
+    rows = read_rows(file, columns, documents=settings.documents, limit_bytes=settings.limit_bytes, start=done.place)
+    start, begin, row = done.place, done.share, next(rows, None)
+    while True:
+        unit = Unit(file=file.name, key=file.key, first=start.row + 1, after=start, begin=begin)
+        unit.ids = [[] for _ in columns.ids]
+        size = 0
+        while row is not None and unit.after.row - start.row < settings.shard_rows and size < UNIT_BYTES:
+            size += _add(unit, row)
+            row = next(rows, None)
+        unit.last, unit.final = unit.after.row, row is None
+        unit.end = 1.0 if unit.final else unit.end
+        if unit.first not in done.firsts:
+            yield unit
+        if unit.final:
+            return
+        start, begin = unit.after, unit.end
+
+
+def _add(unit: Unit, row: Row) -> int:
+    """Take a row in, and say how large it is."""
+    unit.after, unit.end = row.after, row.position
+    if row.text is None:
+        unit.reject(row.line, row.reason, row.value, row.count)
+        return len(row.value)
+    unit.lines.append(row.line)
+    unit.texts.append(row.text)
+    for column, value in zip(unit.ids, row.ids, strict=True):
+        column.append(value)
+    return len(row.text)
+
+
+@dataclass(frozen=True)
+class Done:
+    """What is done of a file.
+
+    Args:
+        firsts: the first row of each unit that is.
+        place: behind the units that follow each other from the first row on.
+        share: of the file that they are.
+        complete: whether they reach its end.
+    """
+
+    firsts: frozenset[int]
+    place: Place
+    share: float
+    complete: bool
+
+
+def read_notes(folder: Path, shard_format: Format) -> Iterator[dict[str, Any]]:
+    """Notes of the units that are done, in order; a shard of another size than its note says is not."""
+    for path in sorted(folder.glob("_*.json")):
+        try:
+            note = json.loads(path.read_text(encoding="utf-8"))
+            whole = (folder / f"{path.stem[1:]}.{shard_format}").stat().st_size == note["bytes"]
+        except (OSError, ValueError, KeyError):  # then it is done again
+            continue
+        if whole:
+            yield note
+
+
+def find_done(folder: Path, shard_format: Format) -> Done:
+    """What is done of a file, by the notes in its folder."""
+    firsts, place, share, complete = set(), START, 0.0, False
+    for note in read_notes(folder, shard_format):
+        firsts.add(note["first"])
+        if note["first"] == place.row + 1 and not complete:
+            place, share, complete = Place(*note["after"]), note["end"], note["final"]
+    return Done(frozenset(firsts), place, share, complete)
+
+
+def write_unit(folder: Path, unit: Unit, table: pa.Table, shard_format: Format, counts: dict[str, int]) -> None:
+    """Write the shard of a unit, then its note; after that the unit is done.
+
+    Args:
+        folder: of all shards.
+        unit: what was scored.
+        table: its scores.
+        shard_format: of the shard.
+        counts: what else the note should hold.
+
+    Raises:
+        DiskFullError: no space is left; what is done stays done.
+    """
+    folder = folder / unit.key
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = unit.last - unit.first + 1
+    facts = {
+        "file": unit.file,
+        "first": unit.first,
+        "last": unit.last,
+        "rows": rows,
+        "scored": table.num_rows,
+        "rejected": sum(entry.get("rows", 1) for entry in unit.rejects),
+        **counts,
+    }
+    if facts["scored"] + facts["rejected"] != rows:
+        raise RuntimeError(f"{unit.file}, rows {unit.first} to {unit.last}: {facts} do not add up")
+    path = folder / f"{unit.name}.{shard_format}"
+
+    def shard(target: Path) -> None:
+        if shard_format == "parquet":
+            pq.write_table(table.replace_schema_metadata({"linformers": json.dumps(facts)}), target)
+            return
+        with target.open("w", encoding="utf-8") as lines:
+            for row in table.to_pylist():
+                lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+    write_once(path, shard)
+    note = {**facts, "bytes": path.stat().st_size, "after": unit.after, "end": unit.end, "final": unit.final}
+    note["rejects"] = sorted(unit.rejects, key=lambda entry: entry["row"])
+    write_once(folder / f"_{unit.name}.json", lambda target: target.write_text(json.dumps(note), encoding="utf-8"))
+
+
+def write_once(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file under another name, flush it, and put it in place; no link is followed."""
+    unfinished = path.with_name(f"{_UNFINISHED}{uuid4().hex}-{path.name}")
+    with reports_full_disk(path, unfinished, "what is scored so far is intact"):
+        write(unfinished)
+        flush(unfinished)
+        os.replace(unfinished, path)
+        flush(path.parent)
+
+
+@dataclass(kw_only=True)
+class Totals:
+    """What all units add up to."""
+
+    rows: int = 0
+    scored: int = 0
+    rejected: int = 0
+    tokens: int = 0
+    long: int = 0
+    windows: int = 0
+    flagged: int = 0
+    shards: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+
+
+def check_units(folder: Path, files: list[Input], shard_format: Format, rejects: Path) -> Totals:
+    """Count what is there again, row by row, and gather the rejects of all units into one file.
+
+    Raises:
+        ValueError: rows of a file are missing or there twice; the message names them.
+    """
+    totals = Totals()
+
+    def gather(target: Path) -> None:
+        with target.open("w", encoding="utf-8") as lines:
+            for file in files:
+                _check_file(folder / file.key, file, shard_format, totals, lines.write)
+
+    write_once(rejects, gather)
+    if totals.rows != totals.scored + totals.rejected:
+        raise ValueError(f"{totals.rows:,} rows in are not {totals.scored:,} scored and {totals.rejected:,} rejected")
+    return totals
+
+
+def _check_file(
+    folder: Path, file: Input, shard_format: Format, totals: Totals, write: Callable[[str], object]
+) -> None:
+    for left in folder.glob(f"{_UNFINISHED}*"):  # of a run that was killed
+        left.unlink()
+    row, final = 1, False
+    for note in read_notes(folder, shard_format):
+        path = folder / f"{note['first']:012}-{note['last']:012}.{shard_format}"
+        if note["first"] != row or final:
+            break
+        if (scored := _count_rows(path)) != note["scored"]:
+            raise ValueError(
+                f"{path} holds {scored:,} rows in place of {note['scored']:,}; take it away and run the same command "
+                "again"
+            )
+        row, final = note["last"] + 1, note["final"]
+        for name in ("rows", "scored", "rejected", "tokens", "long", "windows", "flagged"):
+            setattr(totals, name, getattr(totals, name) + note[name])
+        totals.shards += 1
+        for entry in note["rejects"]:
+            kind = entry["reason"].split(":")[0]
+            totals.reasons[kind] = totals.reasons.get(kind, 0) + entry.get("rows", 1)
+            write(json.dumps(entry, ensure_ascii=False) + "\n")
+    else:
+        if final:
+            return
+    raise ValueError(f"{file.name}: {folder} has no shard of row {row:,}, or more than one; run the same command again")
+
+
+def _count_rows(shard: Path) -> int:
+    if shard.suffix == ".parquet":
+        return pq.read_metadata(shard).num_rows
+    with shard.open("rb") as lines:
+        return sum(block.count(b"\n") for block in iter(lambda: lines.read(2**20), b""))

@@ -1,0 +1,126 @@
+"""``linformers reproduce`` on data sets that are given, and with pretraining in processes of its own."""
+
+import json
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from finetune_helpers import rows
+
+from linformers.cli import main
+from linformers.data.books import load_books
+from linformers.reproduce import figure3
+
+SST2 = "{sst2: {train_size: 64, validation_size: 16, max_length: 64, batch_size: 16, epochs: 1.0, student_epochs: 0.5}}"
+NAIVE = "{projected_dim: 16, projection_kind: linear, projection_init: random, local_window: 0, global_tokens: 0}"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with files of the names that are looked for."""
+    folder = tmp_path_factory.mktemp("data")
+    for name, count, seed in (("sst2_train", 200, 0), ("sst2_dev", 40, 1)):
+        labelled = [{"text": row["text"], "label": i % 2} for i, row in enumerate(rows(count, seed))]
+        pq.write_table(pa.Table.from_pylist(labelled), folder / f"{name}.parquet")
+    text = load_books(1)[0].text
+    pq.write_table(pa.table({"text": [text[:60_000], text[60_000:120_000]]}), folder / "gutenberg_train.parquet")
+    reviews = [text[start : start + 400] for start in range(0, 8000, 400)]
+    pq.write_table(pa.table({"text": reviews, "label": [0] * len(reviews)}), folder / "imdb_train.parquet")
+    return folder
+
+
+def run(output: Path, *arguments: str) -> int:
+    return main.run(["reproduce", *arguments, "--scale", "smoke", "--device", "cpu", "--output", str(output)])
+
+
+def results(output: Path, target: str) -> dict[str, Any]:
+    return json.loads((output / target / "results.json").read_text())
+
+
+def test_table_2_of_a_named_task(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    changes = [f"table2.tasks={SST2}", "table2.encoders={}", "table2.scratch=[sst2]"]
+    students = f"table2.students={{'k = 16': {{projected_dim: 16}}, 'naive, k = 16': {NAIVE}}}"
+    options = ["table2", *changes, students, "--data", str(data)]
+    assert run(tmp_path, *options) == 0
+    found = results(tmp_path, "table2")
+    cells = found["cells"]["sst2"]
+    assert list(cells) == [
+        "teacher",
+        "k = 16, converted",
+        "k = 16, distilled",
+        "naive, k = 16, converted",
+        "naive, k = 16, fine-tuned",
+        "from scratch",
+    ]
+    assert all(cell["correct"]["rows"] == 40 for cell in cells.values())
+    assert cells["k = 16, distilled"]["steps"] == 2 == cells["from scratch"]["steps"]
+    assert cells["teacher"]["steps"] == 4 and found["changes"] == [*changes, students]
+    (plan,) = (tmp_path / "cells").glob("table2-sst2-naive-k-16-fine-tuned-*/run/finetune.json")
+    assert json.loads(plan.read_text())["teacher"] is None
+    (plan,) = (tmp_path / "cells").glob("table2-sst2-k-16-distilled-*/run/finetune.json")
+    assert json.loads(plan.read_text())["teacher"].endswith("model")
+    assert found["cells"]["sst2"]["teacher"]["commonest"] == 0.5
+    assert "93.1" in capsys.readouterr().out  # published
+
+    cells = sorted((tmp_path / "cells").glob("*/cell.json"))
+    rewritten = pq.read_table(data / "sst2_dev.parquet").slice(0, 30)  # other rows are other cells
+    pq.write_table(rewritten, data / "sst2_dev.parquet")
+    assert run(tmp_path, *options) == 0
+    assert len(list((tmp_path / "cells").glob("*/cell.json"))) == 2 * len(cells)
+    assert results(tmp_path, "table2")["cells"]["sst2"]["teacher"]["correct"]["rows"] == 30
+
+
+def test_figure_1_on_texts_that_are_given(data: Path, tmp_path: Path) -> None:
+    options = ["figure1", "figure1.texts=[gutenberg, imdb]", "figure1.count=5", "--data", str(data)]
+    assert run(tmp_path, *options) == 0
+    cells = results(tmp_path, "figure1")["cells"]
+    assert {name: cell["texts"] for name, cell in cells.items()} == {"tiny, gutenberg": 5, "tiny, imdb": 5}
+    lines = (tmp_path / "texts" / "gutenberg-5-64.jsonl").read_text().splitlines()
+    passages = [json.loads(line)["text"] for line in lines]
+    text = load_books(1)[0].text
+    assert passages[0] == text[6000 : 6000 + 12 * 64] and passages[1].startswith(text[66_000:66_050])
+    assert len(set(passages)) == 5
+
+
+def test_pretraining_in_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same figures as in this process."""
+    cells = "figure3.cells={softmax: [softmax, data.length=64], plain: [plain, data.length=64]}"
+    few = [cells, "figure3.seeds=[]", "figure3.seeded=[]", "figure3.compare={softmax: softmax}"]
+    commands = []
+    real = subprocess.run
+
+    def noted(command: list[str], **options: Any) -> Any:
+        commands.append(command)
+        return real(command, **options)
+
+    monkeypatch.setattr(figure3.subprocess, "run", noted)
+    assert run(tmp_path / "apart", "figure3", *few, "figure3.launch=[linformers]", "figure3.jobs=2") == 0
+    started = [command for command in commands if "pretrain" in command]
+    assert len(started) == 2 and all(command[1:4] == ["-m", "linformers", "pretrain"] for command in started)
+    assert run(tmp_path / "here", "figure3", *few) == 0
+    apart, here = (results(tmp_path / name, "figure3")["cells"] for name in ("apart", "here"))
+    assert {n: c["perplexity"] for n, c in apart.items()} == pytest.approx(
+        {n: c["perplexity"] for n, c in here.items()}
+    )
+
+
+@pytest.mark.parametrize(("code", "ends"), [(130, 130), (143, 143), (1, 1)])
+def test_a_process_that_stops(
+    code: int, ends: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert signal.SIGINT + 128 == 130
+
+    def stops(command: list[str], **options: Any) -> Any:
+        return subprocess.CompletedProcess(command, code, stdout="", stderr="it says why")
+
+    monkeypatch.setattr(figure3.subprocess, "run", stops)
+    try:
+        found = run(tmp_path / "out", "figure3", "figure3.launch=[linformers]")
+    except SystemExit as error:
+        found = error.code
+    assert found == ends and not (tmp_path / "out" / "figure3").exists()
+    assert ("it says why" in capsys.readouterr().err) == (code == 1)

@@ -1,0 +1,90 @@
+"""The same rows on Ray as on one machine, also when workers are killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from scoring_helpers import fingerprint, make_classifier, read_scores, write_documents
+
+pytest.importorskip("ray")
+pytestmark = pytest.mark.slow
+
+ROWS = 1500
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ray")
+    make_classifier(folder / "model")
+    write_documents(folder / "docs", ROWS)
+    finish(start(folder, "local"), 0)
+    return folder
+
+
+def start(work: Path, name: str, *more: str) -> "subprocess.Popen[str]":
+    given = ["--model", "model", "--input", "docs", "--output", name, "--shard-rows", "40", *more]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "linformers", "score", *given]
+    return subprocess.Popen(command, cwd=work, env=environment, stdout=-1, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process: "subprocess.Popen[str]", code: int) -> str:
+    """What the process said."""
+    said, _ = process.communicate(timeout=400)
+    assert process.returncode == code, said
+    return said
+
+
+def test_rows_are_the_same_when_workers_are_killed(work: Path) -> None:
+    process = start(work, "killed", "--engine", "ray")
+    killed = 0
+    until = time.perf_counter() + 400
+    while killed < 3 and process.poll() is None and time.perf_counter() < until:
+        done = len(list((work / "killed").rglob("_*.json")))
+        if done > 10 * killed:  # some units between two deaths
+            workers = [
+                child for child in psutil.Process(process.pid).children(recursive=True) if "_Score" in _title(child)
+            ]
+            for worker in workers:
+                worker.kill()
+            killed += bool(workers)
+            time.sleep(1)
+        time.sleep(0.1)
+    said = finish(process, 0)
+    assert killed == 3
+    assert f"{3 * ROWS + 4:,} rows in = {3 * ROWS - 1:,} scored + 5 rejected" in said
+    found = read_scores(work / "killed")
+    assert len({(row["file"], row["row"]) for row in found}) == len(found) == 3 * ROWS - 1
+    assert fingerprint(work / "killed") == fingerprint(work / "local")
+    assert json.loads((work / "killed" / "manifest.json").read_text())["engine"] == "ray"
+
+
+def test_one_engine_goes_on_where_the_other_stopped(work: Path) -> None:
+    process = start(work, "both")
+    until = time.perf_counter() + 120
+    while len(list((work / "both").rglob("_*.json"))) < 3:
+        assert process.poll() is None and time.perf_counter() < until
+        time.sleep(0.05)
+    process.kill()
+    finish(process, -signal.SIGKILL)
+    said = finish(start(work, "both", "--engine", "ray", "--workers", "2"), 0)  # of less than a CPU each, on two
+    assert "Going on" in said
+    assert fingerprint(work / "both") == fingerprint(work / "local")
+
+
+def test_what_a_worker_cannot_do_is_said_in_one_line(work: Path) -> None:
+    said = finish(start(work, "unreached", "--engine", "ray", "--address", "127.0.0.1:1"), 1)
+    assert "error: address='127.0.0.1:1'" in said and "Traceback" not in said
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
