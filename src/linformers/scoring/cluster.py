@@ -46,8 +46,8 @@ def score_on_ray(
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a warning
     try:
-        import ray
-        import ray.data
+        import ray  # type: ignore[import-not-found]
+        import ray.data  # type: ignore[import-not-found]
     except ImportError as error:
         raise ValueError("engine='ray' needs Ray: pip install 'linformers[ray]'") from error
     network = load_network(job.settings)

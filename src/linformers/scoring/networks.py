@@ -204,7 +204,6 @@ def _onnx(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors
-    options.enable_cpu_mem_arena = False  # which keeps the largest of many shapes
     for name, value in facts["session_config"].items():  # several times faster
         options.add_session_config_entry(name, value)
     with reported("model", reading.model):
