@@ -9,7 +9,7 @@ Without ``--model``, the model is all-MiniLM-L6-v2, linearised for 4,096 tokens,
 
 Each run is a process of its own, from a Parquet file to a Parquet file, model loading included, Python's imports not;
 rounds are interleaved. ``linformers score`` runs with its defaults, in bfloat16, and on two exports of the model; over
-all documents, with its defaults and as it was fastest. The pipeline reads one document at a time, as its documentation
+all documents, on the export to int8. The pipeline reads one document at a time, as its documentation
 advises for processors, or batches: as the documents come, or sorted, longest first; always truncated.
 ``times_pipeline`` is documents a second against the fastest pipeline in float32. ``beyond_model_mb`` is peak resident
 memory less that of a process that has only imported everything and loaded the model.
@@ -63,7 +63,7 @@ SCORES: dict[str, dict[str, Any]] = {
     f"{OURS}, onnx": {"export": "onnx"},
     f"{OURS}, onnx-int8": {"export": "onnx-int8"},
 }
-PARTS = ("speed", "memory", "ray")
+PARTS = ("speed", "all", "memory", "ray")
 
 
 def documents(data: Path, count: int) -> list[str]:
@@ -195,7 +195,7 @@ def summary(part: str, side: str, runs: list[tuple[float, int]], rows: int, base
 
 
 def speed(model: Path, texts: list[str], few: int, rounds: int, scratch: Path, console: Console) -> list[Any]:
-    """Both sides on the same documents, in turns; then ours once on all of them."""
+    """Both sides on the same documents, in turns."""
     small = write_documents(scratch / "few.parquet", texts[:few])
     models: dict[str | None, Path] = {None: model}
     for how in get_args(Format):
@@ -218,14 +218,15 @@ def speed(model: Path, texts: list[str], few: int, rounds: int, scratch: Path, c
         got = probabilities(target if row["side"] in PIPELINES else target / "scores")
         row["times_pipeline"] = row["documents_per_second"] / best
         row["largest_difference"] = float(np.abs(got - expected).max())
-    if len(texts) > few:
-        every = write_documents(scratch / "all.parquet", texts)
-        fastest = max(found[len(PIPELINES) :], key=lambda row: row["documents_per_second"])["side"]
-        for side in dict.fromkeys((OURS, fastest)):
-            options = {name: value for name, value in SCORES[side].items() if name != "export"}
-            once = apart(run_ours, models[exports[side]], every, scratch / f"{side}-all", **options)
-            found.append(summary("speed, all", side, [once], len(texts), base[exports[side]]))
     return show(found, console)
+
+
+def everything(model: Path, texts: list[str], scratch: Path, console: Console) -> list[Any]:
+    """All documents, once, through the export to int8."""
+    export_onnx(model, scratch / "int8", format="onnx-int8", console=console)
+    source, base = write_documents(scratch / "all.parquet", texts), apart(load_only, scratch / "int8")[1]
+    once = apart(run_ours, scratch / "int8", source, scratch / "scored")
+    return show([summary("all", f"{OURS}, onnx-int8", [once], len(texts), base)], console)
 
 
 def memory(model: Path, texts: list[str], rows: list[int], scratch: Path, console: Console) -> list[Any]:
@@ -285,13 +286,14 @@ def main() -> None:
         model = arguments.model or make_model(scratch / "model")
         parts: dict[str, Callable[[Path], list[Any]]] = {
             "speed": lambda part: speed(model, texts, few, arguments.rounds, part, console),
+            "all": lambda part: everything(model, texts, part, console),
             "memory": lambda part: memory(model, texts, arguments.rows, part, console),
             "ray": lambda part: ray_workers(model, texts, few, part, console),
         }
         for part in arguments.parts:
             (scratch / part).mkdir()
             found = parts[part](scratch / part)
-            rows = [row for row in rows if row["part"].partition(",")[0] != part] + found
+            rows = [row for row in rows if row["part"] != part] + found
     size = statistics.mean(map(len, texts))
     notes = [f"{len(texts):,} documents of {size:,.0f} characters in the mean, up to {LENGTH:,} tokens"]
     notes.append(
