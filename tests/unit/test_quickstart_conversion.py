@@ -1,8 +1,8 @@
 """The conversion stage of the quickstart, on a tiny random BERT in place of MiniLM."""
 
 import io
-import sys
 import random
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

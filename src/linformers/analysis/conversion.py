@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from transformers.utils import FEATURE_EXTRACTOR_NAME
 
 from linformers.analysis.conversion_card import conversion_card
 from linformers.analysis.fidelity import Fidelity, measure_fidelity
@@ -22,10 +23,12 @@ from linformers.data.sources import Source
 from linformers.models.config import LinformerConfig
 from linformers.models.convert import linearise
 from linformers.models.convert_fairseq import convert_fairseq_linformer
-from linformers.models.convert_load import load_teacher, load_tokenizer, longest_input, name_of
+from linformers.models.convert_load import load_processor, load_teacher, load_tokenizer, longest_input, name_of
+from linformers.models.convert_patches import ALL_FAMILIES
 from linformers.report.environment import describe_environment
 
 CONVERSION, FIDELITY = "conversion.json", "fidelity.json"
+INPUTS = {"text": "texts", "image": "images", "audio": "recordings"}
 
 
 def convert_to_folder(
@@ -60,16 +63,24 @@ def convert_to_folder(
     _check_output(output)
     texts, fit_texts = read_texts("texts", sources, max_texts), read_texts("fit_texts", fit_sources, max_texts)
     started = time.perf_counter()
-    teacher, tokenizer = None, None
+    teacher, tokenizer, processor, modality = None, None, None, "text"
     if Path(model).is_file():
         student = convert_fairseq_linformer(model)
         teacher_length = student.config.max_position_embeddings
         if options["max_length"] is not None:
             student.resize_max_length(**options)
     else:
-        teacher, tokenizer = load_teacher(model), load_tokenizer(model)
+        teacher = load_teacher(model, ALL_FAMILIES)
+        modality = ALL_FAMILIES[teacher.config.model_type].modality
         teacher_length = longest_input(teacher)
-        _check_length(options, teacher_length)
+        if modality == "text":
+            tokenizer = load_tokenizer(model)
+            _check_length(options, teacher_length)
+        else:
+            processor = load_processor(model)
+            for name, given in (("texts", texts), ("fit_texts", fit_texts)):
+                if given:
+                    raise ValueError(f"{name} has no effect on {model}, which reads {INPUTS[modality]}: leave it out")
         if texts and tokenizer is None:
             raise ValueError(
                 f"{model} has no tokenizer, and texts={sources[0].path} needs one: copy it beside the weights"
@@ -93,6 +104,7 @@ def convert_to_folder(
         "architecture": type(student).__name__,
         "command": shlex.join(["linformers", *map(_public, sys.argv[1:])]),
         "options": dict(options),
+        "inputs": INPUTS[modality],
         "has_teacher": teacher is not None,
         "teacher_length": teacher_length,
         "max_length": config.max_position_embeddings,
@@ -111,6 +123,8 @@ def convert_to_folder(
                 tokenizer.backend_tokenizer.no_truncation()
                 tokenizer.backend_tokenizer.no_padding()
             tokenizer.save_pretrained(str(folder))
+        if processor is not None:
+            (folder / FEATURE_EXTRACTOR_NAME).write_text(json.dumps(processor, indent=2), encoding="utf-8")
         (folder / CONVERSION).write_text(json.dumps(facts, indent=2), encoding="utf-8")
         if fidelity is not None:
             (folder / FIDELITY).write_text(json.dumps(fidelity.to_dict(), indent=2), encoding="utf-8")
@@ -118,7 +132,12 @@ def convert_to_folder(
 
     write_folder(output, write)
     console.print(f"model in {output}; what it is, and its limits: {output / 'README.md'}")
-    if tokenizer is None:
+    if modality != "text":
+        if processor is None:
+            console.print(
+                f"{model} has no {FEATURE_EXTRACTOR_NAME}: pipelines need one, so save a processor to {output}"
+            )
+    elif tokenizer is None:
         folders = output if teacher is None else f"{model} and to {output}"
         console.print(f"{model} has no tokenizer: copy one of the same vocabulary to {folders}")
     return facts

@@ -17,6 +17,7 @@ _SETTINGS = (
     "global_tokens",
     "max_position_embeddings",
 )
+_TAGS = {"texts": "long-documents", "images": "vision", "recordings": "audio"}
 
 
 def conversion_card(config: LinformerConfig, facts: Mapping[str, Any], fidelity: Fidelity | None) -> str:
@@ -30,7 +31,7 @@ def conversion_card(config: LinformerConfig, facts: Mapping[str, Any], fidelity:
     name = facts["architecture"]
     longer = config.max_position_embeddings > facts["teacher_length"]
     untrained = f"; positions beyond {facts['teacher_length']:,} have seen no training" if longer else ""
-    header = {"library_name": "linformers", "tags": ["linformer", "long-documents"]}
+    header = {"library_name": "linformers", "tags": ["linformer", _TAGS[facts["inputs"]]]}
     settings = "\n".join(f"| `{field}` | {getattr(config, field)} |" for field in _SETTINGS)
     versions = facts["environment"]["versions"]
     return f"""---
@@ -70,7 +71,7 @@ It took {facts["seconds"]:.1f} s ({facts["environment"]["processor"]}; torch {ve
 
 {_limits(facts)}
 - It has the errors and biases of {facts["converted_from"]}, whose licence and card hold for these weights too.
-- Texts above {config.max_position_embeddings:,} tokens are refused{untrained}.
+- {facts["inputs"].capitalize()} above {config.max_position_embeddings:,} tokens are refused{untrained}.
 """
 
 
@@ -78,7 +79,7 @@ def _distance(facts: Mapping[str, Any], fidelity: Fidelity | None) -> str:
     if not facts["has_teacher"]:
         return "Not measured: only fairseq can run what this was converted from."
     if fidelity is None:
-        return "Not measured; `linformers convert --texts FILE` does."
+        return "Not measured" + ("; `linformers convert --texts FILE` does." if facts["inputs"] == "texts" else ".")
     rows = "\n".join(
         f"| {i or 'embeddings'} | {layer.cosine:.4f} | {layer.relative_error:.4f} |"
         for i, layer in enumerate(fidelity.layers)
@@ -94,15 +95,15 @@ Cosine of the mean embedding of a text: **{fidelity.embedding_cosine:.4f}**."""
 
 
 def _limits(facts: Mapping[str, Any]) -> str:
-    exact = facts["exact_up_to"]
+    exact, inputs = facts["exact_up_to"], facts["inputs"].capitalize()
     if not exact:
-        limits = "- Texts of any length are approximated."
+        limits = f"- {inputs} of any length are approximated."
     elif not facts["has_teacher"]:
         limits = f"- Texts of at most {exact:,} tokens give what they gave in fairseq, where they are not padded."
     elif exact == min(facts["max_length"], facts["teacher_length"]):
-        limits = f"- Texts of at most {exact:,} tokens give what the teacher gives."
+        limits = f"- {inputs} of at most {exact:,} tokens give what the teacher gives."
     else:
-        limits = f"- Texts of at most {exact:,} tokens give what the teacher gives; longer ones are approximated."
+        limits = f"- {inputs} of at most {exact:,} tokens give what the teacher gives; longer ones are approximated."
     if distillation_length(facts) is None:
         return limits
     return f"""{limits}
@@ -111,6 +112,8 @@ def _limits(facts: Mapping[str, Any]) -> str:
 
 
 def distillation_length(facts: Mapping[str, Any]) -> int | None:
-    """Tokens of the longest texts on which it can be distilled; None where there is nothing to gain."""
+    """Tokens of the longest texts on which it can be distilled; None where there is nothing to gain, or no text."""
+    if facts["inputs"] != "texts":
+        return None
     both = min(facts["max_length"], facts["teacher_length"])
     return both if facts["has_teacher"] and facts["exact_up_to"] < both else None

@@ -39,8 +39,8 @@ def convert(
     model: Annotated[
         str,
         typer.Option(
-            help="Folder or hub id of a BERT, RoBERTa, XLM-R, DistilBERT or ELECTRA; or a safetensors file of "
-            "fairseq's Linformer-RoBERTa.",
+            help="Folder or hub id of a BERT, RoBERTa, XLM-R, DistilBERT or ELECTRA, a ViT or DeiT (images), an AST "
+            "(audio); or a safetensors file of fairseq's Linformer-RoBERTa.",
             show_default=False,
         ),
     ],

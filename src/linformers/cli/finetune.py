@@ -9,8 +9,15 @@ from linformers.cli.training import calm_threads, leave_with
 
 def finetune(
     model: Annotated[str, typer.Option(help="Folder or hub id of an encoder.", show_default=False)],
-    task: Annotated[str, typer.Option(help="sst2, imdb, qnli, qqp, or a JSONL, CSV, TSV or Parquet file.")],
+    task: Annotated[
+        str,
+        typer.Option(
+            help="sst2, imdb, qnli, qqp, or a JSONL, CSV, TSV or Parquet file; of images and audio (WAV) a folder "
+            "with a subfolder for each class, or a Parquet file."
+        ),
+    ],
     output: Annotated[str, typer.Option(help="Folder for the run.", show_default=False)],
+    modality: Annotated[str, typer.Option(help="text, image or audio.")] = "text",
     data: Annotated[str | None, typer.Option(help="Folder with a named task's files.", show_default="the hub")] = None,
     extra_train: Annotated[list[str] | None, typer.Option(help="File with more training rows. Repeatable.")] = None,
     validation: Annotated[
@@ -19,7 +26,9 @@ def finetune(
     test: Annotated[
         str | None, typer.Option(help="File of the rows to report on.", show_default="the task's, or validation")
     ] = None,
-    text: Annotated[str | None, typer.Option(help="Column of the text.", show_default="found")] = None,
+    text: Annotated[
+        str | None, typer.Option(help="Column of the text, image or recording.", show_default="found")
+    ] = None,
     pair: Annotated[str | None, typer.Option(help="Column of the second text.", show_default="found")] = None,
     label: Annotated[str | None, typer.Option(help="Column of the label.", show_default="found")] = None,
     kind: Annotated[
@@ -55,7 +64,7 @@ def finetune(
     seed: Annotated[int, typer.Option(help="Seed of everything random in training.")] = 0,
     device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
 ) -> None:
-    """Fine-tune an encoder on labelled texts, whole documents up to --max-length, and measure it.
+    """Fine-tune an encoder on labelled texts (whole documents up to --max-length), images or audio, and measure it.
 
     The same command again goes on where the run stopped, from the newest checkpoint that is whole. SIGTERM and Ctrl-C
     write a checkpoint first; exit codes: 0 done, 1 failed, 130 stopped by Ctrl-C, 143 by SIGTERM.

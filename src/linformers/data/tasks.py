@@ -1,7 +1,7 @@
 """Classification and regression tasks: the named ones, and any file of labelled texts, made ready by stated rules."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -134,21 +134,34 @@ class Task:
         return {"train": self.train, "validation": self.validation, **({"test": self.test} if self.test else {})}
 
 
-def prepare_task(sources: TaskSources, rejects: Rejects, progress: ReadProgress | None = None) -> Task:
+Reader = Callable[[Path, Columns, Rejects, ReadProgress | None], list[Example]]
+
+
+def prepare_task(
+    sources: TaskSources, rejects: Rejects, progress: ReadProgress | None = None, reader: Reader | None = None
+) -> Task:
     """Read, check, split; see ``tasks_rules`` for the rules.
+
+    Args:
+        sources: of the rows.
+        rejects: for those that are unusable.
+        progress: is told of rows.
+        reader: of files that hold no text; None = ``read_examples``.
 
     Raises:
         ValueError: no such task or column, too few rows or classes, or too many bad rows.
         FileNotFoundError: a file is not there.
     """
-    named = TASKS.get(sources.task)
-    if named is None and file_format(Path(sources.task)) is None:
+    named = TASKS.get(sources.task) if reader is None else None
+    if named is None and reader is None and file_format(Path(sources.task)) is None:
         raise ValueError(
             f"task={sources.task!r} is neither one of {', '.join(TASKS)} nor a .jsonl, .csv, .tsv or .parquet file."
             f"{closest(sources.task, TASKS)}"
         )
 
     def read(path: str, quoted: bool = True) -> list[Example]:
+        if reader is not None:
+            return reader(Path(path), sources.columns, rejects, progress)
         return read_examples(Path(path), sources.columns, rejects, progress, quoted=quoted)
 
     def own(which: str) -> tuple[str, list[Example]]:

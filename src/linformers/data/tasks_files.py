@@ -1,9 +1,10 @@
 """Labelled examples out of JSONL, CSV and Parquet files, with the file and line that each comes from."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -56,11 +57,17 @@ class Columns:
 class Example:
     """One labelled text, or pair of texts, and where it stands (line, or row of a Parquet file, from 1)."""
 
+    noun: ClassVar[str] = "text"  # what two of them have in common
     file: str
     line: int
     text: str
     pair: str | None
     label: Any
+
+    @property
+    def shown(self) -> str:
+        """The file, without the folders of this machine."""
+        return os.path.basename(self.file)
 
     @property
     def texts(self) -> tuple[str, ...]:

@@ -113,7 +113,9 @@ def drop_conflicts(examples: list[Example], kind: Kind, rejects: Rejects) -> lis
             kept.append(example)
             continue
         shown = " and ".join(sorted("+".join(names) or "none" for names in labels)[:3])
-        rejects.leave_out(example.file, example.line, f"conflict: the same text has the labels {shown}", example.text)
+        rejects.leave_out(
+            example.file, example.line, f"conflict: the same {example.noun} has the labels {shown}", example.text
+        )
     return kept
 
 
@@ -126,7 +128,7 @@ def drop_leaks(examples: list[Example], held_out: Sequence[Example], name: str, 
         if twin is None:
             kept.append(example)
         else:
-            reason = f"duplicate: the same text is in the {name} set ({twin.file}:{twin.line})"
+            reason = f"duplicate: the same {example.noun} is in the {name} set ({twin.file}:{twin.line})"
             rejects.leave_out(example.file, example.line, reason, example.text)
     return kept
 

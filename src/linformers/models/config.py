@@ -55,7 +55,8 @@ class LinformerConfig(PreTrainedConfig):
         layer_norm_eps: Epsilon of the layer norms.
         classifier_dropout: Dropout before classifiers; None = ``hidden_dropout_prob``.
         classifier_activation: Activation inside sequence classifiers, by transformers' name.
-        classifier_pooling: What sequence classifiers read: ``cls`` (the first token) or ``mean`` (of kept tokens).
+        classifier_pooling: What sequence classifiers read: ``cls`` (the first token), ``mean`` (of kept tokens), or of
+            images ``prefix`` (all prefix tokens, side by side).
         norm_position: ``post`` (RoBERTa) or ``pre`` (with a final norm).
         attention_type: ``linformer``, ``kfree``, ``softmax``, or ``none`` (no attention sublayer: the control of
             experiments); one for all layers or one per layer.
@@ -105,7 +106,7 @@ class LinformerConfig(PreTrainedConfig):
     tie_word_embeddings: bool = True
     classifier_dropout: float | int | None = None
     classifier_activation: str = "tanh"
-    classifier_pooling: Literal["cls", "mean"] = "cls"
+    classifier_pooling: Literal["cls", "mean", "prefix"] = "cls"
     norm_position: Literal["post", "pre"] = "post"
     attention_type: str | list[str] | tuple[str, ...] = "linformer"
     projected_dim: int | None | list[int | None] | tuple[int | None, ...] = 256
@@ -139,6 +140,8 @@ class LinformerConfig(PreTrainedConfig):
                     "the input is cut into: leave it out."
                 )
             self.max_position_embeddings = tokens
+        if self.classifier_pooling == "prefix" and self.image_size is None:
+            raise ValueError("classifier_pooling='prefix' is for images (image_size): use 'cls' or 'mean'.")
         self._check_fields()
 
     def _check_fields(self) -> None:

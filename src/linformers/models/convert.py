@@ -1,10 +1,11 @@
 """Linearise: turn a trained encoder with softmax attention into a Linformer with its weights."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.configuration_utils import PreTrainedConfig
 
@@ -12,24 +13,32 @@ from linformers.attention import LinformerAttention
 from linformers.attention.checks import check_choice, check_int
 from linformers.attention.projection import LinearProjection
 from linformers.attention.sharing import per_layer
-from linformers.models import heads, text
+from linformers.models import audio, heads, text, vision
 from linformers.models.config import LinformerConfig
-from linformers.models.convert_families import FAMILIES, Family
+from linformers.models.convert_families import Family
 from linformers.models.convert_fit import fit_projections
 from linformers.models.convert_load import head_of, load_teacher, load_tokenizer, longest_input, name_of
+from linformers.models.convert_patches import ALL_FAMILIES
 from linformers.models.resize import Positions
 from linformers.models.text import LinformerPreTrainedModel
 
 PROJECTION_INITS = ("pooling", "random", "fit")
 
+_ENCODERS: dict[str, type[LinformerPreTrainedModel]] = {
+    "text": text.LinformerModel,
+    "image": vision.LinformerImageModel,
+    "audio": audio.LinformerAudioModel,
+}
 _OURS: dict[str, type[LinformerPreTrainedModel]] = {
-    "Model": text.LinformerModel,
     "ForMaskedLM": text.LinformerForMaskedLM,
     "ForPreTraining": text.LinformerForMaskedLM,
     "ForSequenceClassification": heads.LinformerForSequenceClassification,
     "ForTokenClassification": heads.LinformerForTokenClassification,
     "ForQuestionAnswering": heads.LinformerForQuestionAnswering,
     "ForMultipleChoice": heads.LinformerForMultipleChoice,
+    "ForImageClassification": vision.LinformerForImageClassification,
+    "ForImageClassificationWithTeacher": vision.LinformerForImageClassification,
+    "ForAudioClassification": audio.LinformerForAudioClassification,
 }
 _SAME_NAME = (
     "vocab_size",
@@ -52,6 +61,14 @@ _SAME_NAME = (
     "id2label",
     "label2id",
 )
+_OF_PATCHES = (
+    "image_size",
+    "num_channels",
+    "patch_size",
+    "patch_stride",
+    "audio_length",
+    "num_mel_bins",
+)
 
 
 def linearise(
@@ -71,7 +88,9 @@ def linearise(
     tokenizer: Any = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> LinformerPreTrainedModel:
-    """Give a BERT, RoBERTa, XLM-R, DistilBERT or ELECTRA encoder attention that is linear in sequence length.
+    """Give a trained encoder attention that is linear in sequence length.
+
+    It may be a BERT, RoBERTa, XLM-R, DistilBERT or ELECTRA, of images a ViT or DeiT, of audio an AST.
 
     The result has the teacher's weights and head. With ``mean_pool`` it computes what the teacher computes wherever a
     text has at most ``projected_dim`` tokens beside the global ones; longer texts are approximated, the better the more
@@ -80,13 +99,14 @@ def linearise(
     Args:
         model_or_path: a model of transformers, or a folder (or hub name) that holds one as safetensors.
         projected_dim: slots, k; one for all layers or one per layer (None = softmax attention there).
-        max_length: longest sequence of the result, in tokens; None = the teacher's.
+        max_length: longest sequence of the result, in tokens; None = the teacher's, as for images and audio.
         projection_kind: ``mean_pool``, ``max_pool``, ``linear`` or ``conv``.
         projection_sharing: ``none``, ``headwise``, ``key_value`` or ``layerwise``.
         projection_init: how linear and convolutional projections start: as ``pooling``, at ``random`` (linear only),
             or as ``pooling`` and then ``fit`` to the teacher's attention on ``texts``.
         local_window: exact neighbours on each side, in Linformer layers.
-        global_tokens: tokens at the start that all see and that see all, in Linformer layers.
+        global_tokens: tokens at the start that all see and that see all, in Linformer layers; 2 suits DeiT and AST,
+            which have two before the patches.
         softmax_layers: layers that keep softmax attention; negative ones count from the last.
         positions: how the position table grows beyond the teacher's, ``tile`` or ``interpolate``.
         attention_type: of the other layers: ``linformer``, ``kfree`` or ``softmax``.
@@ -107,13 +127,14 @@ def linearise(
     check_choice("positions", positions, get_args(Positions))
     check_choice("attention_type", attention_type, ("linformer", "kfree", "softmax"))
     _check_init(projection_init, projection_kind, attention_type, texts)
-    if isinstance(model_or_path, str | Path):
-        teacher = load_teacher(model_or_path)
-        tokenizer = tokenizer or load_tokenizer(model_or_path)
-    else:
-        teacher = model_or_path
+    is_path = isinstance(model_or_path, str | Path)
+    teacher = load_teacher(model_or_path, ALL_FAMILIES) if is_path else model_or_path
     head = head_of(teacher)
-    family = FAMILIES[teacher.config.model_type]
+    family = ALL_FAMILIES[teacher.config.model_type]
+    if family.modality != "text":
+        _check_patches(teacher.config.model_type, projection_init, max_length)
+    elif is_path:
+        tokenizer = tokenizer or load_tokenizer(model_or_path)
     if projection_init == "fit" and tokenizer is None:
         raise ValueError("projection_init='fit' needs the model's tokenizer, and there is none: give tokenizer=...")
 
@@ -138,7 +159,7 @@ def linearise(
             config.bos_token_id = tokenizer.cls_token_id
         if config.eos_token_id is None:
             config.eos_token_id = tokenizer.sep_token_id
-    student = _OURS[head](config)
+    student = (_ENCODERS[family.modality] if head == "Model" else _OURS[head])(config)
     _copy_weights(teacher, student, family, head)
     student.to(teacher.device, teacher.dtype)  # type: ignore[arg-type]  (a decorator hides the signature)
     student.eval()
@@ -173,6 +194,16 @@ def _check_init(projection_init: str, kind: str, attention_type: str, texts: Seq
         raise ValueError(f"projection_init='random' needs projection_kind='linear', not {kind!r}.")
 
 
+def _check_patches(model_type: str, projection_init: str, max_length: int | None) -> None:
+    if projection_init == "fit":
+        raise ValueError(f"projection_init='fit' reads texts, but a {model_type} has none: use 'pooling'.")
+    if max_length is not None:
+        raise ValueError(
+            f"max_length={max_length} is for text, but a {model_type} has a grid of patches: leave it out. Images of "
+            "other sizes go after resize_image_size."
+        )
+
+
 def _layer_numbers(softmax_layers: Sequence[int], layers: int) -> set[int]:
     for layer in softmax_layers:
         check_int("softmax_layers", layer, minimum=-layers)
@@ -183,10 +214,20 @@ def _layer_numbers(softmax_layers: Sequence[int], layers: int) -> set[int]:
 
 def _settings(config: PreTrainedConfig, family: Family, head: str) -> dict[str, Any]:
     """Fields of our configuration from theirs."""
-    settings = {name: getattr(config, family.fields.get(name, name), None) for name in _SAME_NAME}
+    is_text, settings = family.modality == "text", dict[str, Any]()
+    for name in _SAME_NAME if is_text else (*_SAME_NAME, *_OF_PATCHES):
+        theirs = family.fields.get(name, name)
+        if isinstance(theirs, tuple):
+            settings[name] = tuple(getattr(config, one) for one in theirs)
+        elif is_text or hasattr(config, theirs):
+            settings[name] = getattr(config, theirs, None)
     settings |= family.constants
     if settings["id2label"] is None:
         del settings["id2label"], settings["label2id"]
+    if not is_text:
+        settings["num_prefix_tokens"] = len(family.prefix_tokens)
+        several = any(isinstance(theirs, tuple) for theirs in family.heads[head].values())
+        settings["classifier_pooling"] = "prefix" if several else "cls"
     activation = family.classifier_activation.get(head, "tanh")
     if activation.startswith("<"):
         activation = getattr(config, activation.strip("<>")) or "linear"
@@ -204,13 +245,21 @@ def _copy_weights(teacher: Any, student: LinformerPreTrainedModel, family: Famil
         if inner.startswith("encoder.projections.") or name in tied:
             continue
         module, _, weight = name.rpartition(".")
-        if module in modules:
-            source = whole[f"{modules[module]}.{weight}"]
-        elif (theirs := family.source(inner)) is not None:
+        if inner == "embeddings.prefix_tokens":
+            source = torch.cat([base[f"embeddings.{token}"][0] for token in family.prefix_tokens])
+        elif family.modality != "text" and inner == "embeddings.position_embeddings.weight":
+            source = base["embeddings.position_embeddings"][0]
+        elif module in modules:
+            source = _of_modules(whole, modules[module], weight)
+        elif (theirs := family.source(inner)) in base:
             source = base[theirs]
-        else:  # DistilBERT has no token types
+        elif theirs is None or weight == "bias":  # DistilBERT has no token types, a ViT may have no biases of queries
             target.zero_()
             continue
+        else:
+            raise ValueError(
+                f"the {type(teacher).__name__} has no weight {theirs}: use a newer release of transformers."
+            )
         if inner == "embeddings.position_embeddings.weight":  # RoBERTa's first rows are for padding
             source = source[len(source) - longest_input(teacher) :]
         if source.shape != target.shape:
@@ -219,6 +268,14 @@ def _copy_weights(teacher: Any, student: LinformerPreTrainedModel, family: Famil
                 "config: correct config.json."
             )
         target.copy_(source)
+
+
+def _of_modules(weights: Mapping[str, Tensor], modules: str | tuple[str, ...], weight: str) -> Tensor:
+    """A weight of theirs, or that of the average of several classifiers; see ``Names``."""
+    if isinstance(modules, str):
+        return weights[f"{modules}.{weight}"]
+    parts = torch.stack([weights[f"{module}.{weight}"] for module in modules]) / len(modules)
+    return parts.transpose(0, 1).flatten(1) if weight == "weight" else parts.sum(0)
 
 
 @torch.no_grad()

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-Names = Mapping[str, str]  # a module of ours -> the module of theirs that holds its weights
+# A module of ours -> the module of theirs that holds its weights. Several: of a classifier, theirs that read one prefix
+# token each and are averaged, which is one that reads all of them.
+Names = Mapping[str, str | tuple[str, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,7 +14,8 @@ class Family:
     """One architecture.
 
     Args:
-        fields: our configuration's fields -> theirs, where the names differ.
+        modality: what it reads.
+        fields: our configuration's fields -> theirs (or several, as a tuple), where the names differ.
         constants: fields of ours that are fixed in their code.
         embeddings: modules of the base model before the layers.
         layers: their prefix of a layer, with ``{}`` for its index.
@@ -20,16 +23,19 @@ class Family:
         heads: modules on top of the base model, by what follows the family's name in theirs.
         classifier_activation: of their sequence classifier; a name in angle brackets is a field of their config.
         head_activation: of their masked-LM head; None = that of the feed-forward layers.
+        prefix_tokens: their learned tokens before the patches.
     """
 
-    embeddings: Names
+    modality: Literal["text", "image", "audio"] = "text"
+    embeddings: Mapping[str, str]
     layers: str
-    layer: Names
+    layer: Mapping[str, str]
     heads: Mapping[str, Names]
-    fields: Mapping[str, str] = field(default_factory=dict)
+    fields: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
     constants: Mapping[str, Any] = field(default_factory=dict)
     classifier_activation: Mapping[str, str] = field(default_factory=dict)
     head_activation: str | None = None
+    prefix_tokens: tuple[str, ...] = ()
 
     def source(self, name: str) -> str | None:
         """Name in their base model of a weight of our base model, None where they have none."""

@@ -1,15 +1,19 @@
 """Load the model to convert, and refuse what cannot be converted, with the reason."""
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoModelForAudioClassification,
+    AutoModelForImageClassification,
     AutoModelForMaskedLM,
     AutoModelForMultipleChoice,
     AutoModelForQuestionAnswering,
@@ -19,10 +23,12 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.configuration_utils import PreTrainedConfig
-from transformers.utils import logging
+from transformers.utils import FEATURE_EXTRACTOR_NAME, logging
+from transformers.utils.hub import cached_file
 
 from linformers.attention.checks import closest
-from linformers.models.convert_families import FAMILIES
+from linformers.models.convert_families import FAMILIES, Family
+from linformers.models.convert_patches import ALL_FAMILIES
 
 AUTO: dict[str, Any] = {
     "Model": AutoModel,
@@ -31,13 +37,20 @@ AUTO: dict[str, Any] = {
     "ForTokenClassification": AutoModelForTokenClassification,
     "ForQuestionAnswering": AutoModelForQuestionAnswering,
     "ForMultipleChoice": AutoModelForMultipleChoice,
+    "ForImageClassification": AutoModelForImageClassification,
+    "ForImageClassificationWithTeacher": AutoModelForImageClassification,
+    "ForAudioClassification": AutoModelForAudioClassification,
 }
 
 
-def load_teacher(path: str | Path) -> PreTrainedModel:
+def load_teacher(path: str | Path, families: Mapping[str, Family] = FAMILIES) -> PreTrainedModel:
     """Load a model that can be converted, with the head it was saved with.
 
     Weights are read as safetensors only, and no code of the folder is run.
+
+    Args:
+        path: a folder, or a name on the hub.
+        families: to choose from; those of text.
 
     Raises:
         OSError: no such model, no safetensors in it, or a file that is damaged.
@@ -48,7 +61,7 @@ def load_teacher(path: str | Path) -> PreTrainedModel:
     with reading(path):
         settings, _ = PreTrainedConfig.get_config_dict(path)
     model_type = settings.get("model_type")
-    _check_family(model_type, str(path))
+    _check_family(model_type, str(path), families)
     code = [name for name in settings.get("auto_map", {}) if name.startswith(("AutoConfig", "AutoModel"))]
     if code:
         raise ValueError(
@@ -86,6 +99,24 @@ def load_tokenizer(path: str | Path) -> Any | None:
         return None
     with reading(path, "the tokenizer of "):
         return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+
+
+def load_processor(path: str | Path) -> dict[str, Any] | None:
+    """Settings of the image processor or feature extractor beside the weights; None where there are none.
+
+    Raises:
+        OSError: they cannot be read.
+        ValueError: they name code of their own.
+    """
+    with reading(path, "the processor of "):
+        file = cached_file(str(path), FEATURE_EXTRACTOR_NAME, _raise_exceptions_for_missing_entries=False)
+        settings = None if file is None else dict(json.loads(Path(file).read_text(encoding="utf-8")))
+    if settings and "auto_map" in settings:
+        raise ValueError(
+            f"{path}/{FEATURE_EXTRACTOR_NAME}: auto_map names code of the processor's own, which is never run here. "
+            "Delete auto_map from a copy of the folder, with one of transformers' processors in its place."
+        )
+    return settings
 
 
 @contextmanager
@@ -127,8 +158,8 @@ def head_of(teacher: Any) -> str:
             f"the model to convert must be a path or a model of transformers, got {type(teacher).__name__}."
         )
     config, name = teacher.config, type(teacher).__name__
-    _check_family(config.model_type, name)
-    heads = FAMILIES[config.model_type].heads
+    _check_family(config.model_type, name, ALL_FAMILIES)
+    heads = ALL_FAMILIES[config.model_type].heads
     head = _suffix(name)
     if head not in heads:
         raise ValueError(f"cannot convert a {name}: its head must be one of {', '.join(heads)}.")
@@ -148,19 +179,22 @@ def name_of(model_or_path: PreTrainedModel | str | Path) -> str:
 
 def longest_input(model: PreTrainedModel) -> int:
     """Tokens that an encoder can read; RoBERTa and its kin keep the first rows of the position table for padding."""
+    patches = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
+    if isinstance(patches, nn.Parameter):  # ViT and its kin
+        return patches.shape[1]
     tables = (module for name, module in model.named_modules() if name.endswith("position_embeddings"))
     padding = getattr(next(tables, None), "padding_idx", None)
     reserved = 0 if padding is None else padding + 1
     return getattr(model.config, "max_position_embeddings", 512) - reserved
 
 
-def _check_family(model_type: Any, where: str) -> None:
+def _check_family(model_type: Any, where: str, families: Mapping[str, Family]) -> None:
     if model_type == "linformer":
         raise ValueError(f"{where} is a Linformer already; resize_max_length(n) makes it take longer sequences.")
-    if model_type not in FAMILIES:
+    if model_type not in families:
         raise ValueError(
-            f"{where}: cannot convert model_type={model_type!r}; known are {', '.join(FAMILIES)}."
-            f"{closest(str(model_type), FAMILIES)}"
+            f"{where}: cannot convert model_type={model_type!r}; known are {', '.join(families)}."
+            f"{closest(str(model_type), families)}"
         )
 
 
@@ -177,7 +211,7 @@ def _check_config(config: PreTrainedConfig, head: str) -> None:
     if getattr(config, "embedding_size", config.hidden_size) != config.hidden_size:
         refuse("embedding_size", f"it must equal hidden_size={config.hidden_size}, as in ELECTRA base and large")
     act = getattr(config, "hidden_act", None)
-    expected = FAMILIES[config.model_type].head_activation
+    expected = ALL_FAMILIES[config.model_type].head_activation
     if head == "ForMaskedLM" and expected is not None and act != expected:
         refuse("hidden_act", f"its masked-LM head uses {expected!r}, and a Linformer has one activation for both")
     if head == "ForQuestionAnswering" and config.num_labels != 2:

@@ -56,8 +56,11 @@ def patch_grid(config: Any) -> PatchGrid | None:
         raise ValueError("image_size and audio_length contradict each other: give the one of the model's inputs.")
     check_int("num_channels", config.num_channels)
     check_int("num_prefix_tokens", config.num_prefix_tokens, minimum=0)
-    if config.classifier_pooling == "cls" and not config.num_prefix_tokens:
-        raise ValueError("num_prefix_tokens=0 leaves nothing for classifier_pooling='cls': use 'mean', or 1 token.")
+    if config.classifier_pooling != "mean" and not config.num_prefix_tokens:
+        pooling = config.classifier_pooling
+        raise ValueError(
+            f"num_prefix_tokens=0 leaves nothing for classifier_pooling={pooling!r}: use 'mean', or 1 token."
+        )
     waveform = audio and config.num_mel_bins is None
     if audio:
         for name in ("audio_length",) if waveform else ("audio_length", "num_mel_bins"):

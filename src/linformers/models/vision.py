@@ -67,7 +67,8 @@ class LinformerForImageClassification(LinformerPatchModel):
         super().__init__(config)
         self.linformer = LinformerImageModel(config)
         self.dropout = classifier_dropout(config)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels or 1)
+        read = config.num_prefix_tokens if config.classifier_pooling == "prefix" else 1
+        self.classifier = nn.Linear(read * config.hidden_size, config.num_labels or 1)
         self.post_init()
 
     @torch.no_grad()
@@ -112,7 +113,10 @@ class LinformerForImageClassification(LinformerPatchModel):
             return_dict=True,
         )
         x = outputs.last_hidden_state
-        pooled = x[:, 0] if self.config.classifier_pooling == "cls" else x.mean(1)
+        if self.config.classifier_pooling == "mean":
+            pooled = x.mean(1)
+        else:
+            pooled = x[:, : self.classifier.in_features // x.shape[2]].flatten(1)
         logits = self.classifier(self.dropout(pooled))
         loss = None
         if labels is not None:

@@ -17,6 +17,7 @@ from linformers.data.folders import write_folder
 from linformers.data.progress import ReadProgress
 from linformers.data.rejects import Rejects
 from linformers.data.tasks import Task, TaskSources, prepare_task, splits_json
+from linformers.models.convert_load import AUTO, longest_input
 from linformers.report.environment import describe_environment
 from linformers.report.plots import plot_confusion, save_png
 from linformers.training import tensors
@@ -24,6 +25,7 @@ from linformers.training.arguments import training_arguments
 from linformers.training.checkpoints import Checkpoints
 from linformers.training.classify_card import model_card
 from linformers.training.classify_data import EncodedPart, LengthBatches, PadInputs
+from linformers.training.classify_media import Media, MediaPart
 from linformers.training.classify_model import choose_max_length, load_model, load_teacher
 from linformers.training.classify_results import KIND, PREDICTIONS, SayMetrics, conclude, summary, write_predictions
 from linformers.training.classify_settings import PLAN, FinetuneSettings
@@ -45,6 +47,7 @@ from linformers.training.run_folder import (
 )
 from linformers.training.stopping import StopEarly, StopOnSignal, is_over, say_stopped
 
+HEADS = {"text": "ForSequenceClassification", "image": "ForImageClassification", "audio": "ForAudioClassification"}
 REJECTS, SPLITS, CONFUSION = "rejects.jsonl", "splits.json", "confusion_matrix.png"
 
 
@@ -82,14 +85,20 @@ class _Job:
         """Prepare, train, publish."""
         settings = self.settings
         self.checkpoints.tidy()
+        self.media = None if settings.modality == "text" else Media(settings.modality, settings.model)
         self.task = task = self._read()
         set_seed(settings.seed)  # of a new classifier
-        model, new_head = load_model("model", settings.model, task)
-        self.tokenizer = load_tokenizer("model", settings.model)
-        self.max_length = choose_max_length(settings.max_length, model, self.tokenizer)
+        model, new_head = load_model("model", settings.model, task, AUTO[HEADS[settings.modality]])
+        if self.media is None:
+            self.processor: Any = load_tokenizer("model", settings.model)
+            self.max_length = choose_max_length(settings.max_length, model, self.processor)
+            self.collate: Any = PadInputs(self.processor)
+        else:
+            self.processor, self.max_length, self.collate = self.media.processor, longest_input(model), self.media
+            self.media.tokens = self.max_length
         teacher = None
         if settings.teacher is not None:
-            teacher = load_teacher(settings.teacher, model, self.tokenizer, self.max_length)
+            teacher = load_teacher(settings.teacher, model, self.processor, self.max_length)
         self.parts = self._encode()
         if not self.folder.begun:
             self.folder.write(SPLITS, splits_json(task))
@@ -127,7 +136,7 @@ class _Job:
         (self.path / REJECTS).unlink(missing_ok=True)  # of a start that failed
         rejects = Rejects(path=self.path / REJECTS, max_share=settings.max_reject_share)
         with rejects, ReadProgress(self.console, "reading", unit="rows") as progress:
-            task = prepare_task(sources, rejects, progress)
+            task = prepare_task(sources, rejects, progress, None if self.media is None else self.media.read)
         for name, part in task.parts.items():
             self.console.print(f"{name}: {len(part):,} rows ({part.source})", highlight=False, soft_wrap=True)
         if task.reasons:
@@ -135,8 +144,9 @@ class _Job:
             self.console.print(f"left out: {counts}; see {rejects.path}", highlight=False, soft_wrap=True)
         return task
 
-    def _encode(self) -> dict[str, EncodedPart]:
-        with ReadProgress(self.console, "tokenising", unit="rows") as progress:
+    def _encode(self) -> dict[str, EncodedPart | MediaPart]:
+        title = "tokenising" if self.media is None else "measuring lengths"
+        with ReadProgress(self.console, title, unit="rows") as progress:
             total = sum(map(len, self.task.parts.values()))
 
             def seen(rows: int) -> None:
@@ -144,7 +154,10 @@ class _Job:
                 progress.add(rows)
 
             parts = {
-                name: EncodedPart(part, self.tokenizer, self.max_length, seen) for name, part in self.task.parts.items()
+                name: EncodedPart(part, self.processor, self.max_length, seen)
+                if self.media is None
+                else MediaPart(part, self.media, seen)
+                for name, part in self.task.parts.items()
             }
         digest = hashlib.sha256(b"".join(part.fingerprint() for part in parts.values()))
         self.fingerprint = digest.hexdigest()[:16]
@@ -186,7 +199,8 @@ class _Job:
     def _train(self, model: Any, teacher: Any, checkpoint: str | None, signals: StopOnSignal) -> TrainerState:
         settings, train = self.settings, self.parts["train"]
         steps = self.arguments.max_steps
-        progress = TrainProgress(self.console, "training", round(train.lengths.mean() * settings.batch_size))
+        per_step = round(train.lengths.mean() * settings.batch_size)
+        progress = TrainProgress(self.console, "training", per_step, unit=train.unit)
         callbacks: list[Any] = [progress, SayMetrics(self.console, self._main_metric()[0])]
         if settings.early_stopping is not None:
             callbacks.append(StopEarly(steps, settings.early_stopping, *self._main_metric()))
@@ -198,7 +212,7 @@ class _Job:
             train=train,
             evaluation=self.parts["validation"],
             batches=LengthBatches(train.lengths, settings.batch_size, steps, settings.seed),
-            collate=PadInputs(self.tokenizer),
+            collate=self.collate,
             checkpoints=self.checkpoints,
             best=self.path / "best",
             measure_start=teacher is not None,  # a student starts near its teacher, and should not end further off
@@ -237,11 +251,12 @@ class _Job:
         model.to(self.arguments.device)
         with ReadProgress(self.console, "measuring", unit="rows") as progress:
             size, encoded = self.settings.evaluation_batch_size, self.parts[self.task.reported]
-            logits = predict_logits(model, encoded, PadInputs(self.tokenizer), size, progress)
+            logits = predict_logits(model, encoded, self.collate, size, progress)
         scores = probabilities(logits, self.task.kind)
         results = summary(self.task, self.parts, state, best, last, scores) | {
             "parameters": self.parameters,
             "max_length": self.max_length,
+            "grey": self.media is not None and self.media.mode == "L",
             "fingerprint": self.fingerprint,
             "environment": describe_environment(self.arguments.device),
         }
@@ -249,7 +264,7 @@ class _Job:
         def write(target: Path) -> None:
             for name in (tensors.WEIGHTS, "config.json"):
                 shutil.copyfile(best / name, target / name)
-            self.tokenizer.save_pretrained(target)
+            self.processor.save_pretrained(target)
             for name in (PLAN, RUN):
                 shutil.copyfile(self.path / name, target / name)
             if self.task.kind == "single_label":

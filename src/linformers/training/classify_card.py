@@ -8,10 +8,20 @@ from linformers.training.classify_settings import FinetuneSettings
 from linformers.training.metrics import LABELS
 
 PROBLEMS = {
-    "single_label": "one class for each text",
-    "multi_label": "any number of classes for each text",
-    "regression": "a number for each text",
+    "single_label": "one class for each",
+    "multi_label": "any number of classes for each",
+    "regression": "a number for each",
 }
+NOUNS = {"text": "text", "image": "image", "audio": "recording"}
+EXAMPLES = {"text": "A text.", "image": "image.png", "audio": "recording.wav"}
+# transformers' pipeline makes RGB of every image.
+GREY = """from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+processor = AutoImageProcessor.from_pretrained("this folder")
+model = AutoModelForImageClassification.from_pretrained("this folder")
+inputs = processor(Image.open("image.png").convert("L"), return_tensors="pt")
+model.config.id2label[int(model(**inputs).logits.argmax())]"""
 
 
 def model_card(settings: FinetuneSettings, results: dict[str, Any]) -> str:
@@ -21,10 +31,16 @@ def model_card(settings: FinetuneSettings, results: dict[str, Any]) -> str:
         settings: of the run.
         results: what ``results.json`` holds.
     """
+    noun, pipeline = NOUNS[settings.modality], f"{settings.modality}-classification"
+    use = f"""from transformers import pipeline
+
+pipeline("{pipeline}", model="this folder")("{EXAMPLES[settings.modality]}")"""
+    if results.get("grey"):
+        use = GREY
     header = {
         "library_name": "linformers",
-        "pipeline_tag": "text-classification",
-        "tags": ["linformer", "text-classification", "long-documents"],
+        "pipeline_tag": pipeline,
+        "tags": ["linformer", pipeline, *(["long-documents"] if noun == "text" else [])],
     }
     task, parts = results["task"], results["parts"]
     versions = results["environment"]["versions"]
@@ -59,13 +75,12 @@ def model_card(settings: FinetuneSettings, results: dict[str, Any]) -> str:
 # {_name(settings.output)}: {task["name"]}
 
 {_name(settings.model)}, fine-tuned with [Linformers](https://pypi.org/project/linformers/): {PROBLEMS[task["kind"]]}
-({", ".join(task["classes"])}). {results["parameters"]:,} parameters; inputs up to {results["max_length"]:,} tokens.
+{noun} ({", ".join(task["classes"])}). {results["parameters"]:,} parameters; inputs up to {results["max_length"]:,}
+tokens.
 
 ```python
 import linformers  # teaches transformers this kind of model
-from transformers import pipeline
-
-pipeline("text-classification", model="this folder")("A text.")
+{use}
 ```
 
 ## Data
@@ -74,8 +89,8 @@ pipeline("text-classification", model="this folder")("A text.")
 | --- | --- | ---: | ---: | --- |
 {rows}
 
-Left out: {left_out} (`rejects.jsonl` of the run names them). Texts with contradicting labels, and training texts that
-are also held out, are never trained on.
+Left out: {left_out} (`rejects.jsonl` of the run names them). {noun.capitalize()}s with contradicting labels, and
+training {noun}s that are also held out, are never trained on.
 
 ## Results
 
@@ -100,8 +115,9 @@ All settings are in `finetune.json`. Trained in {results["seconds"] / 60:,.1f} m
 
 ## Limits
 
-- The intervals tell how far other rows of the same kind would move the figures, not how the model does on other texts.
-- It has the errors and biases of its training texts, of their labels and of {_name(settings.model)}.
+- The intervals tell how far other rows of the same kind would move the figures, not how the model does on other
+  {noun}s.
+- It has the errors and biases of its training {noun}s, of their labels and of {_name(settings.model)}.
 - Inputs above {results["max_length"]:,} tokens were cut in training and in these figures.
 """
 

@@ -30,6 +30,8 @@ class EncodedPart(Dataset):
         cut: rows that were too long.
     """
 
+    unit = "tokens"
+
     def __init__(
         self,
         part: Part,
@@ -61,6 +63,11 @@ class EncodedPart(Dataset):
 
     def __getitem__(self, row: int) -> dict[str, Any]:
         return {**{name: ids.tolist() for name, ids in self.inputs[row].items()}, "labels": self.labels[row]}
+
+    @property
+    def tokens(self) -> int:
+        """Of all rows."""
+        return int(self.lengths.sum())
 
     def fingerprint(self) -> bytes:
         """Changes with the texts, their tokens and their labels."""

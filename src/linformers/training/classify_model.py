@@ -14,11 +14,13 @@ from linformers.training.loading import LOCAL, check_pair, reported
 DEFAULT_MAX_LENGTH = 512
 
 
-def load_model(option: str, name: str, task: Task) -> tuple[PreTrainedModel, bool]:
+def load_model(
+    option: str, name: str, task: Task, auto: Any = AutoModelForSequenceClassification
+) -> tuple[PreTrainedModel, bool]:
     """A model for the classes of a task, and whether its classifier is new.
 
     A saved classifier is kept where it has the classes of the task in their order (or none of its own); else a new one
-    takes its place.
+    takes its place. ``auto`` loads it.
 
     Raises:
         ValueError: transformers cannot load it, or it holds no weights for the encoder.
@@ -30,8 +32,8 @@ def load_model(option: str, name: str, task: Task) -> tuple[PreTrainedModel, boo
         config.id2label = dict(enumerate(task.classes))
         config.label2id = {label: index for index, label in enumerate(task.classes)}
         config.problem_type = PROBLEM_TYPES[task.kind]
-        fresh = AutoModelForSequenceClassification.from_config(config, **LOCAL)
-        model, info = AutoModelForSequenceClassification.from_pretrained(
+        fresh = auto.from_config(config, **LOCAL)
+        model, info = auto.from_pretrained(
             name, config=config, use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True, **LOCAL
         )
     base = model.base_model_prefix + "."

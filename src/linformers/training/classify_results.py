@@ -20,6 +20,8 @@ from linformers.data.folders import reports_full_disk
 from linformers.data.tasks import Task
 from linformers.models.convert_families import FAMILIES
 from linformers.training.classify_data import EncodedPart
+from linformers.training.classify_media import MediaPart
+from linformers.training.classify_settings import PLAN
 from linformers.training.metrics import LABELS, estimate, predictions
 from linformers.training.resumable import evaluations_in, losses_in, read_state
 from linformers.training.run_folder import MODEL, RESULTS
@@ -30,7 +32,7 @@ PREDICTIONS = "predictions.parquet"
 
 def summary(
     task: Task,
-    encoded: Mapping[str, EncodedPart],
+    encoded: Mapping[str, EncodedPart | MediaPart],
     state: TrainerState,
     best: Path,
     last: Path,
@@ -40,7 +42,7 @@ def summary(
 
     Args:
         task: with all its parts.
-        encoded: the same as tokens.
+        encoded: the same as a model reads them.
         state: at the end.
         best: folder of the weights.
         last: the last checkpoint.
@@ -66,7 +68,7 @@ def summary(
                 "source": part.source,
                 "rows": len(part),
                 "cut": encoded[name].cut,
-                "tokens": int(encoded[name].lengths.sum()),
+                "tokens": encoded[name].tokens,
                 "labels": _counts(task, part.labels),
             }
             for name, part in task.parts.items()
@@ -86,7 +88,7 @@ def write_predictions(path: Path, task: Task, scores: Float[np.ndarray, "rows cl
         return [[name for name, one in zip(task.classes, row, strict=True) if one] for row in values]
 
     columns = {
-        "file": [os.path.basename(example.file) for example in part.examples],
+        "file": [example.shown for example in part.examples],
         "row": [example.line for example in part.examples],
         "label": named(part.labels),
         "predicted": named(predictions(scores, task.kind)),
@@ -140,12 +142,17 @@ def conclude(results: dict[str, Any], path: Path, console: Console) -> None:
     console.print(table)
     model = path / MODEL
     kind = json.loads((model / "config.json").read_text(encoding="utf-8"))["model_type"]
+    plan = json.loads((model / PLAN).read_text(encoding="utf-8"))
+    task = f"{plan.get('modality', 'text')}-classification"
+    use = f"transformers.pipeline({task!r}, model={str(model)!r})"
+    if results.get("grey"):
+        use = f"read grey images as {model / 'README.md'} shows (transformers' pipeline makes them RGB)"
     convert = ["--model", str(model), "--max-length", "4096", "--output", f"{path}-linear"]
     console.print(
         f"Weights of step {results['best']['step']:,} of {results['steps']:,}, the best on the validation rows; "
         f"{results['seconds']:,.0f} s of training.\n"
         f"Model and card: {model}\nMetrics: {path / RESULTS}; predictions: {path / PREDICTIONS}\n"
-        f"Next: import linformers, then transformers.pipeline('text-classification', model={str(model)!r})"
+        f"Next: import linformers, then {use}"
         + (f"\nFor longer inputs: {shlex.join(['linformers', 'convert', *convert])}" if kind in FAMILIES else ""),
         highlight=False,
         markup=False,

@@ -21,12 +21,14 @@ class FinetuneSettings:
     Args:
         model: folder or hub id of an encoder that transformers loads; weights as safetensors.
         output: folder of the run.
-        task: ``sst2``, ``imdb``, ``qnli``, ``qqp``, or a file of training rows (JSONL, CSV, TSV, Parquet).
+        task: ``sst2``, ``imdb``, ``qnli``, ``qqp``, or a file of training rows (JSONL, CSV, TSV, Parquet); of images or
+            recordings a folder with a subfolder for each class, or a Parquet file.
+        modality: what the rows are: ``text``, ``image`` or ``audio``.
         data: folder with a named task's files; None = the Hugging Face hub.
         extra_train: files with more training rows.
         validation: file of the rows that choose the step; None = set aside from the training rows.
         test: file of the rows that results are reported on; None = a named task's own, else the validation rows.
-        text: column of the text; None = found by itself, as for the next two.
+        text: column of the text, image or recording; None = found by itself, as for the next two.
         pair: column of the second text.
         label: column of the label.
         kind: ``single_label``, ``multi_label`` or ``regression``; None = told by the labels.
@@ -57,6 +59,7 @@ class FinetuneSettings:
     model: str
     output: str
     task: str
+    modality: Literal["text", "image", "audio"] = "text"
     data: str | None = None
     extra_train: tuple[str, ...] = ()
     validation: str | None = None
@@ -106,6 +109,12 @@ class FinetuneSettings:
                 raise ValueError(f"{name}={getattr(self, name)} must be 0 or more")
         if not 0 <= self.warmup_share < 1:
             raise ValueError(f"warmup_share={self.warmup_share} must be at least 0 and below 1")
+        check_choice("modality", self.modality, ("text", "image", "audio"))
+        for name in ("data", "pair", "max_length", "teacher") if self.modality != "text" else ():
+            if getattr(self, name) is not None:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} is for text, not modality={self.modality!r}: leave it out"
+                )
         check_choice("class_weights", self.class_weights, ("none", "balanced"))
         check_choice("device", self.device, ("auto", "cpu"))
         if self.kind is not None:
@@ -128,4 +137,4 @@ class FinetuneSettings:
         """What the settings of another run, at this path, have that is different; its folder is none."""
         before: Any = json.loads(plan.read_text(encoding="utf-8"))
         now: Any = json.loads(self.as_json())
-        return differences({**before, "output": ""}, {**now, "output": ""})
+        return differences({"modality": "text", **before, "output": ""}, {**now, "output": ""})

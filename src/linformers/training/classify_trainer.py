@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from linformers.data.progress import ReadProgress
 from linformers.data.tasks_rules import Kind
 from linformers.training.classify_data import EncodedPart, by_length
+from linformers.training.classify_media import MediaPart
 from linformers.training.distil import Distillation, distillation_loss
 from linformers.training.metrics import measure, probabilities
 from linformers.training.resumable import ResumableTrainer
@@ -86,7 +87,7 @@ def task_loss(
 @torch.no_grad()
 def predict_logits(
     model: PreTrainedModel,
-    data: EncodedPart,
+    data: EncodedPart | MediaPart,
     collate: Callable[[Sequence[Any]], dict[str, Tensor]],
     batch_size: int,
     progress: ReadProgress | None = None,

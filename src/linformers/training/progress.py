@@ -23,9 +23,13 @@ class TrainProgress(TrainerCallback):
         title: name of the run.
         tokens_per_step: tokens that one optimiser step reads.
         every: seconds between plain lines.
+        unit: what it counts instead of tokens.
     """
 
-    def __init__(self, console: Console, title: str, tokens_per_step: int, *, every: float = 10.0) -> None:
+    def __init__(
+        self, console: Console, title: str, tokens_per_step: int, *, every: float = 10.0, unit: str = "tokens"
+    ) -> None:
+        self.unit = unit
         self.console, self.title, self.tokens_per_step, self.every = console, title, tokens_per_step, every
         self.loss: float | None = None  # until the first log
         self.bar: Progress | None = None
@@ -68,7 +72,7 @@ class TrainProgress(TrainerCallback):
         now = time.perf_counter()
         done = max(1, state.global_step - self.first)
         rate = done * self.tokens_per_step / (now - self.started)
-        status = ("" if self.loss is None else f"loss {self.loss:.3f}, ") + f"{rate:,.0f} tokens/s"
+        status = ("" if self.loss is None else f"loss {self.loss:.3f}, ") + f"{rate:,.0f} {self.unit}/s"
         if self.bar is not None:
             self.bar.update(self.task, completed=state.global_step, status=status)
         elif now - self.spoke >= self.every:

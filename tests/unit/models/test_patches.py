@@ -176,7 +176,7 @@ def test_wrong_configurations_are_refused(changes, message):
         ({"input_values": torch.zeros(2, 40, 8, dtype=torch.int)}, TypeError, "feature extractor"),
     ],
 )
-def test_wrong_recordings_are_refused(arguments, error, message):
+def test_wrong_recordings_are_refused(bad_input, arguments, error, message):
     with pytest.raises(error, match=message):
         audio_model()(**arguments)
 

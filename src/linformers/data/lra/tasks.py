@@ -38,7 +38,7 @@ Report = Callable[[float], None]
 class Sequences:
     """Examples of a split."""
 
-    ids: list[Int[np.ndarray, " length"]]
+    ids: list[Int[np.ndarray, " _"]]
     labels: Int[np.ndarray, " examples"]
 
     def __len__(self) -> int:
