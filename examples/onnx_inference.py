@@ -102,6 +102,17 @@ class Model:
         weights = np.exp(logits - logits.max(1, keepdims=True))
         return weights / weights.sum(1, keepdims=True)
 
+    def named(self, scores: np.ndarray) -> dict[str, object]:
+        """One text's value, or its label and the probabilities by label."""
+        if len(scores) == 1:
+            return {"value": float(scores[0])}
+        named = dict(zip(self.labels, map(float, scores), strict=True))
+        several = self.config.get("problem_type") == "multi_label_classification"
+        best = (
+            [name for name, one in named.items() if one >= 0.5] if several else max(named, key=lambda name: named[name])
+        )
+        return {"label": best, "probabilities": {name: round(one, 6) for name, one in named.items()}}
+
     @property
     def labels(self) -> list[str]:
         """Names of the classes."""
@@ -147,19 +158,7 @@ def main() -> None:
             print(json.dumps({"text": text, "size": len(embedding), **shown}, ensure_ascii=False))
         return
     for text, scores in zip(texts, model.probabilities(outputs), strict=True):
-        found: dict[str, object] = {"text": text}
-        if len(scores) == 1:
-            found["value"] = float(scores[0])
-        else:
-            named = dict(zip(model.labels, map(float, scores), strict=True))
-            several = model.config.get("problem_type") == "multi_label_classification"
-            found["label"] = (
-                [name for name, one in named.items() if one >= 0.5]
-                if several
-                else max(named, key=lambda name: named[name])
-            )
-            found["probabilities"] = {name: round(one, 6) for name, one in named.items()}
-        print(json.dumps(found, ensure_ascii=False))
+        print(json.dumps({"text": text, **model.named(scores)}, ensure_ascii=False))
 
 
 if __name__ == "__main__":
