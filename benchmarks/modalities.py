@@ -47,10 +47,10 @@ BASELINES: dict[str, Callable[[], Any]] = {
 
 
 class Images:
-    """Images; in training moved by up to ``shift`` pixels."""
+    """Images of mean 0 and variance 1; in training moved by up to ``shift`` pixels."""
 
     def __init__(self, pixels: np.ndarray, labels: np.ndarray, shift: int) -> None:
-        self.pixels = torch.from_numpy((pixels - pixels.mean()) / pixels.std()).float()[:, None]
+        self.pixels = torch.from_numpy(pixels).float()[:, None]
         self.labels, self.lengths, self.shift = labels, np.full(len(labels), pixels[0].size), shift
 
     def batch(self, rows: list[int], training: bool) -> dict[str, Tensor]:
@@ -117,16 +117,9 @@ def images(which: str) -> tuple[Images, Images]:
     if which == "mnist-tiled":
         pixels = np.tile(np.pad(pixels, ((0, 0), (2, 2), (2, 2))), (1, 2, 2))
     rows = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=0)
-    whole = Images(pixels, labels, shift)  # one scale for both parts
-    parts = [Images.__new__(Images) for _ in rows]
-    for part, some in zip(parts, rows, strict=True):
-        part.pixels, part.labels, part.lengths, part.shift = (
-            whole.pixels[some],
-            labels[some],
-            whole.lengths[some],
-            shift,
-        )
-    return parts[0], parts[1]
+    pixels = (pixels - pixels.mean()) / pixels.std()  # one scale for both parts
+    train, test = (Images(pixels[some], labels[some], shift) for some in rows)
+    return train, test
 
 
 def speech(which: str, data: Path | None) -> tuple[Clips, Clips]:

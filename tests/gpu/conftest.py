@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-# Builders of modules and masks, as the CPU tests use them.
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "attention"))
+# Builders of modules, masks and models, as the CPU tests use them.
+for _name in ("attention", "models"):
+    sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / _name))
 
 
 @pytest.fixture(autouse=True)

@@ -4,41 +4,17 @@ import copy
 
 import pytest
 import torch
+from model_helpers import TINY, VARIANTS, make_batch
 
 import linformers
 from linformers.models import LinformerConfig
 
 pytestmark = pytest.mark.gpu
 
-TINY = {
-    "vocab_size": 120,
-    "hidden_size": 32,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "intermediate_size": 48,
-    "max_position_embeddings": 40,
-    "projected_dim": 8,
-    "hidden_dropout_prob": 0.0,
-    "attention_probs_dropout_prob": 0.0,
-}
-VARIANTS = {
-    "linear": {},
-    "pre_norm": {"norm_position": "pre", "projection_sharing": "layerwise"},
-    "per_head": {"projection_sharing": "none"},
-    "mean_pool_window": {"projection_kind": "mean_pool", "local_window": 3, "global_tokens": 2},
-    "conv": {"projection_kind": "conv"},
-    "per_layer": {"projected_dim": [4, None, 8]},
-    "kfree": {"attention_type": "kfree"},
-    "softmax": {"attention_type": "softmax"},
-}
-
 
 @pytest.fixture
 def batch():
-    """Three sequences of 37, 20 and 1 tokens, padded on the right."""
-    input_ids = torch.randint(5, 120, (3, 37), generator=torch.Generator().manual_seed(0))
-    attention_mask = (torch.arange(37) < torch.tensor([[37], [20], [1]])).long()
-    return {"input_ids": input_ids.where(attention_mask.bool(), 1), "attention_mask": attention_mask}
+    return make_batch()
 
 
 def logits_and_gradients(model, batch, device):

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from linformers.analysis.advise import Advice, advise_projected_dims
 from linformers.data.documents import read_documents
-from linformers.data.folders import write_folder
+from linformers.data.folders import check_output, write_folder
 from linformers.data.progress import ReadProgress
 from linformers.data.rejects import Rejects
 from linformers.data.sources import DocumentUnit, Source
@@ -57,10 +57,7 @@ def run_advise(settings: AdviseSettings, console: Console) -> None:
         OSError: a file that is not there.
     """
     output = Path(settings.output)
-    if output.exists() and not output.is_dir():
-        raise ValueError(f"output={settings.output} is a file; name a folder")
-    if output.is_dir() and any(output.iterdir()) and not (output / ADVICE).is_file():
-        raise ValueError(f"output={settings.output} holds other files; name a new folder")
+    check_output(output, ADVICE)
     model, tokenizer = load_teacher(settings.model), load_tokenizer(settings.model)
     with ReadProgress(console, "measuring", unit="layers of a text") as progress:
 

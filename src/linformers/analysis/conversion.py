@@ -16,7 +16,7 @@ from transformers.utils import FEATURE_EXTRACTOR_NAME
 from linformers.analysis.conversion_card import conversion_card
 from linformers.analysis.fidelity import Fidelity, measure_fidelity
 from linformers.data.documents import read_documents
-from linformers.data.folders import write_folder
+from linformers.data.folders import check_output, write_folder
 from linformers.data.progress import ReadProgress
 from linformers.data.rejects import Rejects
 from linformers.data.sources import Source
@@ -60,7 +60,7 @@ def convert_to_folder(
         ValueError: a model or option that cannot be used, or an output folder of something else.
         OSError: a file that is not there.
     """
-    _check_output(output)
+    check_output(output, CONVERSION)
     texts, fit_texts = read_texts("texts", sources, max_texts), read_texts("fit_texts", fit_sources, max_texts)
     started = time.perf_counter()
     teacher, tokenizer, processor, modality = None, None, None, "text"
@@ -206,11 +206,3 @@ def fidelity_table(fidelity: Fidelity) -> Table:
     for i, layer in enumerate(fidelity.layers):
         table.add_row(str(i or "embeddings"), f"{layer.cosine:.4f}", f"{layer.relative_error:.4f}")
     return table
-
-
-def _check_output(output: Path) -> None:
-    there = next(path for path in (output, *output.parents) if path.exists())
-    if not there.is_dir():
-        raise ValueError(f"output={output}: {there} is a file; name a folder")
-    if output.is_dir() and any(output.iterdir()) and not (output / CONVERSION).is_file():
-        raise ValueError(f"output={output} holds other files; name a new folder")

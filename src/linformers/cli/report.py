@@ -14,6 +14,8 @@ def report(
     For runs of pretrain, finetune, distil, spectrum, advise, benchmark, quickstart and reproduce.
     """
     from linformers.report.runs import write_report
+    from linformers.reproduce.present import document_of
+    from linformers.reproduce.run import KIND
 
-    path = write_report(folder)
+    path = write_report(folder, {KIND: document_of})
     typer.echo(f"Report: {path}\nNext: open it in a browser ({path.absolute().as_uri()})")

@@ -42,6 +42,19 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
+def check_output(output: Path, fact: str) -> None:
+    """Whether ``write_folder`` may put a result there: nothing is, or an earlier one, which has the file ``fact``.
+
+    Raises:
+        ValueError: a file stands there or above, or the folder holds something else.
+    """
+    there = next(path for path in (output, *output.parents) if path.exists())
+    if not there.is_dir():
+        raise ValueError(f"output={output}: {there} is a file; name a folder")
+    if output.is_dir() and any(output.iterdir()) and not (output / fact).is_file():
+        raise ValueError(f"output={output} holds other files; name a new folder")
+
+
 def write_folder(target: Path, write: Callable[[Path], None], *, intact: str = "") -> None:
     """Write a folder in one step, in place of an old one of the same name.
 

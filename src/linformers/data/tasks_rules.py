@@ -13,6 +13,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -22,11 +23,19 @@ from linformers.data.rejects import Rejects
 from linformers.data.tasks_files import Example
 
 Kind = Literal["single_label", "multi_label", "regression"]
-PROBLEM_TYPES = {  # transformers' names
+PROBLEM_TYPES: dict[Kind, str] = {  # transformers' names
     "single_label": "single_label_classification",
     "multi_label": "multi_label_classification",
     "regression": "regression",
 }
+
+
+def kind_of_config(config: Any) -> Kind:
+    """What the outputs of a classifier with this configuration mean."""
+    for kind, name in PROBLEM_TYPES.items():
+        if config.problem_type == name:
+            return kind
+    return "regression" if config.num_labels == 1 else "single_label"
 
 
 def detect_kind(examples: Sequence[Example]) -> Kind:
@@ -62,6 +71,20 @@ def find_classes(examples: Sequence[Example], kind: Kind) -> list[str]:
         return sorted(found, key=int)
     except ValueError:
         return sorted(found)
+
+
+def for_model(examples: list[Example], kind: Kind, classes: Sequence[str], rejects: Rejects) -> list[Example]:
+    """The examples that a trained classifier can be measured on; a file may number its classes.
+
+    Raises:
+        ValueError: too many bad rows.
+    """
+    if kind == "single_label":
+        names = {str(number): name for number, name in enumerate(classes) if str(number) not in classes}
+        examples = [replace(one, label=names.get(class_name(one.label), one.label)) for one in examples]
+    kept = drop_unknown(examples, kind, classes, rejects)
+    rejects.finish()
+    return kept
 
 
 def drop_unknown(examples: list[Example], kind: Kind, classes: Sequence[str], rejects: Rejects) -> list[Example]:

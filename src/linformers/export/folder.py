@@ -19,7 +19,7 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 from linformers.attention.checks import check_choice
 from linformers.data.books import load_books
 from linformers.data.documents import read_documents
-from linformers.data.folders import file_hash, write_folder
+from linformers.data.folders import check_output, file_hash, write_folder
 from linformers.data.progress import ReadProgress
 from linformers.data.rejects import Rejects
 from linformers.data.sources import Source
@@ -77,7 +77,7 @@ def export_onnx(
 
     output, console = Path(output), console or Console(quiet=True)
     check_choice("format", format, FORMATS)
-    _check_output(output)
+    check_output(output, FACTS)
     if format == "onnx" and (texts or task):
         name, value = ("texts", texts[0].path) if texts else ("task", task)
         raise ValueError(f"{name}={value!r} measures int8, and format='onnx' has none: leave it out, or use onnx-int8")
@@ -183,14 +183,6 @@ def _load(name: str) -> tuple[LinformerPreTrainedModel, PreTrainedTokenizerBase]
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.backend_tokenizer.enable_truncation(longest)  # for programs that read tokenizer.json alone
     return built, tokenizer
-
-
-def _check_output(output: Path) -> None:
-    there = next(path for path in (output, *output.parents) if path.exists())
-    if not there.is_dir():
-        raise ValueError(f"output={output}: {there} is a file; name a folder")
-    if output.is_dir() and any(output.iterdir()) and not (output / FACTS).is_file():
-        raise ValueError(f"output={output} holds other files; name a new folder")
 
 
 def _read_texts(sources: Sequence[Source], count: int) -> list[str]:

@@ -1,7 +1,7 @@
 """How far a quantised graph is from its model: on texts, and in the accuracy on labelled rows."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from linformers.data.progress import ReadProgress
 from linformers.data.rejects import Rejects
 from linformers.data.tasks import TASKS, Part, TaskSources, prepare_task
 from linformers.data.tasks_files import Columns, read_examples
-from linformers.data.tasks_rules import PROBLEM_TYPES, Kind, class_name, drop_unknown, encode_labels
+from linformers.data.tasks_rules import Kind, encode_labels, for_model, kind_of_config
 from linformers.export.check import Session, run
 from linformers.models import (
     LinformerForMultipleChoice,
@@ -61,8 +61,7 @@ def kind_of(model: LinformerPreTrainedModel) -> Kind:
     """What the outputs of a classifier mean; choices are scored as values."""
     if isinstance(model, LinformerForMultipleChoice):
         return "regression"
-    names: dict[Any, Kind] = {name: kind for kind, name in PROBLEM_TYPES.items()}  # type: ignore[misc]
-    return names.get(model.config.problem_type, "regression" if model.config.num_labels == 1 else "single_label")
+    return kind_of_config(model.config)
 
 
 def measure_distance(
@@ -162,11 +161,7 @@ def labelled_rows(task: str, data: str | None, model: LinformerPreTrainedModel, 
     if data is not None:
         raise ValueError(f"data={data!r} is the folder of a named task, and task={task!r} is a file: leave it out")
     examples = read_examples(Path(task), Columns(), rejects, progress)
-    if kind == "single_label":  # files that number the classes
-        names = {str(number): name for number, name in enumerate(classes) if str(number) not in classes}
-        examples = [replace(one, label=names.get(class_name(one.label), one.label)) for one in examples]
-    examples = drop_unknown(examples, kind, classes, rejects)
-    rejects.finish()
+    examples = for_model(examples, kind, classes, rejects)
     if not examples:
         raise ValueError(f"task={task!r} has no row that can be used")
     return Part(source=Path(task).name, examples=examples, labels=encode_labels(examples, kind, classes))

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +15,26 @@ REPORT = "report.html"
 Results = dict[str, Any]
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: Path, others: Mapping[str, "Reader"] | None = None) -> Path:
     """Write ``report.html`` into a run's folder.
+
+    Args:
+        folder: of the run.
+        others: readers of further kinds of results, by their kind.
 
     Raises:
         ValueError: it holds no results that we know, or damaged ones.
         OSError: no such folder, or it cannot be written to.
     """
-    html = make_report(folder)
+    html = make_report(folder, others)
     unfinished = folder / f".{REPORT}"
     unfinished.write_text(html, encoding="utf-8")
     return unfinished.replace(folder / REPORT)
 
 
-def make_report(folder: Path) -> str:
+def make_report(folder: Path, others: Mapping[str, "Reader"] | None = None) -> str:
     """The page of a run's folder; see ``write_report``."""
+    readers = READERS | dict(others or {})
     kind, path = _kind_of(folder)
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
@@ -37,9 +42,9 @@ def make_report(folder: Path) -> str:
             kind = "linformers spectrum" if "spectrum" in results else str(results["kind"])
         if kind == "linformers quickstart":
             return page.render(results, page.draw_plots(results))
-        if kind not in READERS:
-            raise ValueError(f"{path} is of kind {kind!r}, which has no report; those that do: {', '.join(READERS)}")
-        return READERS[kind](folder, results).as_html()
+        if kind not in readers:
+            raise ValueError(f"{path} is of kind {kind!r}, which has no report; those that do: {', '.join(readers)}")
+        return readers[kind](folder, results).as_html()
     except (KeyError, TypeError, AttributeError, IndexError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(
             f"{path} is damaged, or of another version ({type(error).__name__}: {error}); run the command that made it "
@@ -318,20 +323,14 @@ def _advise(folder: Path, results: Results) -> Document:
     )
 
 
-def _reproduce(folder: Path, results: Results) -> Document:
-    from linformers.reproduce.present import document_of
-
-    return document_of(folder, results)
-
-
-READERS: dict[str, Callable[[Path, Results], Document]] = {
+Reader = Callable[[Path, Results], Document]
+READERS: dict[str, Reader] = {
     "linformers pretrain": _pretrain,
     "linformers finetune": _finetune,
     "linformers distil": _distil,
     "linformers benchmark": _benchmark,
     "linformers spectrum": _spectrum,
     "linformers advise": _advise,
-    "linformers reproduce": _reproduce,
 }
 
 

@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,11 @@ from jaxtyping import Bool, Float
 from rich.console import Console
 from sklearn.metrics import brier_score_loss, precision_recall_curve, roc_auc_score
 
-from linformers.data.folders import write_folder
+from linformers.data.folders import check_output, write_folder
 from linformers.data.progress import ReadProgress
 from linformers.data.rejects import Rejects
 from linformers.data.tasks_files import Columns, read_examples
-from linformers.data.tasks_rules import class_name, drop_unknown, encode_labels
+from linformers.data.tasks_rules import encode_labels, for_model
 from linformers.models.convert_load import name_of
 from linformers.report.environment import command_line, describe_environment
 from linformers.report.plots import plot_lines, save_png
@@ -63,8 +63,7 @@ def run_calibrate(
         raise ValueError("give one target: precision=0.95 (of what is flagged) or recall=0.95 (of what is there)")
     if not 0 < least <= 1:
         raise ValueError(f"{aim}={least:g} must be a share above 0, at most 1")
-    if output.exists() and not (output / FACTS).is_file():
-        raise ValueError(f"output={output} is there and no calibration; name a new folder")
+    check_output(output, FACTS)
     scorer = Scorer(reading)
     target = _choose_target(target, scorer.network.labels)
     truth, scores, rejected = _score(scorer, labelled, target, Columns(text=text, label=label), console)
@@ -161,11 +160,7 @@ def _score(
     assert kind is not None
     place = labels.index(target)
     examples = read_examples(Path(labelled), columns, rejects)
-    if kind == "single_label":  # files that number the classes
-        names = {str(number): name for number, name in enumerate(labels) if str(number) not in labels}
-        examples = [replace(one, label=names.get(class_name(one.label), one.label)) for one in examples]
-    examples = drop_unknown(examples, kind, labels, rejects)
-    rejects.finish()
+    examples = for_model(examples, kind, labels, rejects)
     truth, scores = [], []
     with ReadProgress(console, "scoring", unit="documents") as progress:
         for start in range(0, len(examples), AT_ONCE):

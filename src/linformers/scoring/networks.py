@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 
 from linformers.data.folders import file_hash
-from linformers.data.tasks_rules import PROBLEM_TYPES, Kind
+from linformers.data.tasks_rules import Kind, kind_of_config
 from linformers.models.convert_load import longest_input, saved_head
 from linformers.scoring.settings import Reading
 from linformers.training.loading import LOCAL, load_tokenizer, reported
@@ -108,8 +108,7 @@ def load_network(reading: Reading) -> Network:
         run = _onnx(folder, facts, reading, classifies, threads)
     else:
         run = _torch(model, classifies, reading.embeddings or not classifies, device)
-    kinds: dict[Any, Kind] = {name: kind for kind, name in PROBLEM_TYPES.items()}  # type: ignore[misc]
-    kind = kinds.get(config.problem_type, "regression" if config.num_labels == 1 else "single_label")
+    kind = kind_of_config(config)
     named = classifies and kind != "regression"
     labels = [str(name) for _, name in sorted(config.id2label.items())] if named else []
     if len(set(labels)) < len(labels):

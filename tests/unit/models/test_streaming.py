@@ -2,19 +2,9 @@
 
 import pytest
 import torch
+from model_helpers import VARIANTS
 
 import linformers
-
-VARIANTS = {
-    "linear": {},
-    "pre_norm": {"norm_position": "pre", "projection_sharing": "layerwise"},
-    "per_head": {"projection_sharing": "none"},
-    "mean_pool_window": {"projection_kind": "mean_pool", "local_window": 3, "global_tokens": 2},
-    "conv": {"projection_kind": "conv"},
-    "kfree": {"attention_type": "kfree"},
-    "softmax": {"attention_type": "softmax"},
-    "none": {"attention_type": "none"},
-}
 
 
 def run(config, batch, **options):
