@@ -155,6 +155,14 @@ def test_options_that_cannot_be(work: Path, more: list[str], said: str, capsys: 
     assert not (work / "nothing").exists()
 
 
+def test_a_file_for_the_output_and_an_input_that_is_not_there(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (work / "file").touch()
+    assert run(work, "file") == 1
+    assert "/file is a file; name a folder" in capsys.readouterr().err
+    assert run(work, "nothing", "--input", "not-there.parquet") == 1
+    assert "input=not-there.parquet: no such file or folder" in capsys.readouterr().err
+
+
 def test_ids_jsonl_windows_and_embeddings(work: Path) -> None:
     lines = [{"id": f"n{i}", "label": 1, "text": text} for i, text in enumerate(texts(30))]
     write_jsonl(work / "lines.jsonl", lines)

@@ -42,15 +42,24 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
+def check_no_file(folder: Path, option: str = "output") -> None:
+    """Whether a folder can be there.
+
+    Raises:
+        ValueError: a file stands there, or above.
+    """
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir():
+        raise ValueError(f"{option}={str(folder)!r}: {there} is a file; name a folder")
+
+
 def check_output(output: Path, fact: str) -> None:
     """Whether ``write_folder`` may put a result there: nothing is, or an earlier one, which has the file ``fact``.
 
     Raises:
         ValueError: a file stands there or above, or the folder holds something else.
     """
-    there = next(path for path in (output, *output.parents) if path.exists())
-    if not there.is_dir():
-        raise ValueError(f"output={output}: {there} is a file; name a folder")
+    check_no_file(output)
     if output.is_dir() and any(output.iterdir()) and not (output / fact).is_file():
         raise ValueError(f"output={output} holds other files; name a new folder")
 

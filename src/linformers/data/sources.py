@@ -69,7 +69,7 @@ def file_format(path: Path) -> tuple[str, str | None] | None:
     return kind, compression
 
 
-def find_files(source: Source) -> list[Path]:
+def find_files(source: Source, option: str = "path") -> list[Path]:
     """The files of a source, in a fixed order.
 
     In a folder, hidden files and files of other formats are passed over; a file or a glob that names one is an error.
@@ -85,15 +85,15 @@ def find_files(source: Source) -> list[Path]:
         files = [file for file in seen if file_format(file)]
         if not files:
             raise ValueError(
-                f"path={source.path}: none of its {len(inside)} files is readable; readable are {READABLE}"
+                f"{option}={source.path}: none of its {len(inside)} files is readable; readable are {READABLE}"
             )
         return files
     # A file whose name holds a bracket is taken as it is, before it is taken for a glob.
     files = [path] if path.is_file() else sorted(map(Path, glob.glob(str(path), recursive=True)))
     files = [file for file in files if file.is_file()]
     if not files:
-        raise FileNotFoundError(f"path={source.path}: no such file or folder; check the spelling")
+        raise FileNotFoundError(f"{option}={source.path}: no such file or folder; check the spelling")
     for file in files:
         if file_format(file) is None:
-            raise ValueError(f"path={source.path}: cannot read {file}; readable are {READABLE}")
+            raise ValueError(f"{option}={source.path}: cannot read {file}; readable are {READABLE}")
     return files

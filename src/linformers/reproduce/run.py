@@ -4,7 +4,7 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,7 +16,7 @@ from rich.console import Console
 from transformers.utils import logging
 
 from linformers.attention.checks import check_choice
-from linformers.data.folders import write_folder
+from linformers.data.folders import check_no_file, write_folder
 from linformers.report import words
 from linformers.report.environment import command_line, describe_environment
 from linformers.report.runs import REPORT
@@ -157,14 +157,13 @@ def _opened(output: Path) -> Any:
     Raises:
         ValueError: it is a file, holds something else, or another run is in it.
     """
-    if output.exists() and not output.is_dir():
-        raise ValueError(f"--output {output} is a file; name a folder")
+    check_no_file(output)
     ours = {"cells", "tiny", "texts", "start", INDEX, REPORT, "results.json", ".lock", *TARGETS}
     others = sorted(path.name for path in output.iterdir() if path.name not in ours) if output.is_dir() else []
     others = [name for name in others if not name.startswith((".unfinished-", ".old-", f".{INDEX}", ".results.json"))]
     if others:
         raise ValueError(f"--output {output} holds other files ({', '.join(others[:3])}); name a new folder")
-    made = not output.exists()
+    made = [folder for folder in (output, *output.parents) if not folder.exists()]
     output.mkdir(parents=True, exist_ok=True)
     lock = FileLock(output / ".lock")
     try:
@@ -178,6 +177,9 @@ def _opened(output: Path) -> Any:
         (output / ".lock").unlink(missing_ok=True)
         if made and not (output / "cells").exists():  # nothing was run: as if nothing had happened
             shutil.rmtree(output, ignore_errors=True)
+            for folder in made[1:]:
+                with suppress(OSError):  # something else lies in it by now
+                    folder.rmdir()
 
 
 @contextmanager

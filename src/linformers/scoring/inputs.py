@@ -141,7 +141,7 @@ def _local(pattern: str) -> Iterator[Input]:
     while glob.has_magic(root.name) and not root.exists() or any(glob.has_magic(part) for part in root.parent.parts):
         root = root.parent
     named, root = root.is_file(), root.resolve()
-    for path in find_files(Source(path=pattern)):
+    for path in find_files(Source(path=pattern), "input"):
         stat = path.stat()
         outside = not named and not path.resolve().is_relative_to(root)
         refused = "unreadable: a link that leads out of the folder" if outside else ""

@@ -14,7 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from linformers.data.folders import damage, reports_full_disk
+from linformers.data.folders import check_no_file, damage, reports_full_disk
 from linformers.data.rejects import TooManyRejects
 from linformers.report.environment import command_line
 from linformers.training.checkpoints import Checkpoints
@@ -64,8 +64,7 @@ class Folder:
             ValueError: it is a file, holds other files, or another run.
         """
         name = f"{self.option}={str(self.path)!r}"
-        if self.path.exists() and not self.path.is_dir():
-            raise ValueError(f"{name} is a file; name a folder")
+        check_no_file(self.path, self.option)
         if self.begun:
             changed = differences(self.path / self.plan)
             if changed:
@@ -123,8 +122,9 @@ class Folder:
         """Keep other runs out of the folder, and take it away if training never begins in it.
 
         Raises:
-            ValueError: another run is in it.
+            ValueError: another run is in it, or it is a file.
         """
+        check_no_file(self.path, self.option)
         made = not self.path.exists()
         self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / ".lock")  # the system lets go of it when a process dies, however it dies
