@@ -120,5 +120,5 @@ def too_many(rejected: int, records: int, max_share: float, first: str, path: Pa
     listed = f"; all are listed in {path}" if path is not None else ""
     return (
         f"{rejected:,} of {records:,} records are unusable, more than max_reject_share={max_share:g} allows. "
-        f"The first is {first}{listed}. Repair them, or raise max_reject_share"
+        f"The first is {first}{listed}. Repair them, or raise max_reject_share where the command takes it"
     )
