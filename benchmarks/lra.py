@@ -26,7 +26,7 @@ from small_training import Budget, accuracy, measure_speed, pick_device, run_cel
 from torch import Tensor
 
 from linformers import LinformerConfig, LinformerForSequenceClassification
-from linformers.data.lra.tasks import PUBLISHED, LraTask, Sequences, load_task
+from linformers.data.lra.tasks import PUBLISHED, LraTask, load_task
 from linformers.data.progress import ReadProgress
 from linformers.report.environment import command_line, describe_environment
 
@@ -36,18 +36,20 @@ SIZES = {"laptop": None, "full": (96_000, 2_000, 2_000)}
 
 
 class Batches:
-    """Sequences as the models take them."""
+    """Sequences as the models take them; with a token of its own at the start where that is what they read."""
 
-    def __init__(self, sequences: Sequences) -> None:
-        self.sequences, self.labels = sequences, sequences.labels
-        self.lengths = np.array([len(ids) for ids in sequences.ids])
+    def __init__(self, task: LraTask, split: str, pooling: str) -> None:
+        self.ids, self.labels = task.splits[split].ids, task.splits[split].labels
+        if pooling == "cls":
+            self.ids = [np.concatenate([[task.vocab_size], ids]) for ids in self.ids]
+        self.lengths = np.array([len(ids) for ids in self.ids])
 
     def batch(self, rows: list[int], training: bool) -> dict[str, Tensor]:
         """Padded to a multiple of 64, so that few shapes occur."""
         width = min(-(-int(self.lengths[rows].max()) // 64) * 64, int(self.lengths.max()))
         ids = np.zeros((len(rows), width), dtype=np.int64)
         for place, row in enumerate(rows):
-            ids[place, : self.lengths[row]] = self.sequences.ids[row]
+            ids[place, : self.lengths[row]] = self.ids[row]
         tokens = torch.from_numpy(ids)
         found = {"input_ids": tokens, "labels": torch.from_numpy(self.labels[rows])}
         return found if (tokens != 0).all() else {**found, "attention_mask": tokens != 0}
@@ -62,14 +64,15 @@ def config_of(model: str, task: LraTask, options: argparse.Namespace) -> Linform
         "linformer-window": {"projected_dim": options.projected_dim, "local_window": options.local_window},
     }
     return LinformerConfig(
-        vocab_size=task.vocab_size,
+        vocab_size=task.vocab_size + 1,
         hidden_size=options.hidden_size,
         num_hidden_layers=options.layers,
         num_attention_heads=options.hidden_size // 32,
         intermediate_size=4 * options.hidden_size,
-        max_position_embeddings=task.max_length,
+        max_position_embeddings=task.max_length + 1,
         norm_position="pre",
-        classifier_pooling="mean",
+        classifier_pooling=options.pooling,
+        initializer_range=options.initializer_range,
         classifier_activation="gelu",
         pad_token_id=0,
         num_labels=task.classes,
@@ -82,7 +85,7 @@ def cell(task: LraTask, model_name: str, seed: int, options: argparse.Namespace,
     device = pick_device(options.device)
     torch.manual_seed(seed)
     model = LinformerForSequenceClassification(config_of(model_name, task, options))
-    parts = {name: Batches(split) for name, split in task.splits.items()}
+    parts = {name: Batches(task, name, options.pooling) for name in task.splits}
     budget = Budget(
         steps=options.steps,
         seconds=options.seconds,
@@ -111,7 +114,7 @@ def show(results: dict[str, dict[str, Any]], task: LraTask, options: argparse.Na
     table = Table(title=f"Long Range Arena, {task.name}: accuracy in percent on {len(task.splits['test']):,} test rows")
     for column in ("model", "ours", "published", "steps", "training s", "examples/s (inference)"):
         table.add_column(column, justify="left" if column == "model" else "right")
-    rows, device, test = [], pick_device(options.device), Batches(task.splits["test"])
+    rows, device, test = [], pick_device(options.device), Batches(task, "test", options.pooling)
     for model in options.models:
         fast = None
         if options.time:
@@ -171,6 +174,8 @@ def main() -> None:
     parser.add_argument("--local-window", type=int, default=32)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--initializer-range", type=float, default=0.02)
+    parser.add_argument("--pooling", choices=("cls", "mean"), default="cls", help="what the classifier reads")
     parser.add_argument("--evaluations", type=int, default=10)
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--time", action="store_true", help="measure the speed of every model; on a quiet machine")
@@ -196,7 +201,7 @@ def main() -> None:
             processes=workers,
             report=report,
         )
-    names = "steps seconds hidden_size layers projected_dim local_window batch_size learning_rate"
+    names = "steps seconds hidden_size layers projected_dim local_window batch_size learning_rate pooling initializer_range"
     plan = "-".join(f"{getattr(options, name)}" for name in names.split()) + f"-{len(task.splits['train'])}"
     device = pick_device(options.device)
     cells = {

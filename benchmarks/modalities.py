@@ -64,6 +64,10 @@ class Images:
             x = padded[torch.arange(len(rows))[:, None, None], 0, down, right][:, None]
         return {"pixel_values": x, "labels": torch.from_numpy(self.labels[rows])}
 
+    def part(self, rows: np.ndarray) -> "Images":
+        """Some of them."""
+        return Images(self.pixels[rows, 0].numpy(), self.labels[rows], self.shift)
+
     def table(self) -> np.ndarray:
         """A row of features an example, for the baselines."""
         return self.pixels.flatten(1).numpy()
@@ -88,6 +92,10 @@ class Clips:
             x[place, : len(clip)] = clip
         mask = torch.arange(width) < torch.from_numpy(self.lengths[rows])[:, None]
         return {"input_values": x, "attention_mask": mask, "labels": torch.from_numpy(self.labels[rows])}
+
+    def part(self, rows: np.ndarray) -> "Clips":
+        """Some of them."""
+        return Clips([self.clips[row] for row in rows], self.labels[rows])
 
     def table(self) -> np.ndarray:
         """Each recording at 20 equal distances in time, flat."""
@@ -156,6 +164,15 @@ class Setting:
     unit: str
 
 
+def load(task: str, options: argparse.Namespace) -> tuple[Any, Any]:
+    """Train and test examples; with --validate a fifth of the training examples in place of the test's."""
+    train, test = TASKS[task].load(options.data)
+    if options.validate:
+        rows = train_test_split(np.arange(len(train.labels)), test_size=0.2, stratify=train.labels, random_state=1)
+        train, test = (train.part(some) for some in rows)
+    return train, test
+
+
 def _image(which: str, size: int, patch: int, dims: tuple[int, ...], steps: int, batch_size: int) -> Setting:
     fields = {"image_size": size, "patch_size": patch, "num_channels": 1}
     return Setting(
@@ -195,6 +212,7 @@ def config_of(setting: Setting, model: str, options: argparse.Namespace) -> Linf
         classifier_pooling="mean",
         num_prefix_tokens=0,
         num_labels=10,
+        initializer_range=options.initializer_range,
         **attention,
         **setting.fields,
     )
@@ -211,7 +229,7 @@ def build(setting: Setting, model: str, seed: int, options: argparse.Namespace) 
 def speed(task: str, model_name: str, options: argparse.Namespace) -> float:
     """Images, or seconds of audio, a second, without gradients; weights do not matter."""
     setting, device = TASKS[task], pick_device(options.device)
-    test = setting.load(options.data)[1]
+    test = load(task, options)[1]
     model = build(setting, model_name, 0, options).to(device)
     found = measure_speed(model, test, device=device, batch_size=2 * setting.batch_size)
     if "audio_length" in setting.fields:
@@ -222,7 +240,7 @@ def speed(task: str, model_name: str, options: argparse.Namespace) -> float:
 def cell(task: str, model_name: str, seed: int, options: argparse.Namespace, console: Console) -> dict[str, Any]:
     """Train and test one model."""
     setting, device = TASKS[task], pick_device(options.device)
-    train, test = setting.load(options.data)
+    train, test = load(task, options)
     model = build(setting, model_name, seed, options)
     budget = Budget(
         steps=options.steps or setting.steps,
@@ -244,7 +262,7 @@ def cell(task: str, model_name: str, seed: int, options: argparse.Namespace, con
 
 def baseline(task: str, name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Fit and test one of scikit-learn's."""
-    train, test = TASKS[task].load(options.data)
+    train, test = load(task, options)
     fitted = BASELINES[name]().fit(train.table(), train.labels)
     score = float((fitted.predict(test.table()) == test.labels).mean())
     return {"task": task, "model": name, "seed": None, "accuracy": score}
@@ -292,23 +310,30 @@ def show(results: dict[str, dict[str, Any]], options: argparse.Namespace, consol
     console.print(f"written: {os.path.relpath(path)}")
 
 
-def main() -> None:
-    """Train what is not trained yet, and write up."""
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder of fsdd.parquet")
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(MAIN_TASKS), metavar="TASK")
     parser.add_argument("--models", nargs="+", help="some of a task's models", metavar="MODEL")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, help="instead of the tasks' own")
+    parser.add_argument("--validate", action="store_true", help="leave the test alone: to choose settings")
     parser.add_argument("--hidden-size", type=int, default=128)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--initializer-range", type=float, default=0.02)
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--time", action="store_true", help="measure the speed of every model, alone")
     parser.add_argument("--runs", type=Path, default=Path("runs/modalities"), help="folder of the finished cells")
     parser.add_argument("--output", type=Path, default=ROOT / "results")
     parser.add_argument("--suffix", default="", help="of the name of the results")
-    options = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """Train what is not trained yet, and write up."""
+    options = parse()
     console = Console(width=None if sys.stdout.isatty() else 130, highlight=False)
     device = pick_device(options.device)
     cells: dict[str, Any] = {
@@ -324,7 +349,8 @@ def main() -> None:
         for model in models_of(task)
         if not options.models or model in options.models
     }
-    plan = f"{device.type}-{options.steps}-{options.hidden_size}-{options.layers}-{options.learning_rate}"
+    names = "steps hidden_size layers learning_rate initializer_range validate"
+    plan = "-".join([device.type, *(str(getattr(options, name)) for name in names.split())])
     results = run_cells(cells, options.runs / plan, console, device)
     show(results, options, console)
 

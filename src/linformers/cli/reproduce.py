@@ -20,7 +20,7 @@ def reproduce(
         ),
     ] = None,
     scale: Annotated[
-        str, typer.Option(help="smoke (two minutes, nothing is learned), laptop (hours) or paper (GPUs).")
+        str, typer.Option(help="smoke (two minutes, nothing is learned), laptop (an hour and a half on two cores) or paper (GPUs).")
     ] = "smoke",
     data: Annotated[
         Path | None, typer.Option(help="Folder of the data sets; what is missing is named.", show_default="none")
