@@ -4,8 +4,8 @@
     python benchmarks/modalities.py --tasks digits            (needs no file)
     python benchmarks/modalities.py --data FOLDER --time      also measure speed; on a quiet machine
 
-Tasks: ``mnist`` (5,000 images, patches of 2 x 2, n = 196), ``digits`` (scikit-learn's, pixels, n = 64), ``speech``
-(spoken digits, log-mel frames, n <= 228); and long ones: ``mnist-pixels`` (n = 784), ``mnist-tiled`` (2 x 2 copies,
+Tasks: ``mnist`` (5,000 images, patches of 4 x 4, n = 49), ``digits`` (scikit-learn's, patches of 2 x 2, n = 16),
+``speech`` (spoken digits, log-mel frames, n <= 228); and long ones: ``mnist-pixels`` (n = 784), ``mnist-tiled`` (2 x 2 copies,
 pixels, n = 4,096), ``speech-wave`` (8 kHz samples, n <= 8,000). Every model of a task has the same shape, steps and
 rates; weights are those of the last step, so nothing is chosen by the test examples. Finished cells (task, model, seed)
 are kept in ``runs/modalities``. Writes results/modalities.json.
@@ -121,7 +121,7 @@ def images(which: str) -> tuple[Images, Images]:
         pixels, labels = load_digits(return_X_y=True)
         pixels, labels, shift = pixels.reshape(-1, 8, 8).astype(np.float32), labels.astype(np.int64), 1
     else:
-        (pixels, labels), shift = mnist(), 2
+        (pixels, labels), shift = mnist(), 1
     if which == "mnist-tiled":
         pixels = np.tile(np.pad(pixels, ((0, 0), (2, 2), (2, 2))), (1, 2, 2))
     rows = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=0)
@@ -187,10 +187,10 @@ def _speech(which: str, fields: dict[str, Any], dims: tuple[int, ...], steps: in
 
 
 TASKS = {
-    "mnist": _image("mnist", 28, 2, (16, 32, 64), 2000, 64),
-    "digits": _image("digits", 8, 1, (8, 16, 32), 2000, 64),
+    "mnist": _image("mnist", 28, 4, (8, 16, 32), 2000, 32),
+    "digits": _image("digits", 8, 2, (4, 8, 12), 3000, 64),
     "speech": _speech(
-        "speech", {"num_mel_bins": BINS, "audio_length": 228, "patch_size": [BINS, 1]}, (16, 32, 64), 2000
+        "speech", {"num_mel_bins": BINS, "audio_length": 228, "patch_size": [BINS, 1]}, (16, 32, 64), 1500
     ),
     "mnist-pixels": _image("mnist", 28, 1, (64,), 2000, 64),
     "mnist-tiled": _image("mnist-tiled", 64, 1, (128,), 2000, 32),
@@ -319,10 +319,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, help="instead of the tasks' own")
     parser.add_argument("--validate", action="store_true", help="leave the test alone: to choose settings")
-    parser.add_argument("--hidden-size", type=int, default=128)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--initializer-range", type=float, default=0.02)
+    parser.add_argument("--hidden-size", type=int, default=64)
+    parser.add_argument("--layers", type=int, default=3)
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--initializer-range", type=float, default=0.1)
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--time", action="store_true", help="measure the speed of every model, alone")
     parser.add_argument("--runs", type=Path, default=Path("runs/modalities"), help="folder of the finished cells")
