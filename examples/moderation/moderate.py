@@ -91,8 +91,8 @@ def write_report(output: Path, queue: list[dict[str, Any]], counts: dict[str, in
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Review queue</title><style>{css}</style><main>',
         f"<h1>Review queue</h1><dl>{markup.definitions(facts)}</dl>",
         f'<figure><img src="{plot}" alt="Reliability: predicted probability against share of spam"></figure>',
-        markup.table("The surest", head, rows),
-        markup.table("The least sure", head, least) if least else "",
+        markup.table("The surest", head, rows, words=True),
+        markup.table("The least sure", head, least, words=True) if least else "",
         "</main></html>",
     ]
     (output / "queue.html").write_text("\n".join(page), encoding="utf-8")
