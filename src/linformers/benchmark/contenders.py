@@ -25,6 +25,7 @@ RIVALS = {
     ),
     "roberta": ("roberta", "PyTorch's scaled_dot_product_attention"),
     "softmax-sdpa": ("linformer", "our encoder with softmax attention, scaled_dot_product_attention"),
+    "kfree": ("linformer", "our encoder with k-free attention"),
     "softmax-eager": ("roberta", "RoBERTa that writes out all n x n weights, as encoders did when Linformer appeared"),
 }
 
@@ -126,8 +127,8 @@ def rival(name: str, shape: Shape) -> Contender:
     check_choice("against", name, RIVALS)
     model_type, about = RIVALS[name]
     fields: dict[str, Any] = {**asdict(shape), **SPECIAL_TOKENS}
-    if name == "softmax-sdpa":
-        fields["attention_type"] = "softmax"
+    if model_type == "linformer":
+        fields["attention_type"] = "softmax" if name == "softmax-sdpa" else name
     elif model_type == "modernbert":
         assert shape.intermediate_size is not None
         fields |= {"intermediate_size": max(3 * shape.intermediate_size // 8, 1), "cls_token_id": 0, "sep_token_id": 2}

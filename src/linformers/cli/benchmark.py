@@ -27,8 +27,8 @@ def benchmark(
     against: Annotated[
         str,
         typer.Option(
-            help="Of softmax-sdpa (our encoder), softmax-eager, roberta, longformer, bigbird, nystromformer and "
-            "modernbert; the table has ratios to the first; '' for none."
+            help="Of softmax-sdpa and kfree (our encoder), softmax-eager, roberta, longformer, bigbird, nystromformer "
+            "and modernbert; the table has ratios to the first; '' for none."
         ),
     ] = "softmax-sdpa,softmax-eager",
     model: Annotated[

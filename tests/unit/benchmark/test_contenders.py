@@ -71,6 +71,8 @@ def test_ours_takes_fields_and_refuses_what_is_none() -> None:
     assert built(ours, 64).config.projection_kind == "mean_pool"
     assert [ours.compresses(length) for length in (8, 16, 17)] == [False, False, True]
     assert rival("softmax-sdpa", SHAPE).compresses(1)
+    for name, kind in (("softmax-sdpa", "softmax"), ("kfree", "kfree")):
+        assert built(rival(name, SHAPE), 64).config.attention_type == kind
     with pytest.raises(ValueError, match="projection_kid=.* Did you mean 'projection_kind'"):
         linformer(SHAPE, 16, {"projection_kid": "mean_pool"})
     with pytest.raises(TypeError, match="projection_kind"):
