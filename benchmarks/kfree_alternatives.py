@@ -7,8 +7,8 @@ The abstract of arXiv 2101.10277 names properties (linear in n, no k, any length
 with a d x d memory a head and no weights but the four feature projections: ``softmax_d(Q) (softmax_n(K)^T V)``, ours;
 ``softmax(Q K'^T) V'`` over slots whose E and F are ``softmax_n(K)^T``; the same with ``K^T / n``, so that K' is
 ``K^T K``; and cross-covariance attention (arXiv 2106.09681), which mixes channels and not tokens. Each takes the place
-of k-free attention in the recipe ``laptop/kfree`` (masked language modelling; one of the cells of Figure 3) and in tasks
-of ``modalities.py``. Finished cells are kept in ``runs/kfree``. Writes results/kfree-alternatives.json.
+of k-free attention in the recipe ``laptop/kfree`` (masked language modelling, a cell of Figure 3) and in tasks of
+``modalities.py``. Finished cells are kept in ``runs/kfree``. Writes results/kfree-alternatives.json.
 """
 
 import argparse
@@ -135,7 +135,7 @@ def masked_lm(name: str, seed: int, options: argparse.Namespace) -> dict[str, An
         if run_recipe(recipe, console=Console(quiet=True)):
             raise SystemExit(130)
     best = json.loads((folder / "results.json").read_text())["best"]
-    return {"task": "masked-lm", "kind": name, "seed": seed, "accuracy": best["accuracy"], **best}
+    return {"task": "masked-lm", "kind": name, "seed": seed, **best}
 
 
 def classify(name: str, task: str, seed: int, options: argparse.Namespace, console: Console) -> dict[str, Any]:

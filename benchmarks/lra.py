@@ -201,7 +201,9 @@ def main() -> None:
             processes=workers,
             report=report,
         )
-    names = "steps seconds hidden_size layers projected_dim local_window batch_size learning_rate pooling initializer_range"
+    names = (
+        "steps seconds hidden_size layers projected_dim local_window batch_size learning_rate pooling initializer_range"
+    )
     plan = "-".join(f"{getattr(options, name)}" for name in names.split()) + f"-{len(task.splits['train'])}"
     device = pick_device(options.device)
     cells = {

@@ -203,7 +203,8 @@ def run_cells(
         os.replace(unfinished, path)
         made += 1
         left = (time.perf_counter() - begun) / made * (todo - made)
-        console.print(f"[bold]{name}[/bold]: {result['accuracy']:.4f}; {made} of {todo}, {left / 60:.1f} min left")
+        score = result.get("accuracy", result.get("perplexity"))
+        console.print(f"[bold]{name}[/bold]: {score:.4f}; {made} of {todo}, {left / 60:.1f} min left")
         if device.type == "cuda":
             torch.cuda.empty_cache()
     return {name: json.loads((folder / f"{name}.json").read_text()) for name in cells}

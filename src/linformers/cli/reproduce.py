@@ -20,7 +20,10 @@ def reproduce(
         ),
     ] = None,
     scale: Annotated[
-        str, typer.Option(help="smoke (two minutes, nothing is learned), laptop (an hour and a half on two cores) or paper (GPUs).")
+        str,
+        typer.Option(
+            help="smoke (two minutes, nothing is learned), laptop (an hour and a half on two cores) or paper (GPUs)."
+        ),
     ] = "smoke",
     data: Annotated[
         Path | None, typer.Option(help="Folder of the data sets; what is missing is named.", show_default="none")

@@ -43,6 +43,7 @@ _RC: Any = {
     "savefig.facecolor": PAPER,
     "svg.fonttype": "none",
 }
+FEW_LINES = 6  # that leave room for a legend among them
 _SIZE = (4.6, 3.2)  # inches; about the width of a phone, where the page shows it at full size
 
 
@@ -225,7 +226,9 @@ def plot_lines(
     for number, (label, (places, values)) in enumerate(lines.items()):
         thin = label.startswith(("fit", "bound", "published"))
         style: Any = {"linewidth": 1.0, "linestyle": "--"} if thin else {"marker": "os^Dv<>pP*"[number % 10]}
-        axes.plot(places, values, color=f"C{number % 10}", label=label, **style)
+        if number >= 10 and not thin:  # colours and markers begin again
+            style["linestyle"] = ":"
+        axes.plot(places, values, color=f"C{number % 10}", label=label.removeprefix("fit: "), **style)
     if log_x:
         axes.set_xscale("log", base=2 if min(min(places) for places, _ in lines.values()) >= 1 else 10)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -235,7 +238,11 @@ def plot_lines(
         plain = FuncFormatter(lambda value, _: f"{value:g}")
         axes.yaxis.set_major_formatter(plain)
         axes.yaxis.set_minor_formatter(plain if high < 10 * low else NullFormatter())
-    axes.legend(fontsize=7.5)
+    if len(lines) <= FEW_LINES:
+        axes.legend(fontsize=7.5)
+    else:  # no room between the lines
+        figure.set_figheight(_SIZE[1] + 0.17 * math.ceil(len(lines) / 3))
+        figure.legend(loc="outside lower center", ncols=3, fontsize=7.5)
     return figure
 
 
