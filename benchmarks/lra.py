@@ -1,4 +1,4 @@
-"""Long Range Arena: softmax attention, Linformer, Linformer with a local window and k-free attention.
+"""Long Range Arena: softmax attention, Linformer, Linformer with a local window, k-free attention, and none at all.
 
     python benchmarks/lra.py --task listops
     python benchmarks/lra.py --task text --data FOLDER        (imdb_train.parquet, imdb_test.parquet)
@@ -60,6 +60,7 @@ def config_of(model: str, task: LraTask, options: argparse.Namespace) -> Linform
     kinds: dict[str, dict[str, Any]] = {
         "softmax": {"attention_type": "softmax"},
         "kfree": {"attention_type": "kfree"},
+        "none": {"attention_type": "none"},
         "linformer": {"projected_dim": options.projected_dim},
         "linformer-window": {"projected_dim": options.projected_dim, "local_window": options.local_window},
     }
@@ -71,8 +72,10 @@ def config_of(model: str, task: LraTask, options: argparse.Namespace) -> Linform
         intermediate_size=4 * options.hidden_size,
         max_position_embeddings=task.max_length + 1,
         norm_position="pre",
-        classifier_pooling=options.pooling,
+        classifier_pooling="mean" if options.pooling == "mean" else "cls",
         initializer_range=options.initializer_range,
+        hidden_dropout_prob=options.dropout,
+        attention_probs_dropout_prob=options.dropout,
         classifier_activation="gelu",
         pad_token_id=0,
         num_labels=task.classes,
@@ -158,7 +161,7 @@ def show(results: dict[str, dict[str, Any]], task: LraTask, options: argparse.Na
 
 def main() -> None:
     """Train what is not trained yet, and write up."""
-    models = ["softmax", "linformer", "linformer-window", "kfree"]
+    models = ["softmax", "linformer", "linformer-window", "kfree", "none"]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--task", required=True, choices=list(PUBLISHED))
     parser.add_argument("--data", type=Path, help="folder of the files of text and image")
@@ -175,7 +178,13 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--initializer-range", type=float, default=0.02)
-    parser.add_argument("--pooling", choices=("cls", "mean"), default="cls", help="what the classifier reads")
+    parser.add_argument("--dropout", type=float, default=0.0)
+    parser.add_argument(
+        "--pooling",
+        choices=("cls", "first", "mean"),
+        default="cls",
+        help="what the classifier reads: a token before all others, the first, or the mean",
+    )
     parser.add_argument("--evaluations", type=int, default=10)
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--time", action="store_true", help="measure the speed of every model; on a quiet machine")
@@ -201,9 +210,8 @@ def main() -> None:
             processes=workers,
             report=report,
         )
-    names = (
-        "steps seconds hidden_size layers projected_dim local_window batch_size learning_rate pooling initializer_range"
-    )
+    names = "steps seconds hidden_size layers projected_dim local_window batch_size learning_rate"
+    names += " pooling initializer_range dropout"
     plan = "-".join(f"{getattr(options, name)}" for name in names.split()) + f"-{len(task.splits['train'])}"
     device = pick_device(options.device)
     cells = {
