@@ -79,7 +79,8 @@ def plot_passages(
 ) -> Figure:
     """Accuracy: bars of (colour name, label, share), with intervals where they are known."""
     figure, axes = _axes(quantity, "")
-    figure.set_figheight(max(_SIZE[1], 0.35 * len(rows)))
+    names = [",\n".join(label.rsplit(", ", 1)) for _, label, _ in rows]
+    figure.set_figheight(max(_SIZE[1], 0.18 * sum(name.count("\n") + 1.5 for name in names)))
     places = range(len(rows))
     axes.barh(places, [100 * share for *_, share in rows], color=[COLOURS[name] for name, *_ in rows], height=0.6)
     for place, (_, _, share) in zip(places, rows, strict=True):
@@ -88,7 +89,7 @@ def plot_passages(
             low, end = intervals[place]
             axes.plot([100 * low, 100 * end], [place, place], color=TEXT, linewidth=1.2)
         axes.annotate(f"{share:.0%}", (100 * end, place), xytext=(4, 0), textcoords="offset points", va="center")
-    axes.set_yticks(list(places), [label.replace(", ", ",\n") for _, label, _ in rows])
+    axes.set_yticks(list(places), names)
     axes.invert_yaxis()
     axes.set_xlim(0, 112)
     axes.xaxis.set_major_locator(FixedLocator([0, 25, 50, 75, 100]))

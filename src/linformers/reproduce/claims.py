@@ -259,6 +259,8 @@ def of_table2(tasks: Mapping[str, Cells], sizes: Mapping[str, Mapping[str, Any]]
         better = [max((tasks[task][name] for name in pair), key=_accuracy) for task, pair in pairs.items()]
         if any(cell["metrics"]["accuracy"]["low"] <= cell.get("commonest", 0.0) for cell in better):
             verdict, why = "not decidable", "neither is clearly better than always giving the commonest label"
+        elif claim == "c" and value == half == 0:  # all forms of sharing start as the same function
+            verdict, why = "not decidable", "training has changed neither: both are right on the same rows"
         return Evidence(
             claim=claim,
             what=f"{first[0]} against {first[1]} ({', '.join(pairs)})",
@@ -294,7 +296,8 @@ def of_table2(tasks: Mapping[str, Cells], sizes: Mapping[str, Mapping[str, Any]]
 
     def named(one: str, other: str) -> Callable[[str, Cells], tuple[str, str] | None]:
         def pick(task: str, cells: Cells) -> tuple[str, str] | None:
-            pairs = [(name, name.replace(one, other)) for name in cells if one in name]
+            trained = [name for name in cells if not name.endswith(", converted")]
+            pairs = [(name, name.replace(one, other)) for name in trained if one in name]
             return next(((a, b) for a, b in pairs if b in cells and b != a), None)
 
         return pick

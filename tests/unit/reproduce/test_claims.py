@@ -86,6 +86,9 @@ def accuracies(values: dict[str, np.ndarray]) -> dict[str, Any]:
     return cells
 
 
+STATES = ("converted", "distilled")
+
+
 def test_differences_of_accuracy_are_paired() -> None:
     rng = np.random.default_rng(0)
     teacher = rng.random(2000) < 0.9
@@ -114,6 +117,13 @@ def test_claims_of_table_2_follow_the_figures() -> None:
     assert found["b"].verdict == "held" and set(found) == {"a", "b"}
     tasks["imdb"]["k = 128, distilled"] = tasks["sst2"]["k = 128, distilled"]
     assert claims.of_table2(tasks, sizes)[0].verdict == "not held"
+
+    forms = {f"linear, {form}, k = 128, {state}": teacher for form in ("none", "layerwise") for state in STATES}
+    alike = {one.claim: one for one in claims.of_table2({"imdb": accuracies({"teacher": teacher, **forms})}, sizes)}
+    assert alike["c"].verdict == "not decidable" and "distilled against" in alike["c"].what
+    forms["linear, layerwise, k = 128, distilled"] = teacher ^ (rng.random(4000) < 0.005)
+    apart = {one.claim: one for one in claims.of_table2({"imdb": accuracies({"teacher": teacher, **forms})}, sizes)}
+    assert apart["c"].verdict == "held"
 
     chance = np.arange(400) % 2 == 0
     lost = {"imdb": accuracies({"teacher": chance, "k = 128, distilled": chance})}
