@@ -7,8 +7,8 @@
 Tasks: ``mnist`` (5,000 images, patches of 4 x 4, n = 49), ``digits`` (scikit-learn's, patches of 2 x 2, n = 16),
 ``speech`` (spoken digits, log-mel frames, n <= 228); and long ones: ``mnist-pixels`` (n = 784), ``mnist-tiled`` (2 x 2
 copies, pixels, n = 4,096), ``speech-wave`` (8 kHz samples, n <= 8,000). Every model of a task has the same shape, steps
-and rates; weights are those of the last step, and settings were chosen with --validate, so nothing is chosen by the test examples. Finished cells (task, model,
-seed) are kept in ``runs/modalities``. Writes results/modalities.json.
+and rates; weights are those of the last step, and settings were chosen with --validate, so that the test examples chose
+nothing. Finished cells (task, model, seed) are kept in ``runs/modalities``. Writes results/modalities.json.
 """
 
 import argparse
@@ -301,7 +301,8 @@ def show(results: dict[str, dict[str, Any]], options: argparse.Namespace, consol
         "command": command_line(),
         "environment": describe_environment(pick_device(options.device)),
         "settings": {
-            key: getattr(options, key) for key in ("seeds", "hidden_size", "layers", "learning_rate", "initializer_range", "steps")
+            key: getattr(options, key)
+            for key in ("seeds", "hidden_size", "layers", "learning_rate", "initializer_range", "steps")
         },
         "table": rows,
         "cells": results,
