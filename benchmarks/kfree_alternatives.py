@@ -180,6 +180,8 @@ def main() -> None:
     options.modalities = modalities.parse(
         [f"--{key}={getattr(options, key)}" for key in ("data", "steps") if getattr(options, key) is not None]
     )
+    for task in options.tasks:  # what is missing is said before anything is trained
+        modalities.load(task, options.modalities)
     cells: dict[str, Callable[[], dict[str, Any]]] = {}
     for seed in options.seeds:
         for name in KINDS:

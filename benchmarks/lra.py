@@ -203,13 +203,10 @@ def main() -> None:
             progress.add(1)
 
         workers = max(len(os.sched_getaffinity(0)) - 1, 1)
-        task = load_task(
-            options.task,
-            data=options.data,
-            sizes=sizes,
-            processes=workers,
-            report=report,
-        )
+        try:
+            task = load_task(options.task, data=options.data, sizes=sizes, processes=workers, report=report)
+        except (ValueError, FileNotFoundError) as error:
+            raise SystemExit(f"error: {error}") from error
     names = "steps seconds hidden_size layers projected_dim local_window batch_size learning_rate"
     names += " pooling initializer_range dropout"
     plan = "-".join(f"{getattr(options, name)}" for name in names.split()) + f"-{len(task.splits['train'])}"
