@@ -4,7 +4,8 @@
     python benchmarks/kfree_alternatives.py --time             also the time of a layer; on a quiet machine
 
 The abstract of arXiv 2101.10277 names properties (linear in n, no k, any length), not a formula. Four have them, each
-with a d x d memory a head and no weights but the four feature projections: ``softmax_d(Q) (softmax_n(K)^T V)``, ours;
+with a d x d memory a head and no weights but the four feature projections (the last has a temperature a head, too):
+``softmax_d(Q) (softmax_n(K)^T V)``, ours;
 ``softmax(Q K'^T) V'`` over slots whose E and F are ``softmax_n(K)^T``; the same with ``K^T / n``, so that K' is
 ``K^T K``; and cross-covariance attention (arXiv 2106.09681), which mixes channels and not tokens. Each takes the place
 of k-free attention in the recipe ``laptop/kfree`` (masked language modelling, a cell of Figure 3) and in tasks of
@@ -13,7 +14,6 @@ of k-free attention in the recipe ``laptop/kfree`` (masked language modelling, a
 
 import argparse
 import json
-import os
 import statistics
 import sys
 import time
@@ -28,12 +28,11 @@ import torch
 import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
-from small_training import run_cells
+from small_training import run_cells, write_results
 from torch import Tensor, nn
 
 from linformers.attention import Attention, KFreeAttention, Padding, SoftmaxAttention
 from linformers.models import encoder
-from linformers.report.environment import command_line, describe_environment
 from linformers.training.job import run_recipe
 from linformers.training.recipe import load_recipe
 
@@ -127,7 +126,7 @@ def as_kfree(kind: type[Attention]) -> Any:
 
 def masked_lm(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """Held-out perplexity in the setting of Figure 3."""
-    folder = options.runs / f"mlm-{name}-seed{seed}"
+    folder = options.runs / f"mlm-{name}-seed{seed}-{options.steps}"
     changes = [f"output.folder={json.dumps(str(folder))}", "output.report_to=none", f"training.seed={seed}"]
     changes += [] if options.steps is None else [f"training.steps={options.steps}"]
     recipe = load_recipe(ROOT / "recipes" / "laptop" / "kfree.yaml", changes)
@@ -207,16 +206,8 @@ def main() -> None:
     for row in rows:
         table.add_row(row["kind"], *(f"{row[key]:.2f}" if key in row else "" for key in columns[1:]))
     console.print(table)
-    found = {
-        "command": command_line(),
-        "environment": describe_environment(torch.device("cpu")),
-        "table": rows,
-        "cells": results,
-    }
     path = options.output / "kfree-alternatives.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(found, indent=1) + "\n")
-    console.print(f"written: {os.path.relpath(path)}")
+    write_results(path, console, torch.device("cpu"), table=rows, cells=results)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ best on the validation examples; accuracy is on the test examples, which chose n
 """
 
 import argparse
-import json
 import os
 import sys
 from functools import partial
@@ -22,13 +21,15 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from small_training import Budget, accuracy, measure_speed, pick_device, run_cells, train_classifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from small_training import Budget, accuracy, measure_speed, pick_device, run_cells, train_classifier, write_results
 from torch import Tensor
 
 from linformers import LinformerConfig, LinformerForSequenceClassification
 from linformers.data.lra.tasks import PUBLISHED, LraTask, load_task
 from linformers.data.progress import ReadProgress
-from linformers.report.environment import command_line, describe_environment
 
 ROOT = Path(__file__).parents[1]
 BUDGETS = {"laptop": {"seconds": 1800.0}, "full": {"steps": 20_000}}
@@ -112,6 +113,21 @@ def cell(task: LraTask, model_name: str, seed: int, options: argparse.Namespace,
     }
 
 
+def without_networks(task: LraTask) -> dict[str, float]:
+    """Accuracy of logistic regression on the first token alone, and on how often each token occurs."""
+
+    def table(split: str, first: bool) -> np.ndarray:
+        counts = [np.bincount(ids[:1] if first else ids, minlength=task.vocab_size) for ids in task.splits[split].ids]
+        return np.stack(counts) / np.sum(counts, axis=1, keepdims=True)
+
+    found = {}
+    for name, first in (("the first token", True), ("the shares of all tokens", False)):
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
+        model.fit(table("train", first), task.splits["train"].labels)
+        found[name] = float(model.score(table("test", first), task.splits["test"].labels))
+    return found
+
+
 def show(results: dict[str, dict[str, Any]], task: LraTask, options: argparse.Namespace, console: Console) -> None:
     """Print the table beside the published figures, and write the results."""
     table = Table(title=f"Long Range Arena, {task.name}: accuracy in percent on {len(task.splits['test']):,} test rows")
@@ -139,24 +155,18 @@ def show(results: dict[str, dict[str, Any]], task: LraTask, options: argparse.Na
         )
     console.print(table)
     path = options.output / f"lra-{task.name}{options.suffix}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
     del settings["data"], settings["runs"], settings["output"]  # places of this machine
     lengths = {name: [len(ids) for ids in split.ids] for name, split in task.splits.items()}
-    found = {
-        "command": command_line(),
-        "environment": describe_environment(device),
-        "settings": settings,
-        "data": {
-            name: {"rows": len(all_), "mean_length": round(float(np.mean(all_)), 1), "longest": max(all_)}
-            for name, all_ in lengths.items()
-        },
-        "published": PUBLISHED[task.name],
-        "table": rows,
-        "cells": results,
+    data = {
+        name: {"rows": len(all_), "mean_length": round(float(np.mean(all_)), 1), "longest": max(all_)}
+        for name, all_ in lengths.items()
     }
-    path.write_text(json.dumps(found, indent=1) + "\n")
-    console.print(f"written: {os.path.relpath(path)}")
+    baselines = without_networks(task)
+    for name, share in baselines.items():
+        console.print(f"logistic regression on {name}: {100 * share:.2f}")
+    more = {"settings": settings, "data": data, "published": PUBLISHED[task.name], "baselines": baselines}
+    write_results(path, console, device, **more, table=rows, cells=results)
 
 
 def main() -> None:

@@ -12,8 +12,6 @@ nothing. Finished cells (task, model, seed) are kept in ``runs/modalities``. Wri
 """
 
 import argparse
-import json
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,11 +30,10 @@ from sklearn.model_selection import train_test_split
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from small_training import Budget, accuracy, measure_speed, pick_device, run_cells, train_classifier
+from small_training import Budget, accuracy, measure_speed, pick_device, run_cells, train_classifier, write_results
 from torch import Tensor
 
 from linformers import LinformerConfig, LinformerForAudioClassification, LinformerForImageClassification
-from linformers.report.environment import command_line, describe_environment
 
 ROOT = Path(__file__).parents[1]
 RATE = 8000  # of the spoken digits, in Hz
@@ -295,20 +292,12 @@ def show(results: dict[str, dict[str, Any]], options: argparse.Namespace, consol
                 "" if fast is None else f"{fast:,.0f}",
             )
         console.print(table)
-    path = options.output / f"modalities{options.suffix}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    found = {
-        "command": command_line(),
-        "environment": describe_environment(pick_device(options.device)),
-        "settings": {
-            key: getattr(options, key)
-            for key in ("seeds", "hidden_size", "layers", "learning_rate", "initializer_range", "steps")
-        },
-        "table": rows,
-        "cells": results,
-    }
-    path.write_text(json.dumps(found, indent=1) + "\n")
-    console.print(f"written: {os.path.relpath(path)}")
+    validated = "-validate" if options.validate else ""  # never in the place of a test
+    path = options.output / f"modalities{validated}{options.suffix}.json"
+    names = ("seeds", "hidden_size", "layers", "learning_rate", "initializer_range", "steps", "validate")
+    settings = {name: getattr(options, name) for name in names}
+    device = pick_device(options.device)
+    write_results(path, console, device, settings=settings, table=rows, cells=results)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

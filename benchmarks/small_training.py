@@ -19,7 +19,7 @@ from rich.console import Console
 from torch import Tensor, nn
 from transformers import set_seed
 
-from linformers.report.environment import describe_environment
+from linformers.report.environment import command_line, describe_environment
 from linformers.training.classify_data import LengthBatches, by_length
 
 SAID_EVERY = 15.0  # seconds
@@ -208,3 +208,11 @@ def run_cells(
         if device.type == "cuda":
             torch.cuda.empty_cache()
     return {name: json.loads((folder / f"{name}.json").read_text()) for name in cells}
+
+
+def write_results(path: Path, console: Console, device: torch.device, **found: Any) -> None:
+    """A result file: the command, the machine, and what was found."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    facts = {"command": command_line(), "environment": describe_environment(device)}
+    path.write_text(json.dumps(facts | found, indent=1) + "\n")
+    console.print(f"written: {os.path.relpath(path)}")

@@ -150,6 +150,7 @@ def main() -> None:
     )
     queue, counts = read_queue(output / "scored", files["stream"])
     write_report(output, queue, counts, arguments.precision)
+    (output / "queue.json").write_text(json.dumps({"counts": counts, **dict(shares(counts))}, indent=1) + "\n")
     print()
     for name, value in shares(counts):
         print(f"{name}: {value}")

@@ -15,7 +15,7 @@ class KFreeAttention(Attention):
     independent of k. Its abstract fixes these properties, *not the formula*. This is the normalised factorisation
     of Efficient Attention (Shen et al., arXiv 1812.01243), which has them: the rows of ``softmax_n(K)^T`` are
     head_dim weightings of the tokens, each summing to one, as the rows of F are; ``softmax_d(Q)`` mixes them.
-    Three other formulas with those properties did no better (``results/kfree-alternatives.json``).
+    Of three other formulas with those properties none was clearly better (``results/kfree-alternatives.json``).
 
     Any length goes, as no parameter is tied to n; a padded token is removed before the softmax over n. Both softmaxes
     are computed in at least float32. ``return_weights`` gives ``softmax_d(Q)``, (batch, heads, seq, head_dim), the

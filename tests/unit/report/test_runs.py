@@ -17,7 +17,7 @@ from PIL import Image
 
 from linformers.cli import main
 from linformers.report.document import Chart, Document, Section, Table
-from linformers.report.plots import plain, plot_lines
+from linformers.report.plots import plain, plot_lines, plot_passages
 from linformers.report.runs import make_report, write_report
 
 EVIL = "<script>alert('x')</script>&\" $x$ $"
@@ -222,6 +222,24 @@ def test_a_report_is_replaced(tmp_path: Path) -> None:
     changed["evaluations"][1][1]["cosine"] = 0.9999
     write(folder, "distil", changed)
     assert "0.9999" in write_report(folder).read_text()
+
+
+def test_a_legend_of_many_lines_stands_below_them_and_each_line_looks_different() -> None:
+    lines = {f"line {number}": ([1, 2], [number, number]) for number in range(12)}
+    few, many = (plot_lines(dict(list(lines.items())[:count]), "n", "y") for count in (6, 12))
+    assert few.axes[0].get_legend() is not None and not few.legends
+    assert many.axes[0].get_legend() is None and len(many.legends[0].get_texts()) == 12
+    assert many.get_figheight() > few.get_figheight()
+    drawn = {(line.get_color(), line.get_marker(), line.get_linestyle()) for line in many.axes[0].lines}
+    assert len(drawn) == 12
+
+
+def test_names_of_bars_keep_apart() -> None:
+    rows = [("linformer", f"linear, layerwise, k = {k}, distilled", 0.5) for k in range(11)]
+    figure = plot_passages(rows)
+    figure.draw_without_rendering()
+    boxes = sorted((label.get_window_extent() for label in figure.axes[0].get_yticklabels()), key=lambda box: box.y0)
+    assert len(boxes) == 11 and all(low.y1 <= high.y0 for low, high in zip(boxes, boxes[1:], strict=False))
 
 
 def test_files_of_charts(tmp_path: Path) -> None:
