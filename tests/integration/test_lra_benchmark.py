@@ -1,0 +1,54 @@
+"""benchmarks/lra.py, a few steps of it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "lra.py"
+MODELS = ["softmax", "linformer", "linformer-window", "kfree", "none"]
+
+
+def run(folder: Path, *options: str) -> str:
+    command = [sys.executable, str(SCRIPT), "--runs", str(folder / "runs"), "--output", str(folder), *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_recipe_trains_every_model_and_keeps_what_is_finished(tmp_path: Path):
+    options = ["--task", "listops", "--steps", "2", "--sizes", "20", "6", "6", "--batch-size", "2"]
+    run(tmp_path, *options, "--models", "kfree", "none")
+    again = run(tmp_path, *options)
+    assert "kfree seed 0: step" not in again and "linformer seed 0: step" in again
+    found = json.loads((tmp_path / "lra-listops.json").read_text())
+    assert [row["model"] for row in found["table"]] == MODELS
+    assert found["settings"]["pooling"] == "first" and found["settings"]["projection_kind"] == "conv"  # the recipe's
+    assert found["settings"]["seconds"] is None, "steps that are given replace the recipe's time"
+    assert {cell["steps"] for cell in found["cells"].values()} == {2}
+    assert set(found["data"]) == {"train", "validation", "test"}
+
+
+@pytest.fixture
+def lra(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    import lra
+
+    return lra
+
+
+def test_what_the_classifier_reads_is_standardised(lra, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "argv", ["lra.py", "--task", "text"])
+    options = lra.parse()
+    task = lra.LraTask(name="text", vocab_size=257, classes=2, max_length=64, splits={})
+    model = lra.build("linformer", task, options).train()
+    assert not model.linformer.embeddings.position_embeddings.weight.any()
+    read = []
+    model.classifier.dense[1].register_forward_hook(lambda module, inputs, output: read.append(inputs[0]))
+    model(input_ids=torch.randint(1, 257, (8, 64)))
+    torch.testing.assert_close(read[0].mean(0), torch.zeros(64), atol=1e-4, rtol=0)
+    monkeypatch.setattr(sys, "argv", ["lra.py", "--task", "text", "--no-standardise"])
+    assert isinstance(lra.build("linformer", task, lra.parse()).classifier.dense, torch.nn.Linear)
