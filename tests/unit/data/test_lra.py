@@ -49,6 +49,21 @@ def test_listops_follow_the_rules():
     assert {value for _, value in found} == set(range(10))
 
 
+def test_shorter_lists_are_of_all_lengths_below_and_leave_the_rest_alone():
+    alone, task = load_task("listops", sizes=(3, 2, 2)), load_task("listops", sizes=(3, 2, 2), shorter=40)
+    for name, split in alone.splits.items():
+        assert all(map(np.array_equal, split.ids, task.splits[name].ids))
+    shorter = task.splits["shorter"]
+    lengths = np.array([len(ids) for ids in shorter.ids])
+    assert np.histogram(lengths, [8, 33, 128, 500])[0].min() >= 4 and lengths.min() >= 8 and lengths.max() < 500
+    for ids, label in zip(shorter.ids, shorter.labels, strict=True):
+        assert evaluate(" ".join(listops.TOKENS[i] for i in ids)) == label
+    with pytest.raises(ValueError, match="shorter=1 is for task='listops', not 'pathfinder'"):
+        load_task("pathfinder", sizes=(1, 1, 1), shorter=1)
+    with pytest.raises(ValueError, match="shorter must be at least 0"):
+        load_task("listops", sizes=(1, 1, 1), shorter=-1)
+
+
 def test_listops_lengths_are_inclusive():
     rng = random.Random(1)
     lengths = {len(listops.generate(rng, 4, 6)[0]) for _ in range(200)}

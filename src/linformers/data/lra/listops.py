@@ -14,9 +14,10 @@ TOKENS = ("<pad>", *(f"[{name}" for name in OPERATORS), "]", *map(str, range(10)
 _END, _ZERO = TOKENS.index("]"), TOKENS.index("0")
 _FUNCTIONS = (min, max, lambda values: int(median(values)), lambda values: sum(values) % 10)
 LIST_SHARE, MAX_DEPTH, MAX_ARGUMENTS = 0.25, 10, 10
+MIN_LENGTH, MAX_LENGTH = 500, 2000
 
 
-def generate(rng: random.Random, min_length: int = 500, max_length: int = 2000) -> tuple[list[int], int]:
+def generate(rng: random.Random, min_length: int = MIN_LENGTH, max_length: int = MAX_LENGTH) -> tuple[list[int], int]:
     """One expression as ids of ``TOKENS``, and its value."""
     while True:
         ids: list[int] = []

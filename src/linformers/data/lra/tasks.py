@@ -30,7 +30,9 @@ _SHAPES = {  # ids, classes, longest sequence
     "image": (257, 10, 32 * 32),
     "pathfinder": (257, 2, 32 * 32),
 }
-SPLITS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test", "shorter")
+# Tokens of the shorter lists, of each ten in turn: half are read at a glance, and all lead up to those of 500 and more.
+_SHORTER = (*5 * [(8, 32)], *3 * [(32, 128)], *2 * [(128, listops.MIN_LENGTH - 1)])
 Report = Callable[[float], None]
 
 
@@ -61,6 +63,7 @@ def load_task(
     *,
     data: Path | None = None,
     sizes: tuple[int, int, int] | None = None,
+    shorter: int = 0,
     seed: int = 0,
     processes: int = 1,
     report: Report = lambda share: None,
@@ -74,19 +77,25 @@ def load_task(
         sizes: examples to train on, to choose the step by, and to test on; None = 20,000, 1,000 and 2,000, of files
             all but a tenth of the training part, that tenth, and the test part. A larger train split of the same seed
             begins with the smaller one.
+        shorter: lists of 8 to 499 tokens to train on as well (ListOps), in a split of their own; Long Range Arena has
+            none. Half have at most 32 tokens, and a fifth 128 and more.
         seed: of what is random.
         processes: that generate at a time.
         report: hears what share is done.
 
     Raises:
-        ValueError: an unknown task, or sizes that cannot be had.
+        ValueError: an unknown task, sizes that cannot be had, or shorter lists of another task.
         FileNotFoundError: a file is not there.
     """
     check_choice("task", name, PUBLISHED)
     for size in sizes or ():
         check_int("sizes", size)
+    check_int("shorter", shorter, minimum=0)
+    if shorter and name != "listops":
+        raise ValueError(f"shorter={shorter} is for task='listops', not {name!r}.")
     if name in ("listops", "pathfinder"):
-        splits = _generate(name, sizes or (20_000, 1_000, 2_000), seed, processes, report)
+        counts = (*(sizes or (20_000, 1_000, 2_000)), *([shorter] if shorter else []))
+        splits = _generate(name, counts, seed, processes, report)
     elif data is None:
         raise ValueError(f"task={name!r} is read from files: give data, the folder that holds them.")
     else:
@@ -95,9 +104,7 @@ def load_task(
     return LraTask(name=name, vocab_size=vocab_size, classes=classes, max_length=max_length, splits=splits)
 
 
-def _generate(
-    name: str, sizes: tuple[int, int, int], seed: int, processes: int, report: Report
-) -> dict[str, Sequences]:
+def _generate(name: str, sizes: tuple[int, ...], seed: int, processes: int, report: Report) -> dict[str, Sequences]:
     keys = [(split, index) for split, size in enumerate(sizes) for index in range(size)]
     one, found = partial(_one, name, seed), []
     with ProcessPoolExecutor(processes) if processes > 1 else nullcontext() as pool:
@@ -106,7 +113,7 @@ def _generate(
             found.append(example)
             report(len(found) / len(keys))
     splits = {}
-    for split, size in zip(SPLITS, sizes, strict=True):
+    for split, size in zip(SPLITS, sizes, strict=False):
         part, found = found[:size], found[size:]
         splits[split] = Sequences([ids for ids, _ in part], np.array([label for _, label in part]))
     return splits
@@ -115,7 +122,9 @@ def _generate(
 def _one(name: str, seed: int, key: tuple[int, int]) -> tuple[Int[np.ndarray, " length"], int]:
     """An example depends on its number only, so that any number of processes makes the same ones."""
     if name == "listops":
-        ids, label = listops.generate(random.Random(f"{seed} {key}"))
+        split, index = key
+        lengths = _SHORTER[index % len(_SHORTER)] if SPLITS[split] == "shorter" else ()
+        ids, label = listops.generate(random.Random(f"{seed} {key}"), *lengths)
         return np.array(ids, dtype=np.int16), label
     image, label = pathfinder.generate(np.random.default_rng((seed, *key)))
     return image.flatten().astype(np.int16) + 1, label
