@@ -286,6 +286,9 @@ def main() -> None:
             )
         except (ValueError, FileNotFoundError) as error:
             raise SystemExit(f"error: {error}") from error
+    rows = len(task.splits["train"]) + options.shorter
+    if options.standardise and rows % options.batch_size == 1:
+        raise SystemExit(f"error: {rows:,} examples leave 1 for the last batch, too few for --standardise: --sizes")
     names = "steps seconds hidden_size layers projected_dim local_window batch_size learning_rate"
     names += " pooling initializer_range dropout projection_kind positions standardise"
     plan = "-".join(f"{getattr(options, name)}" for name in names.split())

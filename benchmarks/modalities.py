@@ -189,7 +189,7 @@ TASKS = {
     "speech": _speech(
         "speech", {"num_mel_bins": BINS, "audio_length": 228, "patch_size": [BINS, 1]}, (16, 32, 64), 1500
     ),
-    "mnist-pixels": _image("mnist", 28, 1, (64,), 2000, 64),
+    "mnist-pixels": _image("mnist", 28, 1, (64,), 4000, 32),
     "mnist-tiled": _image("mnist-tiled", 64, 1, (128,), 2000, 32),
     "speech-wave": _speech("speech-wave", {"audio_length": RATE, "patch_size": 1}, (128,), 2000),
 }

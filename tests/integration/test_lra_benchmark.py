@@ -40,6 +40,13 @@ def lra(monkeypatch: pytest.MonkeyPatch):
     return lra
 
 
+def test_a_batch_of_one_cannot_be_standardised(tmp_path: Path):
+    options = ["--task", "pathfinder", "--sizes", "5", "2", "2", "--batch-size", "4", "--runs", str(tmp_path)]
+    done = subprocess.run([sys.executable, str(SCRIPT), *options], capture_output=True, text=True, timeout=300)
+    assert done.returncode != 0
+    assert "error: 5 examples leave 1 for the last batch, too few for --standardise: --sizes" in done.stderr
+
+
 def test_what_the_classifier_reads_is_standardised(lra, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "argv", ["lra.py", "--task", "text"])
     options = lra.parse()
