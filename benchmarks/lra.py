@@ -45,7 +45,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "laptop": {
         "listops": _LAPTOP
         | {"pooling": "first", "positions": "sinusoidal", "sizes": (20_000, 1_000, 4_000), "shorter": 150_000},
-        "text": _MEAN | {"positions": "zero", "sizes": (15_000, 1_000, 4_500)},
+        "text": _MEAN | {"positions": "zero", "sizes": (14_400, 1_000, 4_500)},
         "image": _MEAN,
         "pathfinder": _MEAN,
     },

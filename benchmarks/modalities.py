@@ -189,7 +189,7 @@ TASKS = {
     "speech": _speech(
         "speech", {"num_mel_bins": BINS, "audio_length": 228, "patch_size": [BINS, 1]}, (16, 32, 64), 1500
     ),
-    "mnist-pixels": _image("mnist", 28, 1, (64,), 4000, 32),
+    "mnist-pixels": _image("mnist", 28, 1, (64,), 2000, 64),
     "mnist-tiled": _image("mnist-tiled", 64, 1, (128,), 2000, 32),
     "speech-wave": _speech("speech-wave", {"audio_length": RATE, "patch_size": 1}, (128,), 2000),
 }
@@ -240,8 +240,7 @@ def cell(task: str, model_name: str, seed: int, options: argparse.Namespace, con
     train, test = load(task, options)
     model = build(setting, model_name, seed, options)
     budget = Budget(
-        steps=None if options.seconds else options.steps or setting.steps,
-        seconds=options.seconds,
+        steps=options.steps or setting.steps,
         batch_size=setting.batch_size,
         learning_rate=options.learning_rate,
         weight_decay=0.05,
@@ -295,7 +294,7 @@ def show(results: dict[str, dict[str, Any]], options: argparse.Namespace, consol
         console.print(table)
     validated = "-validate" if options.validate else ""  # never in the place of a test
     path = options.output / f"modalities{validated}{options.suffix}.json"
-    names = ("seeds", "hidden_size", "layers", "learning_rate", "initializer_range", "steps", "seconds", "validate")
+    names = ("seeds", "hidden_size", "layers", "learning_rate", "initializer_range", "steps", "validate")
     settings = {name: getattr(options, name) for name in names}
     device = pick_device(options.device)
     write_results(path, console, device, settings=settings, table=rows, cells=results)
@@ -309,7 +308,6 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", help="some of a task's models", metavar="MODEL")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, help="instead of the tasks' own")
-    parser.add_argument("--seconds", type=float, help="of training a cell, instead of steps")
     parser.add_argument("--validate", action="store_true", help="leave the test alone: to choose settings")
     parser.add_argument("--hidden-size", type=int, default=64)
     parser.add_argument("--layers", type=int, default=3)
@@ -341,7 +339,7 @@ def main() -> None:
         for model in models_of(task)
         if not options.models or model in options.models
     }
-    names = "steps seconds hidden_size layers learning_rate initializer_range validate"
+    names = "steps hidden_size layers learning_rate initializer_range validate"
     plan = "-".join([device.type, *(str(getattr(options, name)) for name in names.split())])
     results = run_cells(cells, options.runs / plan, console, device)
     show(results, options, console)

@@ -111,6 +111,9 @@ def test_text_is_bytes(tmp_path):
     assert bytes((splits["test"].ids[0] - 1).astype(np.uint8)).decode() == "0 café"
     seen = {bytes(ids) for name in ("train", "validation") for ids in splits[name].ids}
     assert len(seen) == 21
+    all_ = load_task("text", data=tmp_path, sizes=(20, 1, 21)).splits
+    assert [len(all_[name]) for name in ("train", "validation", "test")] == [20, 1, 21]
+    assert all(map(np.array_equal, all_["train"].ids[:19], splits["train"].ids))
     with pytest.raises(ValueError, match="there are 21 examples"):
         load_task("text", data=tmp_path, sizes=(20, 2, 1))
 

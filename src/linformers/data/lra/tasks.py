@@ -171,9 +171,11 @@ def _split(train: Sequences, test: Sequences, sizes: tuple[int, int, int] | None
     def some(part: Sequences, rows: Any) -> Sequences:
         return Sequences([part.ids[row] for row in rows], part.labels[rows])
 
+    first = max(held, wanted[1])  # what the usual validation leaves over comes last
+    rest = np.concatenate([order[first:], order[wanted[1] : first]])
     shuffled = np.random.default_rng((seed, 1)).permutation(len(test))
     return {
-        "train": some(train, order[held if wanted[1] <= held else wanted[1] :][: wanted[0]]),
+        "train": some(train, rest[: wanted[0]]),
         "validation": some(train, order[: wanted[1]]),
         "test": some(test, np.sort(shuffled[: wanted[2]])),
     }
