@@ -37,6 +37,8 @@ if trainer.is_world_process_zero():
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     total = sum(p.double().sum().item() for p in trainer.accelerator.unwrap_model(trainer.model).parameters())
     print("RESULT", json.dumps({"losses": losses, "eval_loss": metrics["eval_loss"], "weights": total}))
+if torch.distributed.is_initialized():
+    torch.distributed.destroy_process_group()  # its threads must not outlive the interpreter
 """
 
 
