@@ -131,14 +131,9 @@ def build(model_name: str, task: LraTask, options: argparse.Namespace) -> Linfor
     return model
 
 
-def cell(task: LraTask, model_name: str, seed: int, options: argparse.Namespace, console: Console) -> dict[str, Any]:
-    """Train and test one model."""
-    device = pick_device(options.device)
-    torch.manual_seed(seed)
-    model = build(model_name, task, options)
-    train = Batches(task, ("train", "shorter"), options.pooling)
-    validation, test = (Batches(task, [name], options.pooling) for name in ("validation", "test"))
-    budget = Budget(
+def budget_of(options: argparse.Namespace) -> Budget:
+    """How every model is trained."""
+    return Budget(
         steps=options.steps,
         seconds=options.seconds,
         batch_size=options.batch_size,
@@ -146,8 +141,19 @@ def cell(task: LraTask, model_name: str, seed: int, options: argparse.Namespace,
         weight_decay=0.05,
         evaluations=options.evaluations,
     )
+
+
+def cell(task: LraTask, model_name: str, seed: int, options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """Train and test one model."""
+    device = pick_device(options.device)
+    torch.manual_seed(seed)
+    model = build(model_name, task, options)
+    train = Batches(task, ("train", "shorter"), options.pooling)
+    validation, test = (Batches(task, [name], options.pooling) for name in ("validation", "test"))
     title = f"{task.name} {model_name} seed {seed}"
-    found = train_classifier(model, train, validation, budget, device=device, seed=seed, name=title, console=console)
+    found = train_classifier(
+        model, train, validation, budget_of(options), device=device, seed=seed, name=title, console=console
+    )
     size = 2 * options.batch_size
     return {
         "model": model_name,
@@ -267,6 +273,10 @@ def main() -> None:
     """Train what is not trained yet, and write up."""
     options = parse()
     console = Console(width=None if sys.stdout.isatty() else 130, highlight=False)
+    try:
+        budget_of(options)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from error
     with ReadProgress(console, f"making {options.task}", unit="examples") as progress:
 
         def report(share: float) -> None:
@@ -284,11 +294,13 @@ def main() -> None:
                 processes=workers,
                 report=report,
             )
+            for model in options.models:  # before any is trained
+                config_of(model, task, options)
         except (ValueError, FileNotFoundError) as error:
             raise SystemExit(f"error: {error}") from error
     rows = len(task.splits["train"]) + options.shorter
     if options.standardise and rows % options.batch_size == 1:
-        raise SystemExit(f"error: {rows:,} examples leave 1 for the last batch, too few for --standardise: --sizes")
+        raise SystemExit(f"error: {rows:,} examples leave a last batch of 1, too few for a batch norm: change --sizes")
     names = "steps seconds hidden_size layers projected_dim local_window batch_size learning_rate"
     names += " pooling initializer_range dropout projection_kind positions standardise"
     plan = "-".join(f"{getattr(options, name)}" for name in names.split())

@@ -60,6 +60,10 @@ class Budget:
     def __post_init__(self) -> None:
         if self.steps is None and self.seconds is None:
             raise ValueError("a budget needs steps, seconds or both")
+        for name in ("steps", "seconds", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be above 0, got {value}: training would never end.")
 
     def share(self, step: int, seconds: float) -> float:
         """How much of it is used up."""

@@ -40,11 +40,22 @@ def lra(monkeypatch: pytest.MonkeyPatch):
     return lra
 
 
-def test_a_batch_of_one_cannot_be_standardised(tmp_path: Path):
-    options = ["--task", "pathfinder", "--sizes", "5", "2", "2", "--batch-size", "4", "--runs", str(tmp_path)]
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (
+            ["--batch-size", "4"],
+            "error: 5 examples leave a last batch of 1, too few for a batch norm: change --sizes",
+        ),
+        (["--steps", "0"], "error: steps must be above 0, got 0"),
+        (["--local-window", "-3"], "error: local_window must be at least 0, got -3"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_first(tmp_path: Path, more: list[str], message: str):
+    options = ["--task", "pathfinder", "--sizes", "5", "2", "2", "--runs", str(tmp_path / "runs"), *more]
     done = subprocess.run([sys.executable, str(SCRIPT), *options], capture_output=True, text=True, timeout=300)
-    assert done.returncode != 0
-    assert "error: 5 examples leave 1 for the last batch, too few for --standardise: --sizes" in done.stderr
+    assert done.returncode != 0 and not (tmp_path / "runs").exists()
+    assert message in done.stderr and "Traceback" not in done.stderr
 
 
 def test_what_the_classifier_reads_is_standardised(lra, monkeypatch: pytest.MonkeyPatch):

@@ -113,7 +113,7 @@ def _generate(name: str, sizes: tuple[int, ...], seed: int, processes: int, repo
             found.append(example)
             report(len(found) / len(keys))
     splits = {}
-    for split, size in zip(SPLITS, sizes, strict=False):
+    for split, size in zip(SPLITS[: len(sizes)], sizes, strict=True):
         part, found = found[:size], found[size:]
         splits[split] = Sequences([ids for ids, _ in part], np.array([label for _, label in part]))
     return splits
