@@ -29,6 +29,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from small_training import Budget, accuracy, measure_speed, pick_device, run_cells, train_classifier, write_results
 from torch import Tensor, nn
+from transformers.models.distilbert.modeling_distilbert import create_sinusoidal_embeddings
 
 from linformers import LinformerConfig, LinformerForSequenceClassification
 from linformers.attention.projection import PROJECTION_KINDS
@@ -121,9 +122,7 @@ def build(model_name: str, task: LraTask, options: argparse.Namespace) -> Linfor
     if options.positions == "zero":
         nn.init.zeros_(positions)
     elif options.positions == "sinusoidal":
-        length, size = positions.shape
-        angles = torch.arange(length)[:, None] * 10_000 ** -(torch.arange(0, size, 2) / size)
-        waves = torch.stack([angles.sin(), angles.cos()], -1).flatten(1)
+        waves = create_sinusoidal_embeddings(*positions.shape, out=torch.empty(positions.shape))
         positions.data.copy_(2**0.5 * options.initializer_range * waves)
     if options.standardise:
         head = model.classifier

@@ -70,3 +70,11 @@ def test_what_the_classifier_reads_is_standardised(lra, monkeypatch: pytest.Monk
     torch.testing.assert_close(read[0].mean(0), torch.zeros(64), atol=1e-4, rtol=0)
     monkeypatch.setattr(sys, "argv", ["lra.py", "--task", "text", "--no-standardise"])
     assert isinstance(lra.build("linformer", task, lra.parse()).classifier.dense, torch.nn.Linear)
+
+
+def test_sinusoidal_positions_are_as_large_as_the_initial_weights(lra, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "argv", ["lra.py", "--task", "listops"])
+    task = lra.LraTask(name="listops", vocab_size=16, classes=10, max_length=99, splits={})
+    positions = lra.build("kfree", task, lra.parse()).linformer.embeddings.position_embeddings.weight
+    torch.testing.assert_close(positions.square().mean(1).sqrt(), torch.full((100,), 0.1))
+    assert positions.requires_grad and positions[0] @ positions[1] > positions[0] @ positions[50]
