@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from linformers.attention.checks import check_heads, check_probability
-from linformers.attention.padding import Padding, read_mask
+from linformers.attention.checks import check_heads, check_int, check_probability
+from linformers.attention.documents import Documents, read_mask
 
 # Tokens read at a time where no gradient is needed: on a CPU their queries and scores stay in cache, and no n x d
 # temporary is allocated. 768 measured best at hidden size 768; on a GPU, starting kernels decides (see docs/log.md).
@@ -31,14 +31,25 @@ class Attention(nn.Module, abc.ABC):
     Args:
         hidden_size: Width of inputs and outputs.
         num_attention_heads: Heads; must divide ``hidden_size``.
+        exact_length: Documents of up to so many tokens are read by softmax attention itself.
         dropout: Probability of dropping an attention weight in training.
         bias: Whether the four feature projections have biases.
     """
 
-    def __init__(self, hidden_size: int, num_attention_heads: int, *, dropout: float = 0.0, bias: bool = True) -> None:
+    def __init__(
+        self,
+        hidden_size: int,
+        num_attention_heads: int,
+        *,
+        exact_length: int = 0,
+        dropout: float = 0.0,
+        bias: bool = True,
+    ) -> None:
         super().__init__()
         check_heads(hidden_size, num_attention_heads)
+        check_int("exact_length", exact_length, minimum=0)
         check_probability("dropout", dropout)
+        self.exact_length = exact_length
         self.hidden_size = hidden_size
         self.num_attention_heads = num_attention_heads
         self.head_dim = hidden_size // num_attention_heads
@@ -50,11 +61,16 @@ class Attention(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def build_memory(
-        self, source: Float[Tensor, "batch source hidden"], padding: Padding | None, return_weights: bool = False
+        self,
+        source: Float[Tensor, "batch source hidden"],
+        documents: Documents,
+        readers: Float[Tensor, "batch readers hidden"] | None = None,
+        return_weights: bool = False,
     ) -> Any:
         """Summarise ``source`` (aligned, padded rows zero) into what ``read`` needs.
 
-        ``return_weights``: the memory will be read for weights, so their columns must be those that are promised.
+        ``readers``: where the queries come from, if not from ``source``. ``return_weights``: the memory will be read for
+        weights, so their columns must be those that are promised.
         """
 
     @abc.abstractmethod
@@ -70,7 +86,7 @@ class Attention(nn.Module, abc.ABC):
     def forward(
         self,
         hidden_states: Float[Tensor, "batch seq hidden"],
-        attention_mask: Tensor | Padding | None = None,
+        attention_mask: Tensor | Documents | None = None,
         context: Float[Tensor, "batch source hidden"] | None = None,
         return_weights: bool = False,
     ) -> Any:
@@ -80,7 +96,7 @@ class Attention(nn.Module, abc.ABC):
             hidden_states: Where the queries come from.
             attention_mask: (batch, source) bool or integer, True or 1 = keep. It belongs to ``context`` if there is
                 one. A padded token gives nothing and gets zeros, so outputs of real tokens do not depend on where
-                padding lies or what it holds. A ``Padding`` says the inputs are already aligned.
+                padding lies or what it holds. ``Documents`` say that the inputs are already aligned.
             context: Where keys and values come from; None = self-attention.
             return_weights: Also return the attention weights, (batch, heads, seq, keys); keys are slots in
                 compressed attention.
@@ -103,25 +119,34 @@ class Attention(nn.Module, abc.ABC):
                 )
         is_self = context is None
         source = hidden_states if context is None else context
-        if attention_mask is None or isinstance(attention_mask, Padding):
-            padding = attention_mask
+        if isinstance(attention_mask, Documents):
+            documents = attention_mask
         else:
-            padding = read_mask(attention_mask, source.shape[0], source.shape[1])
-        self._check_source(source, padding, is_self)
-        if padding is not None:
-            source = padding.zero(padding.align(source))
+            documents = Documents(read_mask(attention_mask, source), source.shape[1], source.device)
+        self._check_source(documents, is_self)
+        source = documents.zero(documents.align(source))
+        inside = documents.aligned() if return_weights else documents.grouped(self.exact_length)
+        if not is_self:  # queries are not told apart by length
+            inside = documents.aligned()
+            memory = self.build_memory(source, inside, hidden_states, return_weights)
+            output, weights = self._read_all(hidden_states, memory, return_weights)
+            output = output.masked_fill(inside.empty[:, None, None], 0) if inside.padded else output
+        elif return_weights:
+            output, weights = self._attend(source, inside, return_weights)
+        else:
+            output, weights = inside.map(lambda x, group: self._attend(x, group)[0], source), None
+        if is_self:
+            output = documents.restore(output)
+        if weights is None:
+            return output
+        dropped = ~inside.keep if is_self else inside.empty[:, None]
+        weights = weights.masked_fill(dropped[:, None, :, None], 0)
+        return output, self.restore_weights(weights, documents, queries=is_self)
 
-        memory = self.build_memory(source, padding, return_weights)
-        output, weights = self._read_all(source if is_self else hidden_states, memory, return_weights)
-
-        if padding is not None:
-            dropped = ~padding.keep if is_self else padding.empty[:, None].expand(output.shape[:2])
-            output = output.masked_fill(dropped[..., None], 0)
-            output = padding.restore(output) if is_self else output
-            if weights is not None:
-                weights = weights.masked_fill(dropped[:, None, :, None], 0)
-                weights = self.restore_weights(weights, padding, queries=is_self)
-        return (output, weights) if return_weights else output
+    def _attend(self, source: Tensor, documents: Documents, return_weights: bool = False) -> tuple[Tensor, Any]:
+        memory = self.build_memory(source, documents, return_weights=return_weights)
+        output, weights = self._read_all(source, memory, return_weights)
+        return documents.zero(output), weights
 
     def _read_all(
         self, hidden_states: Float[Tensor, "batch seq hidden"], memory: Any, return_weights: bool
@@ -143,10 +168,10 @@ class Attention(nn.Module, abc.ABC):
         return output, None
 
     def restore_weights(
-        self, weights: Float[Tensor, "batch heads seq keys"], padding: Padding, queries: bool = True
+        self, weights: Float[Tensor, "batch heads seq keys"], documents: Documents, queries: bool = True
     ) -> Float[Tensor, "batch heads seq keys"]:
         """Bring attention weights from the aligned order to the caller's."""
-        return padding.restore_view(weights.transpose(1, 2)).transpose(1, 2) if queries else weights
+        return documents.restore_view(weights.transpose(1, 2)).transpose(1, 2) if queries else weights
 
     def split_heads(self, x: Float[Tensor, "batch seq hidden"]) -> Float[Tensor, "batch heads seq head_dim"]:
         """Cut the feature axis into heads (a view)."""
@@ -173,9 +198,9 @@ class Attention(nn.Module, abc.ABC):
         if x.shape[1] == 0:
             raise ValueError(f"{field} has no tokens, shape {tuple(x.shape)}: give sequences of at least one token.")
 
-    def _check_source(self, source: Tensor, padding: Padding | None, is_self: bool) -> None:
+    def _check_source(self, documents: Documents, is_self: bool) -> None:
         """Refuse sources the mechanism cannot take."""
-        if padding is not None and padding.first is not None:
+        if not documents.whole:
             raise ValueError(
                 f"{type(self).__name__} cannot work on one stretch of a sequence: use LinformerAttention or "
                 "KFreeAttention, or give each process whole sequences."

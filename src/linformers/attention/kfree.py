@@ -5,7 +5,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from linformers.attention.base import Attention, read_chunk
-from linformers.attention.padding import Padding
+from linformers.attention.documents import Documents
+from linformers.attention.keys import join_parts, weighted_part
 
 
 class KFreeAttention(Attention):
@@ -24,42 +25,25 @@ class KFreeAttention(Attention):
     """
 
     def build_memory(
-        self, source: Float[Tensor, "batch source hidden"], padding: Padding | None, return_weights: bool = False
+        self,
+        source: Float[Tensor, "batch source hidden"],
+        documents: Documents,
+        readers: Float[Tensor, "batch readers hidden"] | None = None,
+        return_weights: bool = False,
     ) -> Float[Tensor, "batch heads head_dim head_dim"]:
-        """Summarise all tokens as ``softmax_n(K)^T V``; without gradients, and across processes, part by part.
-
-        Parts are joined by what their softmaxes were divided by, the sums of ``exp(K)``.
-        """
-        usable = None if padding is None else (padding.keep | padding.empty[:, None])[..., None]
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
-            memory, log_sum = self._summarise(source, usable)
-        else:
-            size = read_chunk(source)
-            masks = [None] * -(-source.shape[1] // size) if usable is None else usable.split(size, dim=1)
-            parts = zip(source.split(size, dim=1), masks, strict=True)
-            memory, log_sum = self._summarise(*next(parts))
-            for part, mask in parts:
-                found, sums = self._summarise(part, mask)
-                both = torch.logaddexp(log_sum, sums)
-                memory = memory * (log_sum - both).exp() + found * (sums - both).exp()
-                log_sum = both
-        if padding is not None and padding.first is not None:
-            sums = (log_sum - padding.largest(log_sum)).exp()
-            memory = padding.reduce(memory * (sums / padding.reduce(sums)))
-        return memory
-
-    def _summarise(self, source: Tensor, usable: Tensor | None) -> tuple[Tensor, Tensor]:
-        """``softmax_n(K)^T V`` of some tokens, (batch, heads, head_dim, head_dim), and log sum exp(K) beside it."""
-        keys, values = self.split_heads(self.k_proj(source)), self.split_heads(self.v_proj(source))
-        wide = keys.to(torch.promote_types(keys.dtype, torch.float32))
-        if usable is not None:  # not -inf: a part may be all padding
-            wide = wide.masked_fill(~usable[:, None], torch.finfo(wide.dtype).min)
-        # A softmax by hand: its sum is needed as well, and on a GPU the fused kernel is slow along this axis.
-        largest = wide.detach().amax(-2, keepdim=True)
-        weights = (wide - largest).exp()
-        total = weights.sum(-2, keepdim=True)
-        weights = (weights / total).to(keys.dtype).transpose(-1, -2)
-        return (weights @ values).to(wide.dtype), (largest + total.log()).transpose(-1, -2)
+        """Summarise all tokens as ``softmax_n(K)^T V``; without gradients, and across processes, part by part."""
+        at_once = torch.is_grad_enabled() or torch.compiler.is_compiling()
+        size = source.shape[1] if at_once else read_chunk(source)
+        parts = []
+        for start in [0] if at_once else range(0, source.shape[1], size):
+            x = source if at_once else source[:, start : start + size]
+            keys, values = (self.split_heads(linear(x)) for linear in (self.k_proj, self.v_proj))
+            scores = keys.to(torch.promote_types(keys.dtype, torch.float32)).transpose(-1, -2)
+            if documents.padded:  # not -inf: a part may be all padding
+                kept = documents.keep[:, start : start + x.shape[1]] if not at_once else documents.keep
+                scores = scores.masked_fill(~kept[:, None, None], torch.finfo(scores.dtype).min)
+            parts.append(weighted_part(scores, values, 0.0))
+        return join_parts(parts, documents)
 
     def read(
         self,
@@ -73,7 +57,7 @@ class KFreeAttention(Attention):
         weights = torch.dropout(weights, self.dropout, self.training)
         return self.merge_heads(weights @ memory.to(weights.dtype)), weights if return_weights else None
 
-    def _check_source(self, source: Tensor, padding: Padding | None, is_self: bool) -> None:
+    def _check_source(self, documents: Documents, is_self: bool) -> None:
         """Any length will do, and a stretch of a sequence as well."""
 
 

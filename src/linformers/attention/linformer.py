@@ -1,39 +1,43 @@
 """Linformer: self-attention with linear complexity, by low-rank projection of keys and values."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from linformers.attention.base import Attention
 from linformers.attention.checks import check_int
-from linformers.attention.functional import attend
-from linformers.attention.local import attend_with_window
-from linformers.attention.padding import Padding, first_rows, lengths_of
+from linformers.attention.documents import Documents
+from linformers.attention.keys import Keys, attend, bias_of, join_parts, token_keys, weighted_part
 from linformers.attention.projection import Projection
-from linformers.attention.sharing import ProjectionBank
+from linformers.attention.sharing import PROJECTION_KINDS, ProjectionBank
+from linformers.attention.slots import AttentionPoolProjection, Pooled, SlotPlan, finish, total
+from linformers.attention.window import Nearby, attend_in_blocks
+
+# Without gradients, keys and values of so many tokens are made at a time, in all sequences together.
+POOL_TOKENS = 1024
 
 
 @dataclass(frozen=True)
-class SlotMemory:
-    """What every query sees: the k compressed keys and values, then those of the global tokens.
+class Memory:
+    """What queries read: the keys that all see (slots, then global tokens), and what few see.
 
-    With a local window also the keys and values of all tokens at hand, after those of ``before`` more. ``global_reads``
-    is what the global tokens read; ``offset`` the index in its document of the first token at hand, None = 0.
+    Attributes:
+        seen: Keys of all queries.
+        documents: Where the tokens are that the memory was built from.
+        nearby: Tokens for the window.
+        global_reads: What the global tokens read.
+        slope: What each query adds to what it reads: how values change with the query; see ``slots.py``.
     """
 
-    keys: Float[Tensor, "batch heads slots head_dim"]
-    values: Float[Tensor, "batch heads slots head_dim"]
-    bias: Float[Tensor, "#batch slots"] | None
+    seen: Keys
+    documents: Documents
+    nearby: Nearby | None = None
     global_reads: Float[Tensor, "batch heads globals head_dim"] | None = None
-    token_keys: Float[Tensor, "batch heads source head_dim"] | None = None
-    token_values: Float[Tensor, "batch heads source head_dim"] | None = None
-    starts: Int[Tensor, "#batch edges"] | None = None
-    lengths: Int[Tensor, "#batch"] | None = None
-    before: int = 0
-    offset: Int[Tensor, " batch"] | None = None
+    slope: Float[Tensor, "batch heads head_dim head_dim"] | None = None
 
 
 class LinformerAttention(Attention):
@@ -41,20 +45,25 @@ class LinformerAttention(Attention):
 
     E and F compress the n keys and values to ``projected_dim`` slots, so time and memory are O(n k) where softmax
     attention takes O(n^2). Padded tokens are left out of the compression; outputs of real tokens do not depend on
-    them. ``mean_pool`` with k >= n is softmax attention, exactly.
+    them. Slots that stand for tokens (all kinds but ``linear`` and ``conv``; not ``max_pool``) are softmax attention
+    where k >= n, exactly.
 
     Args:
         hidden_size: Width of inputs and outputs.
         num_attention_heads: Heads; must divide ``hidden_size``.
-        max_length: The longest sequence of keys, in tokens.
+        max_length: The longest sequence of keys, in tokens. None = any length, for kinds that learn nothing.
         projected_dim: Slots, the paper's k.
-        projection_sharing: ``none``, ``headwise``, ``key_value`` or ``layerwise`` (within one layer the last two are
-            the same); see ``ProjectionBank``.
-        projection_kind: ``linear`` (learned E and F), ``mean_pool``, ``max_pool`` or ``conv``.
-        local_window: Exact neighbours attended on each side beside the slots, in tokens; 0 = the paper.
-            Self-attention only.
+        projection_sharing: ``none``, ``headwise``, ``key_value`` (default) or ``layerwise`` (within one layer the last
+            two are the same); see ``ProjectionBank``.
+        projection_kind: The paper's ``linear`` (learned E and F, the default), ``mean_pool``, ``max_pool`` or ``conv``;
+            or slots that weigh their tokens by attention: ``attention_pool`` (of neighbours) or ``cluster`` (of like
+            keys, the closest to softmax attention; see ``slots.py``).
+        local_window: Queries in blocks of ``max(32, 2 * local_window)`` also see the tokens of their block and so many
+            more on each side exactly; 0 = the paper. Self-attention only.
         global_tokens: So many tokens at the start are exact keys for all, and attend to all tokens themselves (as in
             Longformer, Beltagy et al., arXiv 2004.05150); the slots compress the others. Self-attention only.
+        exact_length: Documents of up to so many tokens are read by softmax attention itself; 0 = none. For kinds whose
+            slots stand for tokens.
         dropout: Probability of dropping an attention weight in training.
         bias: Whether the four feature projections have biases.
         projections: E and F from a stack's ``ProjectionBank``, which owns their parameters; given, the arguments
@@ -62,41 +71,48 @@ class LinformerAttention(Attention):
 
     Raises:
         TypeError: An argument of the wrong type.
-        ValueError: An argument out of range, or an unknown kind or sharing.
+        ValueError: An argument out of range, an unknown kind or sharing, or one that contradicts ``projections``.
     """
 
     def __init__(
         self,
         hidden_size: int,
         num_attention_heads: int,
-        max_length: int,
+        max_length: int | None,
         projected_dim: int,
         *,
-        projection_sharing: str = "key_value",
-        projection_kind: str = "linear",
+        projection_sharing: str | None = None,
+        projection_kind: str | None = None,
         local_window: int = 0,
         global_tokens: int = 0,
+        exact_length: int = 0,
         dropout: float = 0.0,
         bias: bool = True,
         projections: tuple[Projection, Projection] | None = None,
     ) -> None:
-        super().__init__(hidden_size, num_attention_heads, dropout=dropout, bias=bias)
-        check_int("max_length", max_length)
-        check_int("projected_dim", projected_dim)
+        super().__init__(hidden_size, num_attention_heads, exact_length=exact_length, dropout=dropout, bias=bias)
         check_int("local_window", local_window, minimum=0)
         check_int("global_tokens", global_tokens, minimum=0)
-        self.max_length = max_length
-        self.projected_dim = projected_dim
         self.local_window = local_window
         self.global_tokens = global_tokens
         if projections is None:
             self.bank = ProjectionBank(
-                1, num_attention_heads, max_length, projected_dim, sharing=projection_sharing, kind=projection_kind
+                1,
+                num_attention_heads,
+                max_length,
+                projected_dim,
+                sharing="key_value" if projection_sharing is None else projection_sharing,
+                kind="linear" if projection_kind is None else projection_kind,
             )
             projections = self.bank[0]
             assert projections is not None
+        else:
+            given = {"num_attention_heads": num_attention_heads, "max_length": max_length}
+            given |= {"projected_dim": projected_dim, "projection_kind": projection_kind}
+            _check_borrowed(projections, given | {"projection_sharing": projection_sharing})
         # In a tuple, so that borrowed projections are not registered here a second time.
         self._projections: tuple[Projection, Projection] = projections
+        check_exact_length(exact_length, self.key_projection.kind)
 
     @property
     def key_projection(self) -> Projection:
@@ -108,246 +124,270 @@ class LinformerAttention(Attention):
         """F: compresses the values; the same object as E where they are shared."""
         return self._projections[1]
 
-    def _check_source(self, source: Tensor, padding: Padding | None, is_self: bool) -> None:
-        seq = source.shape[1] if padding is None else padding.document_seq
-        if padding is not None and padding.first is not None:
-            kind = self.key_projection.kind
-            if kind == "max_pool":
-                raise ValueError(
-                    f"sequence parallelism does not take projection_kind {kind!r}, as a maximum is no sum over the "
-                    "tokens: use 'linear', 'mean_pool' or 'conv'."
-                )
+    @property
+    def projected_dim(self) -> int:
+        """Slots, k."""
+        return self.key_projection.projected_dim
+
+    def _check_source(self, documents: Documents, is_self: bool) -> None:
+        e = self.key_projection
+        if not documents.whole and not e.is_sum:
+            raise ValueError(
+                f"sequence parallelism does not take projection_kind {e.kind!r}, as a maximum is no sum over the "
+                "tokens: use another kind."
+            )
         for name in ("local_window", "global_tokens"):
             if getattr(self, name) and not is_self:
                 raise ValueError(
                     f"{name}={getattr(self, name)} needs queries and keys of one sequence, but a context was given: "
                     f"use {name}=0 for cross-attention."
                 )
-        if seq > self.max_length:
+        if e.has_parameters and documents.longest > (e.max_length or 0):
             raise ValueError(
-                f"a sequence of {seq} tokens exceeds max_length={self.max_length}: truncate it, or build "
+                f"a sequence of {documents.longest} tokens exceeds max_length={e.max_length}: truncate it, or build "
                 "the module with a larger max_length."
             )
 
     def build_memory(
-        self, source: Float[Tensor, "batch source hidden"], padding: Padding | None, return_weights: bool = False
-    ) -> SlotMemory:
-        """Compress keys and values to k slots, in the cheaper order of multiplication.
+        self,
+        source: Float[Tensor, "batch source hidden"],
+        documents: Documents,
+        readers: Float[Tensor, "batch readers hidden"] | None = None,
+        return_weights: bool = False,
+    ) -> Memory:
+        """Compress keys and values to k slots; beside them global tokens and, for the window, all tokens."""
+        if documents.exact and not return_weights:
+            source, documents = documents.gathered(source)
+            keys, values = (self.split_heads(linear(source)) for linear in (self.k_proj, self.v_proj))
+            return Memory(token_keys(keys, values, documents), documents)
+        e, g = self.key_projection, self.global_tokens
+        rest = documents.after(g)
+        plan = self._plan(e, source, rest, readers) if isinstance(e, AttentionPoolProjection) else None
+        compress_first = plan is None and self._compress_first(documents.longest)
+        heads = documents.rows(source, torch.arange(g, device=source.device)[None]) if g else source[:, :0]
+        at_once = bool(self.local_window) or (plan is None and not compress_first)
+        parts = list(self._parts(source, documents, plan, heads, at_once)) if at_once or g or plan else []
 
-        ``E (X W + 1 b^T) = (E X) W + (E 1) b^T``: compressing first leaves k rows to project instead of n, and with
-        E = F the product ``E X`` serves both. With per-head E the other order is mostly cheaper. Where pooling gives
-        each token a slot of its own, the tokens themselves are the slots.
-        """
-        e, f = self._projections
-        if not return_weights and self._is_exact(source, padding):
-            bias = None
-            if padding is not None:
-                usable = padding.keep | padding.empty[:, None]
-                bias = torch.zeros_like(usable, dtype=source.dtype).masked_fill(~usable, -torch.inf)
-            keys, values = self.split_heads(self.k_proj(source)), self.split_heads(self.v_proj(source))
-            return SlotMemory(keys, values, None if bias is None else bias.to(keys.dtype))
-        token_keys = token_values = None
-        compress_first = self._compress_first(source.shape[1] if padding is None else padding.document_seq)
-        before = 0
-        if self.local_window or not compress_first:
-            tokens = source
-            if self.local_window and padding is not None:
-                tokens, before = padding.with_neighbours(source, self.local_window)
-            token_keys, token_values = self.k_proj(tokens), self.v_proj(tokens)
-        rest, rest_padding = self._without_globals(source, padding)
-        if compress_first:
-            compressed = e(rest, rest_padding)
-            keys = self._project_slots(self.k_proj, compressed, e, rest, rest_padding)
-            compressed = compressed if f is e else f(rest, rest_padding)
-            values = self._project_slots(self.v_proj, compressed, f, rest, rest_padding)
+        sums = slope = None
+        if plan is not None:
+            sums = total([part.pooled.sums for part in parts if part.pooled], documents)
+            # Beside a window little is left for the slope, and queries differ in how much of them slots answer.
+            slots, slope = finish(sums, plan, slope=not self.local_window)
+            dtype = parts[0].keys.dtype
+            slope = None if slope is None else slope * self.head_dim**-0.5
+            seen = Keys(slots.keys.to(dtype), slots.values.to(dtype), slots.bias)
+        elif compress_first:
+            seen = self._slots_of_inputs(source, rest)
         else:
-            assert token_keys is not None and token_values is not None
-            own = slice(before, before + source.shape[1])
-            # A feature projection leaves its bias at padding; that must not be compressed.
-            rest_keys, rest_values = (
-                self._without_globals(x[:, own] if padding is None else padding.zero(x[:, own]), padding)[0]
-                for x in (token_keys, token_values)
-            )
-            keys = self._compress_tokens(e, rest_keys, rest_padding)
-            values = self._compress_tokens(f, rest_values, rest_padding)
-
-        bias = e.log_mass(rest, rest_padding)
-        bias = None if bias is None else bias.to(keys.dtype)
-        lengths = lengths_of(source, padding)
-        global_reads = None
-        if self.global_tokens:
-            keys, values, bias, global_reads = self._add_globals(keys, values, bias, source, padding)
-        if bias is not None and padding is not None:
-            # no slot is left in an empty sequence; its output is dropped, but stays finite
-            bias = bias.masked_fill(padding.empty[:, None], 0)
-        offset = None if padding is None else padding.first
-        if not self.local_window:
-            return SlotMemory(keys, values, bias, global_reads, offset=offset)
-        assert token_keys is not None and token_values is not None
-        starts = e.slot_starts(lengths_of(rest, rest_padding))
-        return SlotMemory(
-            keys,
-            values,
-            bias,
-            global_reads,
-            self.split_heads(token_keys),
-            self.split_heads(token_values),
-            None if starts is None else starts + self.global_tokens,
-            lengths,
-            before,
-            offset,
-        )
-
-    def _is_exact(self, source: Tensor, padding: Padding | None) -> bool:
-        """Whether this is softmax attention: pooling, with a slot for each token."""
-        if torch.compiler.is_compiling() or (padding is not None and padding.first is not None):
-            return False  # a traced graph must serve every length
-        return source.shape[1] <= self.projected_dim + self.global_tokens and self.key_projection.is_pooling
-
-    def _without_globals(self, x: Tensor, padding: Padding | None) -> tuple[Tensor, Padding | None]:
-        """The tokens that the slots compress: all after the global ones."""
-        first = self.global_tokens
-        if not first:
-            return x, padding
-        if padding is not None and padding.first is not None:
-            is_global = padding.first[:, None] + torch.arange(x.shape[1], device=x.device) < first
-            return x.masked_fill(is_global[..., None], 0), padding.after(first)
-        if torch.compiler.is_compiling() or x.shape[1] <= first:  # a traced graph must serve short sequences too
-            if padding is None:
-                padding = Padding(torch.ones(1, x.shape[1], dtype=torch.bool, device=x.device))
-            x, padding = F.pad(x, (0, 0, 0, first)), padding.widened(first)
-        return x[:, first:], None if padding is None else padding.after(first)
-
-    def _add_globals(
-        self, keys: Tensor, values: Tensor, bias: Tensor | None, source: Tensor, padding: Padding | None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Global tokens behind the slots, as keys and values with a bias; and what they read themselves.
-
-        They read all n tokens by ``q (X W)^T = (q W^T) X^T``, so that only they pay for it: O(n) each.
-        """
-        count = self.global_tokens
-        x = first_rows(source, count) if padding is None else padding.heads_of_documents(source, count)
-        lengths = lengths_of(source, padding)[:, None]
-        if bias is None:  # slots without a single token to compress are none
-            bias = keys.new_zeros(lengths.shape[0], keys.shape[2]).masked_fill(
-                lengths <= self.global_tokens, -torch.inf
-            )
-        present = torch.arange(x.shape[1], device=x.device) < lengths
-        keys = torch.cat([keys, self.split_heads(self.k_proj(x))], dim=2)
-        values = torch.cat([values, self.split_heads(self.v_proj(x))], dim=2)
-        extra = torch.zeros_like(present, dtype=bias.dtype).masked_fill(~present, -torch.inf)
-        rows = torch.broadcast_shapes(bias.shape[:1], extra.shape[:1])[0]
-        bias = torch.cat([bias.expand(rows, -1), extra.expand(rows, -1)], dim=1)
-
-        query = self.split_heads(self.q_proj(x))
-        heads = (self.num_attention_heads, self.head_dim)
-        key_weight, value_weight = (linear.weight.unflatten(0, heads) for linear in (self.k_proj, self.v_proj))
-        wide = torch.promote_types(source.dtype, torch.float32)  # float16 cannot hold large scores
-        query = torch.einsum("bhgd,hdm->bhgm", query.to(wide), key_weight.to(wide)) * self.head_dim**-0.5
-        scores = query.flatten(1, 2) @ source.to(wide).transpose(1, 2)  # a bias of the keys is the same for all of them
-        if padding is not None:
-            scores = scores.masked_fill(~(padding.keep | padding.empty[:, None])[:, None], -torch.inf)
-        # A softmax over all tokens of the documents, of which only a stretch may be at hand.
-        scores = scores.to(wide)  # under autocast they are not
-        largest = scores.amax(-1, keepdim=True).detach()
-        weights = (scores - (largest if padding is None else padding.largest(largest))).exp()
-        total = weights.sum(-1, keepdim=True)
-        weights = F.dropout(weights / (total if padding is None else padding.reduce(total)), self.active_dropout)
-        sums = torch.cat([weights.to(source.dtype) @ source, weights.sum(-1, keepdim=True)], dim=-1)
-        sums = (sums if padding is None else padding.reduce(sums)).unflatten(1, (self.num_attention_heads, -1))
-        read, mass = sums[..., :-1].to(source.dtype), sums[..., -1:].to(source.dtype)  # 1, but for dropout
-        read = torch.einsum("bhgm,hdm->bhgd", read, value_weight)
-        if self.v_proj.bias is not None:
-            read = read + mass * self.v_proj.bias.view(self.num_attention_heads, 1, self.head_dim)
-        return keys, values, bias, read
+            seen = self._slots_of_tokens(parts[0].keys, parts[0].values, rest)
+        reads = None
+        if g:
+            there = torch.arange(g, device=source.device) < documents.totals[:, None]
+            keys, values = (self.split_heads(linear(heads)) for linear in (self.k_proj, self.v_proj))
+            seen = seen + Keys(keys, values, bias_of(there, keys.dtype)[:, None])
+            reads = join_parts([part.read for part in parts if part.read], documents)
+        if seen.bias is not None and documents.padded:
+            # No key is left in an empty document; its output is dropped, but stays finite.
+            seen = Keys(seen.keys, seen.values, seen.bias.masked_fill(documents.empty[:, None, None], 0))
+        nearby = None
+        if self.local_window:
+            part = parts[0]
+            if part.pooled is not None and sums is not None:
+                members = part.pooled.slots, part.pooled.shares(sums)
+            else:
+                members = e.members(rest, torch.promote_types(part.keys.dtype, torch.float32))
+                members = None if members is None else tuple(x[:, None] for x in members)
+            nearby = Nearby.around(part.keys, part.values, members, documents, self.local_window)
+        return Memory(seen, documents, nearby, reads, slope)
 
     def read(
         self,
         hidden_states: Float[Tensor, "batch seq hidden"],
-        memory: SlotMemory,
+        memory: Memory,
         start: int = 0,
         return_weights: bool = False,
     ) -> tuple[Float[Tensor, "batch seq hidden"], Tensor | None]:
-        """Attend to the slots and global tokens, and to the neighbours if there is a local window.
+        """Attend to the slots and global tokens, and to the tokens near if there is a local window.
 
         The weights of global tokens are zero: they attend to tokens, for which there are no columns.
         """
-        query = self.split_heads(self.q_proj(hidden_states))
-        if memory.token_keys is None:
-            bias = None if memory.bias is None else memory.bias[:, None, None]
-            read, weights = attend(query, memory.keys, memory.values, bias, self.active_dropout, return_weights)
+        query, g, documents = self.split_heads(self.q_proj(hidden_states)), self.global_tokens, memory.documents
+        dropout = self.active_dropout
+        if memory.nearby is None:
+            read, weights = attend(query, memory.seen, dropout, return_weights)
+            if memory.slope is not None:
+                read = read + query @ memory.slope.to(query.dtype)
         else:
-            assert memory.token_values is not None and memory.lengths is not None
-            read, weights = attend_with_window(
+            read, weights = attend_in_blocks(
                 query,
-                memory.token_keys,
-                memory.token_values,
-                memory.keys,
-                memory.values,
-                self.local_window,
+                memory.seen,
+                memory.nearby,
+                documents,
+                window=self.local_window,
                 start=start,
-                before=memory.before,
-                offset=memory.offset,
-                first=self.global_tokens,
-                lengths=memory.lengths,
-                slot_bias=memory.bias,
-                slot_starts=memory.starts,
-                dropout=self.active_dropout,
+                global_tokens=g,
+                dropout=dropout,
                 return_weights=return_weights,
             )
-        if memory.global_reads is not None and memory.offset is None and start == 0 and weights is None:
-            rest = F.pad(read, (0, 0, 0, self.global_tokens))[:, :, self.global_tokens :]  # none, of a short sequence
-            read = torch.cat([memory.global_reads.to(read.dtype), rest], dim=2)[:, :, : hidden_states.shape[1]]
-        elif memory.global_reads is not None and (start < self.global_tokens or memory.offset is not None):
-            index = torch.arange(start, start + hidden_states.shape[1], device=read.device)[None]
-            index = index if memory.offset is None else index + memory.offset[:, None]
-            is_global = (index < self.global_tokens)[:, None, :, None]
-            index = index.clamp(max=self.global_tokens - 1)[:, None, :, None].expand(read.shape)
-            read = torch.where(is_global, memory.global_reads.to(read.dtype).gather(2, index), read)
-            weights = None if weights is None else weights.masked_fill(is_global, 0)
+        if memory.global_reads is not None and (start < g or not documents.whole):
+            # Of whole documents only the first rows can be global; stretches of other processes begin anywhere.
+            rows = g - start if documents.whole and not torch.compiler.is_compiling() else read.shape[2]
+            index = documents.first[:, None] + start + torch.arange(read.shape[2], device=read.device)[:rows]
+            index = index[:, None, :, None]
+            some = read[:, :, :rows]
+            own = memory.global_reads.to(read.dtype).gather(2, index.clamp(0, g - 1).expand(some.shape))
+            read = torch.cat([torch.where(index < g, own, some), read[:, :, rows:]], dim=2)
+            if weights is not None:
+                none = weights[:, :, :rows].masked_fill(index < g, 0)
+                weights = torch.cat([none, weights[:, :, rows:]], dim=2)
         return self.merge_heads(read), weights
+
+    def _plan(
+        self, e: AttentionPoolProjection, source: Tensor, rest: Documents, readers: Tensor | None
+    ) -> SlotPlan:
+        """What decides about slots that follow the data, from a sample of tokens and of those that read them."""
+        sample = e.sample(rest)
+        x = rest.rows(source, sample)
+        real = sample[:, ::2] >= 0
+        if readers is None:
+            readers = x[:, ::2]
+        else:
+            size = e.sample_tokens // 2
+            readers = readers[:, torch.arange(size, device=x.device) * readers.shape[1] // size]
+            real = real.new_ones(1, size)
+        keys, queries = self.k_proj(x).unflatten(-1, (self.num_attention_heads, -1)), self.split_heads(self.q_proj(readers))
+        wide = torch.promote_types(keys.dtype, torch.float32)
+        all_real = not (rest.padded or torch.compiler.is_compiling())
+        queries = queries.to(wide) * self.head_dim**-0.5
+        return e.plan(keys.to(wide), queries, sample >= 0, None if all_real else real)
+
+    def _parts(
+        self,
+        source: Float[Tensor, "batch source hidden"],
+        documents: Documents,
+        plan: SlotPlan | None,
+        heads: Float[Tensor, "batch globals hidden"],
+        at_once: bool,
+    ) -> Iterator["_Part"]:
+        """What is made of keys and values: of all at once, or without gradients, part by part, so that none are kept."""
+        g, e = self.global_tokens, self.key_projection
+        query = self.split_heads(self.q_proj(heads)) * self.head_dim**-0.5 if g else None
+        at_once = at_once or torch.is_grad_enabled() or torch.compiler.is_compiling()
+        size = source.shape[1] if at_once else max(POOL_TOKENS // source.shape[0], 1)
+        for start in [0] if at_once else range(0, source.shape[1], size):
+            x = source if at_once else source[:, start : start + size]
+            place = documents if at_once else documents.part(start, start + x.shape[1])
+            keys, values = (linear(x).unflatten(-1, (self.num_attention_heads, -1)) for linear in (self.k_proj, self.v_proj))
+            pooled = read = None
+            if isinstance(e, AttentionPoolProjection) and plan is not None:
+                pooled = e.pool(keys, values, plan, place.after(g))
+            if query is not None:
+                wide = torch.promote_types(keys.dtype, torch.float32)  # float16 cannot hold large scores
+                scores = (query.to(wide) @ keys.to(wide).permute(0, 2, 3, 1)).to(wide)  # under autocast they are not
+                if documents.padded:
+                    scores = scores.masked_fill(~place.keep[:, None, None], torch.finfo(scores.dtype).min)
+                read = weighted_part(scores, values.transpose(1, 2), self.active_dropout)
+            yield _Part(keys, values, pooled, read) if at_once else _Part(keys[:, :0], values[:, :0], pooled, read)
 
     def _compress_first(self, n: int) -> bool:
         """Whether compressing X before the feature projections takes fewer multiplications than after them."""
         e, f = self._projections
-        if not e.is_linear:
+        if not e.is_linear or e.per_head:
             return False
         # A traced graph serves every length, so there the longest decides; the function is the same either way.
-        n = self.max_length if torch.compiler.is_compiling() else n
+        n = e.max_length or n if torch.compiler.is_compiling() else n
         d, k = self.hidden_size, self.projected_dim
         first = (1 if f is e else 2) * e.cost_per_token * n * d + 2 * k * d * d
-        second = 2 * (e.cost_per_token // (e.num_heads or 1)) * n * d
-        if not self.local_window:  # else every token is projected anyway
+        second = 2 * e.cost_per_token * n * d
+        if not (self.local_window or self.global_tokens):  # else every token is projected anyway
             second += 2 * n * d * d
         return first < second
 
-    def _compress_tokens(
-        self, projection: Projection, tokens: Tensor, padding: Padding | None
-    ) -> Float[Tensor, "batch heads slots head_dim"]:
-        """``E K``: compress keys or values."""
-        if projection.per_head:
-            return projection(self.split_heads(tokens), padding)
-        return self.split_heads(projection(tokens, padding))
+    def _slots_of_inputs(self, source: Tensor, rest: Documents) -> Keys:
+        """``E (X W + 1 b^T) = (E X) W + (E 1) b^T``: k rows to project instead of n; with E = F, one ``E X`` for both."""
+        e, f = self._projections
+        compressed = e(source, rest)
+        found = []
+        for projection, linear in ((e, self.k_proj), (f, self.v_proj)):
+            slots = linear(compressed if projection is e else projection(source, rest))
+            if projection.has_parameters and linear.bias is not None:
+                all_ = rest.complete()
+                mass = projection(all_.keep[..., None].to(source.dtype), all_)  # what a constant becomes in each slot
+                slots = slots + (mass - 1) * linear(source.new_zeros(1, 1, self.hidden_size))
+            found.append(self.split_heads(slots))
+        return Keys(*found, self._slot_bias(rest, found[0].dtype))
 
-    def _project_slots(
-        self, linear: nn.Linear, compressed: Tensor, projection: Projection, source: Tensor, padding: Padding | None
-    ) -> Float[Tensor, "batch heads slots head_dim"]:
-        """``(E X) W + (E 1) b^T``: keys or values of the slots from the compressed inputs."""
-        mass = None
-        if linear.bias is not None:
-            # What a constant, such as the bias, becomes in each slot.
-            document = None if padding is None else padding.document()
-            ones = source.new_ones(1, source.shape[1], 1) if document is None else document.keep[..., None].to(source)
-            mass = projection(ones, document)
-        if not projection.per_head:
-            slots = linear(compressed)
-            return self.split_heads(slots if mass is None else slots + (mass - 1) * linear.bias)
-        weight = linear.weight.unflatten(0, (self.num_attention_heads, self.head_dim))
-        slots = torch.einsum("bhkd,hed->bhke", compressed, weight)
-        if mass is None:
-            return slots
-        return slots + mass * linear.bias.view(self.num_attention_heads, 1, self.head_dim)
+    def _slots_of_tokens(self, keys: Tensor, values: Tensor, rest: Documents) -> Keys:
+        """``E K`` and ``F V``."""
+        found = []
+        for projection, tokens in zip(self._projections, (keys, values), strict=True):
+            tokens = rest.zero(tokens)  # a feature projection leaves its bias at padding
+            slots = projection(tokens if projection.per_head else tokens.flatten(2), rest)
+            found.append(slots if projection.per_head else self.split_heads(slots))
+        return Keys(*found, self._slot_bias(rest, found[0].dtype))
+
+    def _slot_bias(self, rest: Documents, dtype: torch.dtype) -> Float[Tensor, "#batch 1 slots"] | None:
+        """The mass of each slot; where no token is left to compress, a slot is none."""
+        dtype = torch.promote_types(dtype, torch.float32)
+        bias = self.key_projection.log_mass(rest, dtype)
+        if bias is None and (rest.padded or rest.skipped):
+            bias = bias_of(~rest.empty[:, None].expand(-1, self.projected_dim), dtype)
+        return None if bias is None else bias[:, None]
 
     def extra_repr(self) -> str:
         """Shown when the module is printed."""
-        return f"{super().extra_repr()}, local_window={self.local_window}, global_tokens={self.global_tokens}"
+        return (
+            f"{super().extra_repr()}, local_window={self.local_window}, global_tokens={self.global_tokens}, "
+            f"exact_length={self.exact_length}"
+        )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some tokens: their keys and values, if all are at hand, their part of the slots, and of what global tokens read."""
+
+    keys: Float[Tensor, "batch tokens heads head_dim"]
+    values: Float[Tensor, "batch tokens heads head_dim"]
+    pooled: Pooled | None
+    read: tuple[Tensor, Tensor] | None
+
+
+def check_exact_length(exact_length: int, kind: str) -> None:
+    """Refuse softmax attention on short documents where long ones are read by slots of another meaning.
+
+    Raises:
+        ValueError: Slots of this kind do not stand for tokens.
+    """
+    if exact_length and not PROJECTION_KINDS[kind].stands_for_tokens:
+        kinds = ", ".join(name for name, cls in PROJECTION_KINDS.items() if cls.stands_for_tokens)
+        raise ValueError(
+            f"exact_length={exact_length} needs slots that stand for tokens, but projection_kind is {kind!r}: "
+            f"use 0, or one of {kinds}."
+        )
+
+
+def _check_borrowed(projections: tuple[Projection, Projection], given: dict[str, Any]) -> None:
+    """Refuse arguments that contradict the projections of a bank.
+
+    Raises:
+        ValueError: Another kind, size or sharing.
+    """
+    e, f = projections
+    sharing = "none" if e.per_head else "headwise" if e is not f else given["projection_sharing"]
+    held = {
+        "max_length": e.max_length,
+        "projected_dim": e.projected_dim,
+        "projection_kind": e.kind,
+        "num_attention_heads": e.num_heads or given["num_attention_heads"],
+        "projection_sharing": sharing,
+    }
+    if e is f and e.has_parameters and given["projection_sharing"] in ("none", "headwise"):
+        held["projection_sharing"] = "key_value"
+    if not e.has_parameters:
+        held["projection_sharing"] = given["projection_sharing"]  # pooling shares everything
+    for name, value in given.items():
+        if value is not None and value != held[name]:
+            raise ValueError(
+                f"{name}={value!r} contradicts the projections that were given, which have {held[name]!r}: leave it "
+                "out, or take the projections of another bank."
+            )

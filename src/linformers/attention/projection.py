@@ -1,28 +1,30 @@
 """The projections E and F: ways to compress the sequence axis from n tokens to k slots.
 
-Each kind is a module that maps (batch, seq, features) to (batch, projected, features). With ``per_head`` it holds one
-projection per head; then it takes (batch, heads, seq, head_dim), or (batch, seq, features) to be compressed by all the
-heads' projections, and gives (batch, heads, projected, ...). Inputs are aligned and zero at padding (see ``Padding``).
+Each kind is a module that maps (batch, seq, features) to (batch, projected, features), a sum over the tokens (or their
+maximum). With ``per_head`` it holds one projection per head; then it takes (batch, seq, heads, head_dim) and gives
+(batch, heads, projected, head_dim). Inputs are aligned and zero at padding (see ``Documents``). Slots whose weights
+come from the keys themselves are in ``slots.py``.
 """
 
 import abc
 import math
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from linformers.attention.checks import check_choice, check_int
-from linformers.attention.padding import Padding, lengths_of
+from linformers.attention.checks import check_int
+from linformers.attention.documents import Documents
 
 
 class Projection(nn.Module, abc.ABC):
     """One E or F.
 
     Args:
-        max_length: The longest sequence, n_max.
+        max_length: The longest sequence, n_max; None = any, for kinds without parameters.
         projected_dim: Slots, k.
         num_heads: Hold one projection per head; None = one for all.
     """
@@ -30,17 +32,20 @@ class Projection(nn.Module, abc.ABC):
     kind: ClassVar[str]
     is_linear: ClassVar[bool] = True
     """Whether it commutes with the feature projections, ``E (X W) = (E X) W``."""
+    is_sum: ClassVar[bool] = True
+    """Whether processes that share a sequence can add up what their stretches give."""
     has_parameters: ClassVar[bool] = True
-    is_pooling: ClassVar[bool] = False
-    """Whether slots are windows of tokens, so that with a slot for each token nothing is compressed."""
+    stands_for_tokens: ClassVar[bool] = False
+    """Whether a slot stands for certain tokens, so that with a slot for each nothing is compressed."""
 
-    def __init__(self, max_length: int, projected_dim: int, num_heads: int | None = None) -> None:
+    def __init__(self, max_length: int | None, projected_dim: int, num_heads: int | None = None) -> None:
         super().__init__()
-        check_int("max_length", max_length)
+        if self.has_parameters or max_length is not None:
+            check_int("max_length", max_length)
         check_int("projected_dim", projected_dim)
         self.max_length = max_length
         self.projected_dim = projected_dim
-        self.num_heads = num_heads
+        self.num_heads = num_heads if self.has_parameters else None
 
     @property
     def per_head(self) -> bool:
@@ -50,18 +55,24 @@ class Projection(nn.Module, abc.ABC):
     @property
     def cost_per_token(self) -> int:
         """Multiplications per token and feature, to compare orders of computation."""
-        return self.num_heads or 1
+        return 1
 
-    @abc.abstractmethod
-    def forward(self, x: Float[Tensor, "batch *heads seq dim"], padding: Padding | None) -> Tensor:
+    def compress(self, x: Float[Tensor, "batch seq *heads dim"], documents: Documents) -> Tensor:
+        """Compress the sequence axis of the tokens at hand."""
+        raise NotImplementedError
+
+    def forward(self, x: Float[Tensor, "batch seq *heads dim"], documents: Documents) -> Tensor:
         """Compress the sequence axis."""
+        return documents.reduce(self.compress(x, documents))
 
-    def log_mass(self, x: Float[Tensor, "batch seq dim"], padding: Padding | None) -> Tensor | None:
-        """What to add to the scores of each slot, (batch or 1, projected); -inf = slot without tokens; None = 0."""
+    def log_mass(self, documents: Documents, dtype: torch.dtype) -> Float[Tensor, "#batch projected"] | None:
+        """What to add to the scores of each slot; -inf = slot without tokens; None = 0."""
         return None
 
-    def slot_starts(self, lengths: Int[Tensor, " batch"]) -> Int[Tensor, "batch edges"] | None:
-        """First token of each slot, and the end, where slots *stand for* windows of tokens; else None."""
+    def members(
+        self, documents: Documents, dtype: torch.dtype
+    ) -> tuple[Int[Tensor, "#batch seq"], Float[Tensor, "#batch seq"]] | None:
+        """The slot of each token at hand and its share of it, where slots stand for tokens."""
         return None
 
     def reset_parameters(self) -> None:
@@ -90,30 +101,23 @@ class LinearProjection(Projection):
 
     @property
     def cost_per_token(self) -> int:
-        """K for each E."""
-        return self.projected_dim * (self.num_heads or 1)
+        """K."""
+        return self.projected_dim
 
-    def forward(self, x: Float[Tensor, "batch *heads seq dim"], padding: Padding | None) -> Tensor:
+    def compress(self, x: Float[Tensor, "batch seq *heads dim"], documents: Documents) -> Tensor:
         """``E X``: O(seq * projected * dim)."""
         weight = self.weight.to(x.dtype)
-        if padding is not None and padding.first is not None:
-            return padding.reduce(self._compress_stretch(weight, x, padding.first))
-        if not self.per_head:
-            return weight[: x.shape[-2]].transpose(0, 1) @ x
-        weight = weight.transpose(0, 1)[: x.shape[-2]]
-        if x.ndim == 4:
-            return torch.einsum("nhk,bhnd->bhkd", weight, x)
-        stacked = weight.flatten(1)  # one product for all heads: (seq, heads * projected)
-        return (stacked.transpose(0, 1) @ x).unflatten(1, (-1, self.projected_dim))
-
-    def _compress_stretch(self, weight: Tensor, x: Tensor, first: Int[Tensor, " batch"]) -> Tensor:
-        """The part of ``E X`` that tokens ``first, first + 1, ...`` of each document contribute."""
-        rows = first[:, None] + torch.arange(x.shape[-2], device=x.device)
-        rows = rows.clamp(0, self.max_length - 1)  # outside lie padding and global tokens only, and they are zero
-        if not self.per_head:
+        if not documents.whole:
+            x = x.masked_fill(~documents.keep.view(*documents.keep.shape, *(1,) * (x.ndim - 2)), 0)
+            rows = documents.index.clamp(0, self.weight.shape[-2] - 1)
+            if self.per_head:
+                return torch.einsum("hbnk,bnhd->bhkd", weight[:, rows], x)
             return torch.einsum("bnk,bnd->bkd", weight[rows], x)
-        tokens = "bhnd" if x.ndim == 4 else "bnd"
-        return torch.einsum(f"hbnk,{tokens}->bhkd", weight[:, rows], x)
+        if documents.skipped:
+            weight = F.pad(weight, (0, 0, documents.skipped, 0))
+        if self.per_head:
+            return torch.einsum("nhk,bnhd->bhkd", weight.transpose(0, 1)[: x.shape[1]], x)
+        return weight[: x.shape[1]].transpose(0, 1) @ x
 
     def reset_parameters(self) -> None:
         """N(0, 1/k)."""
@@ -136,48 +140,25 @@ class ConvProjection(Projection):
         self.weight = nn.Parameter(torch.empty(*heads, self.stride))
         self.reset_parameters()
 
-    def forward(self, x: Float[Tensor, "batch *heads seq dim"], padding: Padding | None) -> Tensor:
+    def compress(self, x: Float[Tensor, "batch seq *heads dim"], documents: Documents) -> Tensor:
         """Weighted sums of windows: O(seq * dim)."""
-        if padding is not None and padding.first is not None:
-            return padding.reduce(self._compress_stretch(x, padding))
-        seq = x.shape[-2]
-        # A traced graph serves every length, so there all slots are filled up.
-        slots = self.projected_dim if torch.compiler.is_compiling() else math.ceil(seq / self.stride)
-        windows = F.pad(x, (0, 0, 0, slots * self.stride - seq)).unflatten(-2, (slots, self.stride))
-        weight = self.weight.to(x.dtype)
-        if not self.per_head:
-            sums = torch.einsum("bjtd,t->bjd", windows, weight)
-        elif x.ndim == 4:
-            sums = torch.einsum("bhjtd,ht->bhjd", windows, weight)
-        else:
-            sums = torch.einsum("bjtd,ht->bhjd", windows, weight)
-        return F.pad(sums, (0, 0, 0, self.projected_dim - slots))
+        index = documents.index.clamp(0)
+        slots = (index // self.stride).clamp(max=self.projected_dim - 1)
+        weights = self.weight.to(x.dtype)[..., index % self.stride]
+        weights = weights.transpose(0, 1) if self.per_head else weights[:, None]
+        return sum_slots([x], slots[:, None], weights * documents.keep[:, None], self.projected_dim)[0]
 
-    def _compress_stretch(self, x: Tensor, padding: Padding) -> Tensor:
-        """The part of each slot that a stretch of the documents contributes."""
-        starts = torch.arange(self.projected_dim + 1, device=x.device)[None] * self.stride
-        tokens = x.transpose(1, 2).flatten(2) if x.ndim == 4 else x
-        windows, real = gather_windows(tokens, starts, self.stride, padding)
-        windows = windows.masked_fill(~real[..., None], 0)
-        weight = self.weight.to(x.dtype)
-        if not self.per_head:
-            return torch.einsum("bjtd,t->bjd", windows, weight)
-        if x.ndim == 4:
-            return torch.einsum("bjthd,ht->bhjd", windows.unflatten(-1, (x.shape[1], -1)), weight)
-        return torch.einsum("bjtd,ht->bhjd", windows, weight)
-
-    def log_mass(self, x: Float[Tensor, "batch seq dim"], padding: Padding | None) -> Tensor:
+    def log_mass(self, documents: Documents, dtype: torch.dtype) -> Float[Tensor, "#batch projected"]:
         """0 for slots with a token, -inf for the others."""
-        first = torch.arange(self.projected_dim, device=x.device) * self.stride
-        bias = torch.zeros(1, self.projected_dim, device=x.device, dtype=x.dtype)
-        return bias.masked_fill(first >= lengths_of(x, padding)[:, None], -torch.inf)
+        first = torch.arange(self.projected_dim, device=documents.totals.device) * self.stride
+        return torch.zeros_like(first, dtype=dtype).where(first < documents.totals[:, None], -torch.inf)
 
     def reset_parameters(self) -> None:
         """Start as mean pooling."""
         nn.init.constant_(self.weight, 1 / self.stride)
 
 
-class _Pooling(Projection):
+class Pooling(Projection):
     """Windows cut from each document's own length: token i of n goes to slot floor(i k / n).
 
     All k slots serve a long document, padding changes nothing, and where n <= k each token has a slot of its own, so
@@ -185,53 +166,40 @@ class _Pooling(Projection):
     """
 
     has_parameters = False
-    is_pooling = True
+    stands_for_tokens = True
 
-    def __init__(self, max_length: int, projected_dim: int, num_heads: int | None = None) -> None:
-        super().__init__(max_length, projected_dim, None)  # nothing to hold per head
+    def counts(self, documents: Documents) -> Int[Tensor, "#batch projected"]:
+        """Tokens in each slot."""
+        # The first token of slot j is the smallest i with floor(i k / n) >= j.
+        j = torch.arange(self.projected_dim + 1, device=documents.totals.device)
+        return ((j * documents.totals[:, None] + self.projected_dim - 1) // self.projected_dim).diff(dim=1)
 
-    def slot_starts(self, lengths: Int[Tensor, " batch"]) -> Int[Tensor, "batch edges"]:
-        """Smallest i with floor(i k / n) >= j, for j = 0 ... k."""
-        j = torch.arange(self.projected_dim + 1, device=lengths.device)
-        return (j * lengths[:, None] + self.projected_dim - 1) // self.projected_dim
+    def members(
+        self, documents: Documents, dtype: torch.dtype
+    ) -> tuple[Int[Tensor, "#batch seq"], Float[Tensor, "#batch seq"]]:
+        """Windows, in which all tokens have the same share."""
+        slots = documents.index * self.projected_dim // documents.totals.clamp(min=1)[:, None]
+        slots = slots.clamp(0, self.projected_dim - 1)
+        counts = self.counts(documents).clamp(min=1).gather(1, slots)
+        return slots, documents.keep.to(dtype) / counts
 
-    def log_mass(self, x: Float[Tensor, "batch seq dim"], padding: Padding | None) -> Tensor:
+    def log_mass(self, documents: Documents, dtype: torch.dtype) -> Float[Tensor, "#batch projected"]:
         """Log of the number of tokens in each slot."""
-        return self.slot_starts(lengths_of(x, padding)).diff(dim=1).to(x.dtype).log()
-
-    def _windows(self, x: Tensor, padding: Padding | None) -> tuple[Tensor, Tensor]:
-        """Each slot's tokens, and which of them are real."""
-        seq = x.shape[1] if padding is None else padding.document_seq
-        width = (seq + self.projected_dim - 1) // self.projected_dim
-        if torch.compiler.is_compiling():
-            width = width + 1  # an axis that can be 1 would tie the traced graph to lengths beyond k
-        return gather_windows(x, self.slot_starts(lengths_of(x, padding)), width, padding)
+        return self.counts(documents).to(dtype).log()
 
 
-class MeanPoolProjection(_Pooling):
+class MeanPoolProjection(Pooling):
     """The mean of each window: O(seq * dim), no parameters."""
 
     kind = "mean_pool"
 
-    def forward(self, x: Float[Tensor, "batch seq dim"], padding: Padding | None) -> Tensor:
+    def compress(self, x: Float[Tensor, "batch seq dim"], documents: Documents) -> Tensor:
         """Average the tokens of each slot; an empty slot gives zero."""
-        shard = padding is not None and padding.first is not None
-        if torch.compiler.is_compiling() or shard or x.dtype not in (torch.float32, torch.float64):
-            windows, real = self._windows(x, padding)
-            counts = self.slot_starts(lengths_of(x, padding)).diff(dim=1).clamp(min=1)
-            pooled = torch.einsum("bjt,bjtd->bjd", real.to(x.dtype) / counts[..., None], windows)
-            return pooled if padding is None else padding.reduce(pooled)
-        # A slot is a bag of tokens, which `embedding_bag` averages without a copy of them (it would sum float16 in
-        # float16). What follows the last slot of a document, its padding, is one more bag.
-        batch, seq = x.shape[:2]
-        starts = self.slot_starts(lengths_of(x, padding)) + torch.arange(batch, device=x.device)[:, None] * seq
-        edges = F.pad(starts.flatten(), (0, 1), value=batch * seq)
-        tokens = torch.arange(batch * seq, device=x.device)
-        bags = F.embedding_bag(tokens, x.flatten(0, 1), edges, mode="mean", include_last_offset=True)
-        return bags.unflatten(0, (batch, -1))[:, :-1]
+        slots, shares = self.members(documents, torch.promote_types(x.dtype, torch.float32))
+        return sum_slots([x], slots[:, None], shares[:, None], self.projected_dim)[0]
 
 
-class MaxPoolProjection(_Pooling):
+class MaxPoolProjection(Pooling):
     """The largest value of each feature in each window: O(seq * dim), no parameters.
 
     A maximum does not commute with the feature projections, so keys and values are projected first.
@@ -239,43 +207,45 @@ class MaxPoolProjection(_Pooling):
 
     kind = "max_pool"
     is_linear = False
+    is_sum = False
 
-    def forward(self, x: Float[Tensor, "batch seq dim"], padding: Padding | None) -> Tensor:
+    def compress(self, x: Float[Tensor, "batch seq dim"], documents: Documents) -> Tensor:
         """Maximum over the tokens of each slot; an empty slot gives zero."""
-        windows, real = self._windows(x, padding)
-        windows = windows.masked_fill(~real[..., None], -torch.inf)
-        return windows.amax(2).masked_fill(~real.any(-1, keepdim=True), 0)
+        slots, _ = self.members(documents, torch.float32)
+        x = x.masked_fill(~documents.keep[..., None], -torch.inf)
+        largest = x.new_full((x.shape[0], self.projected_dim, x.shape[2]), -torch.inf)
+        largest = largest.scatter_reduce(1, slots[..., None].expand_as(x), x, "amax")
+        return largest.masked_fill(self.counts(documents)[..., None] == 0, 0)
 
 
-def gather_windows(
-    x: Float[Tensor, "batch seq dim"], starts: Int[Tensor, "#batch edges"], width: int, padding: Padding | None
-) -> tuple[Float[Tensor, "batch slots width dim"], Bool[Tensor, "batch slots width"]]:
-    """Gather the tokens between neighbouring ``starts`` (indices in the document), at most ``width`` of them.
+def sum_slots(
+    rows: Sequence[Float[Tensor, "batch seq *heads dim"]],
+    slots: Int[Tensor, "#batch #heads seq"],
+    weights: Float[Tensor, "#batch #heads seq"],
+    count: int,
+) -> list[Float[Tensor, "batch *heads slots dim"]]:
+    """Weighted sums of the tokens of each slot, for several arrays of tokens: O(seq * dim), in no certain order.
 
-    Returns:
-        The tokens, and which of them are real: in the window, and at hand. What is not real is some other token.
+    ``embedding_bag`` sums without a copy of the tokens, and always in the same order. In a traced graph a product with
+    the (seq, slots) matrix of the weights does the same for every length, and exports.
     """
-    batch, seq = x.shape[:2]
-    if padding is not None and padding.first is not None:
-        starts = starts - padding.first[:, None]
-    index = starts[:, :-1, None] + torch.arange(width, device=x.device)
-    lengths = seq if padding is None else padding.lengths[:, None, None]
-    real = (index >= 0) & (index < lengths) & (index < starts[:, 1:, None])
-    rows = index.clamp(0, seq - 1) + torch.arange(batch, device=x.device)[:, None, None] * seq
-    windows = x.flatten(0, 1).index_select(0, rows.flatten())
-    return windows.unflatten(0, (batch, starts.shape[1] - 1, width)), real.expand(batch, -1, -1)
-
-
-PROJECTION_KINDS: dict[str, type[Projection]] = {
-    cls.kind: cls for cls in (LinearProjection, MeanPoolProjection, MaxPoolProjection, ConvProjection)
-}
-
-
-def build_projection(kind: str, max_length: int, projected_dim: int, num_heads: int | None = None) -> Projection:
-    """Make one projection of a kind by name.
-
-    Raises:
-        ValueError: Unknown kind, or a size below 1.
-    """
-    check_choice("projection_kind", kind, PROJECTION_KINDS)
-    return PROJECTION_KINDS[kind](max_length, projected_dim, num_heads)
+    batch, seq = rows[0].shape[:2]
+    has_heads = rows[0].ndim == 4
+    heads = rows[0].shape[2] if has_heads else 1
+    if torch.compiler.is_compiling():
+        numbers = torch.arange(count, device=slots.device)
+        matrix = torch.where(slots[..., None] == numbers, weights[..., None], 0).expand(batch, heads, -1, -1)
+        sums = [torch.einsum("bhnk,bnhd->bhkd", matrix.to(x.dtype), x.view(batch, seq, heads, -1)) for x in rows]
+        return sums if has_heads else [x[:, 0] for x in sums]
+    slots, order = slots.expand(batch, heads, seq).reshape(-1, seq).sort(-1)
+    lines = torch.arange(batch * heads, device=slots.device)[:, None]
+    starts = torch.searchsorted(slots, torch.arange(count, device=slots.device).repeat(len(lines), 1)) + lines * seq
+    weights = weights.expand(batch, heads, seq).reshape(-1, seq).gather(1, order).flatten()
+    tokens = ((lines // heads * seq + order) * heads + lines % heads).flatten()
+    sums = []
+    for x in rows:
+        wide = torch.promote_types(x.dtype, torch.float32)  # low precision would be summed in itself
+        flat = x.reshape(batch * seq * heads, -1).to(wide)
+        bags = F.embedding_bag(tokens, flat, starts.flatten(), mode="sum", per_sample_weights=weights.to(wide))
+        sums.append(bags.to(x.dtype).unflatten(0, (batch, heads, count) if has_heads else (batch, count)))
+    return sums

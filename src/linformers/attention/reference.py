@@ -5,7 +5,7 @@ its own, so padding, batching, blocks and the order of multiplication cannot go 
 under test. Everything is differentiable, in any floating dtype. Dropout is not applied.
 
 In this file token ``i`` of a sample is the i-th token that its mask KEEPS; rows of E, pooling windows, convolution
-strides and the local window all count in it.
+strides and blocks of the window all count in it.
 """
 
 import math
@@ -17,12 +17,16 @@ from torch import Tensor
 
 
 class _Compressed(NamedTuple):
-    """The ``k`` keys and values that one head attends to, and how many tokens each stands for."""
+    """The ``k`` keys and values that one head attends to, and what is added to the score of each."""
 
     keys: Float[Tensor, "projected head_dim"]
     values: Float[Tensor, "projected head_dim"]
-    masses: list[int]  # 0 = the slot is removed from the softmax
-    slot_of_token: list[int] | None  # pooling only: a token attended exactly leaves the mass of its slot
+    biases: list[Tensor | float]  # -inf = the slot is removed from the softmax
+    # Where slots stand for tokens: a token attended exactly takes its share from its slot.
+    slot_of_token: list[int] | None
+    shares: list[Tensor | float]
+    # What each scaled query adds, where there is no window.
+    slope: Float[Tensor, "head_dim head_dim"] | None = None
 
 
 def slot_of_token(num_tokens: int, projected_dim: int) -> list[int]:
@@ -94,6 +98,118 @@ def compress(projection: Any, rows: Float[Tensor, "seq head_dim"], head: int) ->
     return torch.stack(compressed)
 
 
+def compressed_by_projections(
+    keys: Float[Tensor, "seq head_dim"],
+    values: Float[Tensor, "seq head_dim"],
+    key_projection: Any,
+    value_projection: Any,
+    head: int,
+    empty: bool,
+) -> _Compressed:
+    """Slots of the paper's kinds. ``empty``: there is nothing to compress, so that no slot is left."""
+    k = key_projection.projected_dim
+    if not len(keys):
+        zeros = keys.new_zeros(k, keys.shape[1])
+        return _Compressed(zeros, zeros, [-math.inf if empty else 0.0] * k, None, [])
+    masses = slot_masses(key_projection, len(keys))
+    slots = slot_of_token(len(keys), k) if key_projection.kind in ("mean_pool", "max_pool") else None
+    return _Compressed(
+        keys=compress(key_projection, keys, head),
+        values=compress(value_projection, values, head),
+        biases=[math.log(mass) if mass else -math.inf for mass in masses],
+        slot_of_token=slots,
+        shares=[] if slots is None else [1 / masses[j] for j in slots],
+    )
+
+
+def compressed_by_attention(
+    keys: Float[Tensor, "seq head_dim"],
+    values: Float[Tensor, "seq head_dim"],
+    readers: Float[Tensor, "seq head_dim"],
+    projection: Any,
+    cross: bool,
+    window: int,
+) -> _Compressed:
+    """Slots that are attention over their own tokens (``attention_pool``, ``cluster``; see ``slots.py``).
+
+    ``readers``: the scaled queries of the same tokens, or with ``cross`` all queries.
+    """
+    n, k = len(keys), projection.projected_dim
+    if not n:
+        zeros = keys.new_zeros(k, keys.shape[1])
+        return _Compressed(zeros, zeros, [-math.inf] * k, None, [])
+    count = min(n, projection.sample_tokens)
+    sample = [i * n // count for i in range(count)]
+    slots = [i * k // count for i in range(count)]
+    centroids: dict[int, Tensor] = {}
+    for step in range(projection.lloyd_steps + 1):
+        if step:
+            slots = [_nearest(keys[i], centroids) for i in sample]
+        for j in set(slots):
+            centroids[j] = keys[[i for i, slot in zip(sample, slots, strict=True) if slot == j]].mean(0)
+
+    size = projection.sample_tokens // 2
+    chosen = [i * len(readers) // size for i in range(size)] if cross else sample[::2]
+    queries = readers[chosen]
+    filled = sorted(centroids)
+    reading = torch.softmax(queries @ torch.stack([centroids[j] for j in filled]).T, dim=1)
+    members: dict[int, list[int]] = {j: [] for j in range(k)}
+    slot_of = [_nearest(key, centroids) if projection.kind == "cluster" else i * k // n for i, key in enumerate(keys)]
+    for i, j in enumerate(slot_of):
+        members[j].append(i)
+
+    slot_keys, slot_values, biases, references = [], [], [], []
+    products, mass = keys.new_zeros(keys.shape[1], keys.shape[1]), keys.new_zeros(())
+    shares: list[Tensor | float] = [0.0] * n
+    for j in range(k):
+        if not members[j]:
+            slot_keys.append(keys.new_zeros(keys.shape[1]))
+            slot_values.append(values.new_zeros(values.shape[1]))
+            biases.append(-math.inf)
+            references.append(keys.new_zeros(keys.shape[1]))
+            continue
+        if j in centroids:
+            weights = reading[:, filled.index(j)]
+            weights = weights / (weights.sum() + 1e-20)
+            reference = weights @ queries
+            spread = (weights @ queries**2 - reference**2).clamp(min=0)
+        else:  # a window without a sampled token; nothing is known of its readers
+            reference = spread = keys.new_zeros(keys.shape[1])
+        references.append(reference)
+        scores = keys[members[j]] @ reference
+        p = torch.softmax(scores, dim=0)
+        key = p @ keys[members[j]]
+        variance = (p @ keys[members[j]] ** 2 - key**2).clamp(min=0)
+        slot_keys.append(key)
+        slot_values.append(p @ values[members[j]])
+        biases.append(torch.logsumexp(scores, dim=0) - reference @ key + (spread * variance).sum() / 2)
+        for i, share in zip(members[j], p, strict=True):
+            shares[i] = share
+        # The covariance of keys and values in the slot, weighed by exp(score - score of the centroid).
+        total = (scores - reference @ centroids[j]).exp().sum() if j in centroids else scores.new_tensor(len(scores))
+        covariance = (p[:, None] * keys[members[j]]).T @ values[members[j]] - torch.outer(key, slot_values[-1])
+        products, mass = products + total * covariance, mass + total
+    slope = products / mass
+    if window:
+        return _Compressed(torch.stack(slot_keys), torch.stack(slot_values), biases, slot_of, shares)
+    values = torch.stack(slot_values) - torch.stack(references) @ slope
+    return _Compressed(torch.stack(slot_keys), values, biases, slot_of, shares, slope)
+
+
+def _nearest(key: Float[Tensor, " head_dim"], centroids: dict[int, Tensor]) -> int:
+    """The nearest centroid, the last of several that are equally near."""
+    return max(centroids, key=lambda j: (-float((key - centroids[j]).detach().norm()), j))
+
+
+def window_of(i: int, window: int, num_tokens: int) -> range:
+    """Tokens that query ``i`` sees exactly: its block and a halo of ``window`` on each side."""
+    if window == 0:
+        return range(0)
+    block = max(32, 2 * window)
+    start = i // block * block - window
+    return range(max(start, 0), min(start + block + 2 * window, num_tokens))
+
+
 def linformer_head(
     queries: Float[Tensor, "queries head_dim"],
     keys: Float[Tensor, "seq head_dim"],
@@ -103,36 +219,37 @@ def linformer_head(
     head: int,
     local_window: int = 0,
     global_tokens: int = 0,
+    cross: bool = False,
 ) -> tuple[Float[Tensor, "queries head_dim"], Float[Tensor, "queries columns"]]:
     """One head of Linformer, equation 7: ``softmax(Q (E K)^T / sqrt(d_h)) F V``.
 
-    Three additions of ours. A pooled slot carries its mass: ``log c_j`` is added to its score, as if its ``c_j`` tokens
-    were there. With ``local_window = w`` the same softmax also holds the exact tokens ``|i - j| <= w`` (as in
-    Transformer-LS, arXiv 2107.02192); a token attended exactly leaves the mass of its pooled slot. With
+    Additions of ours. A pooled slot carries its mass: ``log c_j`` is added to its score, as if its ``c_j`` tokens
+    were there. With ``local_window = w`` the same softmax also holds the exact tokens of the query's block and of ``w``
+    on each side of it (as in Transformer-LS, arXiv 2107.02192); a token attended exactly takes its share from its slot. With
     ``global_tokens = g`` the first g tokens are attended exactly by all, attend to all n tokens themselves by plain
     softmax attention (as in Longformer, arXiv 2004.05150), and are left out of slots and neighbours.
 
     Returns:
-        The head's output, and its weights: ``k`` columns for the slots, ``g`` for the global tokens and, if ``w > 0``,
-        ``2 w + 1`` for the neighbours, neighbour ``j`` of query ``i`` in column ``k + g + (j - i + w)``. Masked columns
-        are 0, and so are the rows of global tokens.
+        The head's output, and its weights: ``k`` columns for the slots, ``g`` for the global tokens and, if ``w > 0``, one
+        for each token of a block with its halo, token ``j`` in column ``k + g + j - (start of the block) + w``. Masked
+        columns are 0, and so are the rows of global tokens.
     """
     k, w, g = key_projection.projected_dim, local_window, global_tokens
-    others = max(len(keys) - g, 0)
-    slots = _Compressed(
-        keys=compress(key_projection, keys[g:], head) if others else keys.new_zeros(k, keys.shape[1]),
-        values=compress(value_projection, values[g:], head) if others else values.new_zeros(k, values.shape[1]),
-        masses=slot_masses(key_projection, others) if others or g == 0 else [0] * k,
-        slot_of_token=slot_of_token(others, k) if key_projection.kind in ("mean_pool", "max_pool") else None,
-    )
+    if key_projection.kind in ("attention_pool", "cluster"):
+        readers = queries * queries.shape[1] ** -0.5
+        readers = readers if cross else readers[g:]
+        slots = compressed_by_attention(keys[g:], values[g:], readers, key_projection, cross, w)
+    else:
+        slots = compressed_by_projections(keys[g:], values[g:], key_projection, value_projection, head, g > 0)
+    columns = k + g + (max(32, 2 * w) + 2 * w if w > 0 else 0)
     outputs, weights = [], []
     for i in range(len(queries)):
         if i < g:
             output, _ = softmax_head(queries[i : i + 1], keys, values)
             outputs.append(output[0])
-            weights.append(queries.new_zeros(k + g + (2 * w + 1 if w > 0 else 0)))
+            weights.append(queries.new_zeros(columns))
         else:
-            output, row = _linformer_query(queries[i], i, keys, values, slots, w, g)
+            output, row = _linformer_query(queries[i], i, keys, values, slots, w, g, columns)
             outputs.append(output)
             weights.append(row)
     return torch.stack(outputs), torch.stack(weights)
@@ -146,27 +263,37 @@ def _linformer_query(
     slots: _Compressed,
     local_window: int,
     global_tokens: int,
+    columns: int,
 ) -> tuple[Float[Tensor, " head_dim"], Float[Tensor, " columns"]]:
     """Row ``i`` of equation 7: output and weights of one query."""
-    k, w, g = len(slots.masses), local_window, global_tokens
-    window = range(max(g, i - w), min(len(keys), i + w + 1)) if w > 0 else range(0)
+    k, w, g = len(slots.biases), local_window, global_tokens
+    window = [j for j in window_of(i, w, len(keys)) if j >= g]
 
-    masses = list(slots.masses)
+    left: list[Tensor | float] = [1.0] * k
     if slots.slot_of_token is not None:
         for j in window:
-            masses[slots.slot_of_token[j - g]] -= 1
-    valid = [j for j in range(k) if masses[j] > 0]
+            left[slots.slot_of_token[j - g]] = left[slots.slot_of_token[j - g]] - slots.shares[j - g]
+    valid = [j for j in range(k) if slots.biases[j] != -math.inf and left[j] > 1e-5]
     exact = [*range(min(g, len(keys))), *window]
 
     attended_keys = torch.cat([slots.keys[valid], keys[exact]])
     attended_values = torch.cat([slots.values[valid], values[exact]])
-    bias = query.new_tensor([math.log(masses[j]) for j in valid] + [0.0 for _ in exact])
+    bias = [_number(slots.biases[j], query) + _number(left[j], query).log() for j in valid]
+    bias = torch.stack([*bias, *(query.new_zeros(()) for _ in exact)])
     probabilities = torch.softmax(attended_keys @ query / math.sqrt(len(query)) + bias, dim=0)
 
-    weights = query.new_zeros(k + g + (2 * w + 1 if w > 0 else 0))
-    columns = [*valid, *(k + j for j in range(min(g, len(keys)))), *(k + g + (j - i + w) for j in window)]
-    weights[columns] = probabilities
-    return probabilities @ attended_values, weights
+    weights = query.new_zeros(columns)
+    first = i // max(32, 2 * w) * max(32, 2 * w) - w
+    places = [*valid, *(k + j for j in range(min(g, len(keys)))), *(k + g + j - first for j in window)]
+    weights[places] = probabilities
+    output = probabilities @ attended_values
+    if slots.slope is not None:
+        output = output + query @ slots.slope / math.sqrt(len(query))
+    return output, weights
+
+
+def _number(x: Tensor | float, like: Tensor) -> Tensor:
+    return x if isinstance(x, Tensor) else like.new_tensor(x)
 
 
 def softmax_head(
@@ -233,7 +360,7 @@ def reference_attention(
             head_outputs = []
             for head in range(heads):
                 part = slice(head * head_dim, (head + 1) * head_dim)
-                head_output, head_weights = _head(attention, q[:, part], k[:, part], v[:, part], head)
+                head_output, head_weights = _head(attention, q[:, part], k[:, part], v[:, part], head, context is not None)
                 head_outputs.append(head_output)
                 if head_weights.shape[1] == columns:
                     weights[head, computed] = head_weights
@@ -251,11 +378,12 @@ def _head(
     keys: Float[Tensor, "seq head_dim"],
     values: Float[Tensor, "seq head_dim"],
     head: int,
+    cross: bool,
 ) -> tuple[Float[Tensor, "queries head_dim"], Float[Tensor, "queries columns"]]:
     if _is_linformer(attention):
         projections = attention.key_projection, attention.value_projection
         return linformer_head(
-            queries, keys, values, *projections, head, attention.local_window, attention.global_tokens
+            queries, keys, values, *projections, head, attention.local_window, attention.global_tokens, cross
         )
     if _is_kfree(attention):
         return kfree_head(queries, keys, values)
@@ -275,5 +403,5 @@ def _num_columns(attention: Any, source_length: int) -> int:
     if _is_linformer(attention):
         window = attention.local_window
         slots = attention.key_projection.projected_dim + attention.global_tokens
-        return slots + (2 * window + 1 if window > 0 else 0)
+        return slots + (max(32, 2 * window) + 2 * window if window > 0 else 0)
     return attention.head_dim if _is_kfree(attention) else source_length

@@ -5,7 +5,26 @@ from collections.abc import Sequence
 from torch import nn
 
 from linformers.attention.checks import check_choice, check_int
-from linformers.attention.projection import PROJECTION_KINDS, Projection, build_projection
+from linformers.attention.projection import (
+    ConvProjection,
+    LinearProjection,
+    MaxPoolProjection,
+    MeanPoolProjection,
+    Projection,
+)
+from linformers.attention.slots import AttentionPoolProjection, ClusterProjection
+
+PROJECTION_KINDS: dict[str, type[Projection]] = {
+    cls.kind: cls
+    for cls in (
+        LinearProjection,
+        MeanPoolProjection,
+        MaxPoolProjection,
+        ConvProjection,
+        AttentionPoolProjection,
+        ClusterProjection,
+    )
+}
 
 SHARING_MODES = ("none", "headwise", "key_value", "layerwise")
 
@@ -27,10 +46,10 @@ class ProjectionBank(nn.Module):
     Args:
         num_layers: Layers of the stack.
         num_attention_heads: Heads of each layer.
-        max_length: The longest sequence, n.
+        max_length: The longest sequence, n; None = any, for kinds without parameters.
         projected_dim: Slots k, one for all layers or one per layer; None = that layer has no projection.
         sharing: One of the modes above.
-        kind: ``linear``, ``mean_pool``, ``max_pool`` or ``conv``.
+        kind: ``linear``, ``mean_pool``, ``max_pool``, ``conv``, ``attention_pool`` or ``cluster``.
 
     Raises:
         TypeError: A size that is not an int.
@@ -42,7 +61,7 @@ class ProjectionBank(nn.Module):
         self,
         num_layers: int,
         num_attention_heads: int,
-        max_length: int,
+        max_length: int | None,
         projected_dim: int | None | Sequence[int | None],
         *,
         sharing: str = "key_value",
@@ -77,7 +96,7 @@ class ProjectionBank(nn.Module):
                 names = (f"layer_{layer}_key", f"layer_{layer}_value")
             for name in names:
                 if name not in self.projections:
-                    self.projections[name] = build_projection(kind, max_length, k, num_heads)
+                    self.projections[name] = PROJECTION_KINDS[kind](max_length, k, num_heads)
             self._names.append(names)
 
     def __len__(self) -> int:

@@ -1,23 +1,11 @@
 """Plain softmax attention, O(n^2): the baseline, and the exact layers of hybrid stacks."""
 
-from dataclasses import dataclass
-
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from linformers.attention.base import Attention
-from linformers.attention.functional import attend
-from linformers.attention.padding import Padding
-
-
-@dataclass(frozen=True)
-class TokenMemory:
-    """Keys and values of all tokens; ``bias`` is -inf at padding."""
-
-    keys: Float[Tensor, "batch heads source head_dim"]
-    values: Float[Tensor, "batch heads source head_dim"]
-    bias: Float[Tensor, "batch 1 1 source"] | None
+from linformers.attention.documents import Documents
+from linformers.attention.keys import Keys, attend, token_keys
 
 
 class SoftmaxAttention(Attention):
@@ -27,33 +15,31 @@ class SoftmaxAttention(Attention):
     """
 
     def build_memory(
-        self, source: Float[Tensor, "batch source hidden"], padding: Padding | None, return_weights: bool = False
-    ) -> TokenMemory:
+        self,
+        source: Float[Tensor, "batch source hidden"],
+        documents: Documents,
+        readers: Float[Tensor, "batch readers hidden"] | None = None,
+        return_weights: bool = False,
+    ) -> Keys:
         """Project every token."""
-        bias = None
-        if padding is not None:
-            usable = padding.keep | padding.empty[:, None]
-            bias = torch.zeros_like(usable, dtype=source.dtype).masked_fill(~usable, -torch.inf)[:, None, None]
-        keys, values = self.split_heads(self.k_proj(source)), self.split_heads(self.v_proj(source))
-        return TokenMemory(keys, values, None if bias is None else bias.to(keys.dtype))
+        keys, values = (self.split_heads(linear(source)) for linear in (self.k_proj, self.v_proj))
+        return token_keys(keys, values, documents)
 
     def read(
         self,
         hidden_states: Float[Tensor, "batch seq hidden"],
-        memory: TokenMemory,
+        memory: Keys,
         start: int = 0,
         return_weights: bool = False,
     ) -> tuple[Float[Tensor, "batch seq hidden"], Tensor | None]:
         """Attend to every token."""
         query = self.split_heads(self.q_proj(hidden_states))
-        read, weights = attend(
-            query, memory.keys, memory.values, memory.bias, self.active_dropout, return_weights=return_weights
-        )
+        read, weights = attend(query, memory, self.active_dropout, return_weights)
         return self.merge_heads(read), weights
 
     def restore_weights(
-        self, weights: Float[Tensor, "batch heads seq source"], padding: Padding, queries: bool = True
+        self, weights: Float[Tensor, "batch heads seq source"], documents: Documents, queries: bool = True
     ) -> Float[Tensor, "batch heads seq source"]:
         """Here the keys are tokens too."""
-        weights = super().restore_weights(weights, padding, queries)
-        return padding.restore_view(weights.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        weights = super().restore_weights(weights, documents, queries)
+        return documents.restore_view(weights.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)

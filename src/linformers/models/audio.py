@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
 from transformers.utils.generic import can_return_tuple
 
-from linformers.attention import Padding
-from linformers.attention.padding import read_mask
+from linformers.attention import Documents
+from linformers.attention.documents import read_mask
 from linformers.models.config import LinformerConfig
 from linformers.models.patches import LinformerPatchEncoder, LinformerPatchModel, check_input, classifier_dropout
 
@@ -46,13 +46,13 @@ class LinformerAudioModel(LinformerPatchEncoder):
             TypeError: Inputs or a mask of the wrong type.
             ValueError: Inputs or a mask of the wrong shape, or recordings that are too long.
         """
-        embedded, padding = self._embed(input_values, attention_mask, input_features)
+        embedded, documents = self._embed(input_values, attention_mask, input_features)
         remedy = "cut the recordings"
-        return self.encode(embedded, padding, output_attentions, output_hidden_states, remedy)
+        return self.encode(embedded, documents, output_attentions, output_hidden_states, remedy)
 
     def _embed(
         self, input_values: Tensor | None, attention_mask: Tensor | None, input_features: Tensor | None
-    ) -> tuple[Float[Tensor, "batch tokens hidden"], Padding | None]:
+    ) -> tuple[Float[Tensor, "batch tokens hidden"], Documents]:
         if (input_values is None) == (input_features is None):
             raise ValueError("give exactly one of input_values and input_features.")
         x = input_features if input_values is None else input_values
@@ -63,11 +63,11 @@ class LinformerAudioModel(LinformerPatchEncoder):
             x = x[..., None]
         elif x.shape[2] != bins:
             raise ValueError(f"input_values have {x.shape[2]} mel bins, the model num_mel_bins={bins}.")
-        padding = None if attention_mask is None else read_mask(attention_mask, *x.shape[:2])
-        if padding is not None:
-            x = padding.zero(padding.align(x))
+        recordings = Documents(read_mask(attention_mask, x), x.shape[1], x.device)
+        if recordings.padded:
+            x = recordings.zero(recordings.align(x))
             # Trailing padding that a batch was given beyond the model's length holds nothing.
-            x = x[:, : max(int(padding.lengths.max()), 1)]
+            x = x[:, : max(int(recordings.lengths.max()), 1)]
         if x.shape[1] > self.grid.size[1]:
             raise ValueError(
                 f"a recording of {x.shape[1]} {'samples' if bins is None else 'frames'} exceeds audio_length="
@@ -79,13 +79,15 @@ class LinformerAudioModel(LinformerPatchEncoder):
         field = F.pad(x, (0, 0, 0, missing)).transpose(1, 2)[:, None]
         rows, columns = self.grid.shape_of(field.shape[2:])
         embedded = self.embeddings(field, self.embeddings.position_embeddings.first_columns(columns))
-        if padding is None:
-            return embedded, None
+        if not recordings.padded:
+            return embedded, Documents(None, embedded.shape[1], embedded.device)
         # As many patches as each recording has alone.
-        whole = (padding.lengths - length) // step + 1 if self.grid.overlaps else -(-padding.lengths // step)
+        lengths = recordings.lengths
+        whole = (lengths - length) // step + 1 if self.grid.overlaps else -(-lengths // step)
         kept = torch.arange(columns, device=x.device) < whole.clamp(min=1)[:, None]
         keep = kept[:, None].expand(-1, rows, -1).flatten(1)
-        return embedded, read_mask(F.pad(keep, (self.config.num_prefix_tokens, 0), value=True), *embedded.shape[:2])
+        keep = F.pad(keep, (self.config.num_prefix_tokens, 0), value=True)
+        return embedded, Documents(read_mask(keep, embedded), embedded.shape[1], embedded.device)
 
 
 class LinformerForAudioClassification(LinformerPatchModel):
@@ -114,17 +116,15 @@ class LinformerForAudioClassification(LinformerPatchModel):
     ) -> SequenceClassifierOutput:
         """Classify recordings; see ``LinformerAudioModel``, for ``labels`` ``LinformerForSequenceClassification``."""
         model = self.linformer
-        embedded, padding = model._embed(input_values, attention_mask, input_features)
-        outputs = model.encode(embedded, padding, output_attentions, output_hidden_states, "cut the recordings")
+        embedded, documents = model._embed(input_values, attention_mask, input_features)
+        outputs = model.encode(embedded, documents, output_attentions, output_hidden_states, "cut the recordings")
         assert outputs.last_hidden_state is not None
         x = outputs.last_hidden_state
         if self.config.classifier_pooling == "cls":
             pooled = x[:, : self.config.num_prefix_tokens].mean(1)
-        elif padding is None:
-            pooled = x.mean(1)
         else:
-            keep = padding.restore(padding.keep)
-            pooled = x.masked_fill(~keep[..., None], 0).sum(1) / padding.lengths[:, None].to(x.dtype)
+            keep = documents.restore(documents.keep)
+            pooled = x.masked_fill(~keep[..., None], 0).sum(1) / documents.lengths[:, None].to(x.dtype)
         logits = self.classifier(self.dropout(self.norm(pooled)))
         loss = None
         if labels is not None:

@@ -7,8 +7,8 @@ from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
 
 from linformers.attention.checks import check_choice, check_heads, check_int, check_probability, closest
-from linformers.attention.projection import PROJECTION_KINDS
-from linformers.attention.sharing import SHARING_MODES, per_layer
+from linformers.attention.linformer import check_exact_length
+from linformers.attention.sharing import PROJECTION_KINDS, SHARING_MODES, per_layer
 from linformers.models.grid import PatchGrid, patch_grid
 
 ATTENTION_TYPES = ("linformer", "kfree", "softmax", "none")
@@ -62,10 +62,12 @@ class LinformerConfig(PreTrainedConfig):
             experiments); one for all layers or one per layer.
         projected_dim: Slots, the paper's k; one for all layers or one per layer; None = softmax attention there.
         projection_sharing: ``none``, ``headwise``, ``key_value`` or ``layerwise``; see ``ProjectionBank``.
-        projection_kind: ``linear``, ``mean_pool``, ``max_pool`` or ``conv``.
-        local_window: Exact neighbours on each side that Linformer layers attend beside the slots; 0 = the paper.
+        projection_kind: The paper's ``linear``, ``mean_pool``, ``max_pool`` or ``conv``; ``attention_pool`` or ``cluster``,
+            whose weights come from the keys; see ``LinformerAttention``.
+        local_window: Halo of the blocks of tokens that Linformer layers attend exactly beside the slots; 0 = the paper.
         global_tokens: So many tokens at the start that all others see exactly and that see all others, in Linformer
             layers; see ``LinformerAttention``.
+        exact_length: Linformer layers read documents of up to so many tokens by softmax attention itself; 0 = none.
         stream_chunk_size: Run all of a layer but the compression chunk by chunk, this many tokens at a time. The
             function is the same. In training a chunk's activations are computed again on the way back, so that a layer
             keeps little more than its input; without gradients layers work in place. None = at once, but for inference
@@ -114,6 +116,7 @@ class LinformerConfig(PreTrainedConfig):
     projection_kind: str = "linear"
     local_window: int = 0
     global_tokens: int = 0
+    exact_length: int = 0
     stream_chunk_size: int | None = None
     image_size: int | list[int] | tuple[int, ...] | None = None
     num_channels: int = 3
@@ -150,7 +153,7 @@ class LinformerConfig(PreTrainedConfig):
         for name in ("vocab_size", "num_hidden_layers", "intermediate_size", "max_position_embeddings"):
             check_int(name, getattr(self, name))
         check_int("type_vocab_size", self.type_vocab_size)
-        for name in ("local_window", "global_tokens"):
+        for name in ("local_window", "global_tokens", "exact_length"):
             check_int(name, getattr(self, name), minimum=0)
         for name in ("hidden_act", "classifier_activation"):
             check_choice(name, getattr(self, name), ACT2FN)
@@ -169,7 +172,9 @@ class LinformerConfig(PreTrainedConfig):
         for k in dims:
             if k is not None:
                 check_int("projected_dim", k)
-        for name in ("local_window", "global_tokens"):
+        if "linformer" in types:
+            check_exact_length(self.exact_length, self.projection_kind)
+        for name in ("local_window", "global_tokens", "exact_length"):
             if getattr(self, name) and "linformer" not in types:
                 raise ValueError(
                     f"{name}={getattr(self, name)} has no effect: no layer has attention_type 'linformer'. Set it to 0."

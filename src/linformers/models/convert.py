@@ -12,7 +12,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from linformers.attention import LinformerAttention
 from linformers.attention.checks import check_choice, check_int
 from linformers.attention.projection import LinearProjection
-from linformers.attention.sharing import per_layer
+from linformers.attention.sharing import PROJECTION_KINDS, per_layer
 from linformers.models import audio, heads, text, vision
 from linformers.models.config import LinformerConfig
 from linformers.models.convert_families import Family
@@ -23,6 +23,8 @@ from linformers.models.resize import Positions
 from linformers.models.text import LinformerPreTrainedModel
 
 PROJECTION_INITS = ("pooling", "random", "fit")
+# The length, in tokens, up to which softmax attention is no slower than slots, measured.
+EXACT_LENGTH = 1024
 
 _ENCODERS: dict[str, type[LinformerPreTrainedModel]] = {
     "text": text.LinformerModel,
@@ -76,11 +78,12 @@ def linearise(
     *,
     projected_dim: int | Sequence[int | None] = 128,
     max_length: int | None = None,
-    projection_kind: str = "mean_pool",
+    projection_kind: str = "cluster",
     projection_sharing: str = "key_value",
     projection_init: str = "pooling",
-    local_window: int = 64,
+    local_window: int | None = None,
     global_tokens: int = 1,
+    exact_length: int | None = None,
     softmax_layers: Sequence[int] = (),
     positions: str = "tile",
     attention_type: str = "linformer",
@@ -92,40 +95,45 @@ def linearise(
 
     It may be a BERT, RoBERTa, XLM-R, DistilBERT or ELECTRA, of images a ViT or DeiT, of audio an AST.
 
-    The result has the teacher's weights and head. With ``mean_pool`` it computes what the teacher computes wherever a
-    text has at most ``projected_dim`` tokens beside the global ones; longer texts are approximated, the better the more
-    slots and neighbours there are, and best after distillation.
+    The result has the teacher's weights and head. Where slots stand for tokens (all kinds but ``linear`` and ``conv``)
+    it computes what the teacher computes on texts of up to ``projected_dim`` tokens beside the global ones, and on all
+    of up to ``exact_length``; longer ones are approximated, the better the more slots there are.
 
     Args:
-        model_or_path: a model of transformers, or a folder (or hub name) that holds one as safetensors.
-        projected_dim: slots, k; one for all layers or one per layer (None = softmax attention there).
-        max_length: longest sequence of the result, in tokens; None = the teacher's, as for images and audio.
-        projection_kind: ``mean_pool``, ``max_pool``, ``linear`` or ``conv``.
-        projection_sharing: ``none``, ``headwise``, ``key_value`` or ``layerwise``.
-        projection_init: how linear and convolutional projections start: as ``pooling``, at ``random`` (linear only),
-            or as ``pooling`` and then ``fit`` to the teacher's attention on ``texts``.
-        local_window: exact neighbours on each side, in Linformer layers.
-        global_tokens: tokens at the start that all see and that see all, in Linformer layers; 2 suits DeiT and AST,
+        model_or_path: Model of transformers, or a folder (or hub name) that holds one as safetensors.
+        projected_dim: Slots, k; one for all layers or one per layer (None = softmax attention there).
+        max_length: Longest sequence of the result, in tokens; None = the teacher's, as for images and audio.
+        projection_kind: Kind of the slots: ``cluster`` (the closest to the teacher), ``attention_pool``, ``mean_pool``,
+            ``max_pool``, ``linear`` or ``conv``; see ``LinformerAttention``.
+        projection_sharing: Mode of sharing: ``none``, ``headwise``, ``key_value`` or ``layerwise``.
+        projection_init: Start of linear and convolutional projections: as ``pooling``, at ``random`` (linear only), or
+            as ``pooling`` and then ``fit`` to the teacher's attention on ``texts``.
+        local_window: Window w: each block of max(32, 2w) tokens sees itself and w tokens on each side exactly, in
+            Linformer layers; None = 0 for ``cluster``, 32 for the other kinds, which need one.
+        global_tokens: Tokens at the start that all see and that see all, in Linformer layers; 2 suits DeiT and AST,
             which have two before the patches.
-        softmax_layers: layers that keep softmax attention; negative ones count from the last.
-        positions: how the position table grows beyond the teacher's, ``tile`` or ``interpolate``.
-        attention_type: of the other layers: ``linformer``, ``kfree`` or ``softmax``.
-        texts: for ``projection_init="fit"``; a hundred long ones are plenty.
-        tokenizer: of the model, for ``fit``; None = the one beside the weights.
-        on_progress: called while fitting, with the steps done and their number.
+        exact_length: Length, in tokens, up to which Linformer layers read a text by softmax attention itself; 0 = none;
+            None = 1,024 (the length up to which softmax is no slower, measured), and 0 for ``linear`` and ``conv``.
+        softmax_layers: Layers that keep softmax attention; negative ones count from the last.
+        positions: Growth of the position table beyond the teacher's, ``tile`` or ``interpolate``.
+        attention_type: Attention of the other layers: ``linformer``, ``kfree`` or ``softmax``.
+        texts: Texts for ``projection_init="fit"``; a hundred long ones are plenty.
+        tokenizer: Tokenizer of the model, for ``fit``; None = the one beside the weights.
+        on_progress: Function called while fitting, with the steps done and their number.
 
     Returns:
         A new model of the same task, in evaluation mode; the teacher is not changed.
 
     Raises:
-        TypeError: an argument of the wrong type.
-        StrictDataclassFieldValidationError: a field of the configuration of the wrong type.
-        ValueError: a model that cannot be converted, or options that contradict each other.
-        OSError: no such model, or one that is damaged.
+        TypeError: An argument of the wrong type.
+        StrictDataclassFieldValidationError: A field of the configuration of the wrong type.
+        ValueError: A model that cannot be converted, or options that contradict each other.
+        OSError: No such model, or one that is damaged.
     """
     check_choice("projection_init", projection_init, PROJECTION_INITS)
     check_choice("positions", positions, get_args(Positions))
     check_choice("attention_type", attention_type, ("linformer", "kfree", "softmax"))
+    check_choice("projection_kind", projection_kind, PROJECTION_KINDS)
     _check_init(projection_init, projection_kind, attention_type, texts)
     is_path = isinstance(model_or_path, str | Path)
     teacher = load_teacher(model_or_path, ALL_FAMILIES) if is_path else model_or_path
@@ -142,7 +150,12 @@ def linearise(
     kept = _layer_numbers(softmax_layers, layers)
     types = ["softmax" if layer in kept else attention_type for layer in range(layers)]
     dims = per_layer("projected_dim", projected_dim, layers)
-    compressed = any(kind == "linformer" and k is not None for kind, k in zip(types, dims, strict=True))
+    if not any(kind == "linformer" and k is not None for kind, k in zip(types, dims, strict=True)):
+        local_window = global_tokens = exact_length = 0
+    if local_window is None:
+        local_window = 0 if projection_kind == "cluster" else 32
+    if exact_length is None:
+        exact_length = EXACT_LENGTH if PROJECTION_KINDS[projection_kind].stands_for_tokens else 0
     config = LinformerConfig(
         **_settings(teacher.config, family, head),
         max_position_embeddings=longest_input(teacher),
@@ -150,8 +163,9 @@ def linearise(
         projected_dim=dims[0] if len(set(dims)) == 1 else dims,
         projection_kind=projection_kind,
         projection_sharing=projection_sharing,
-        local_window=local_window if compressed else 0,
-        global_tokens=global_tokens if compressed else 0,
+        local_window=local_window,
+        global_tokens=global_tokens,
+        exact_length=exact_length,
         converted_from=name_of(model_or_path),
     )
     if tokenizer is not None:  # BERT's configurations do not name these
@@ -286,7 +300,7 @@ def _start_as_pooling(student: LinformerPreTrainedModel) -> None:
             continue
         for projection in {attention.key_projection, attention.value_projection}:
             if isinstance(projection, LinearProjection):
-                n, k = projection.max_length, projection.projected_dim
+                n, k = projection.weight.shape[-2:]
                 slots = torch.arange(n, device=projection.weight.device) * k // n
                 pooling = torch.nn.functional.one_hot(slots, k).to(projection.weight)
                 projection.weight.copy_(pooling / pooling.sum(0).clamp(min=1))

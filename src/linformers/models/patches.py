@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
 
-from linformers.attention import Padding
+from linformers.attention import Documents
 from linformers.models.config import LinformerConfig
 from linformers.models.encoder import LinformerEncoder
 from linformers.models.grid import PatchGrid, Size
@@ -115,7 +115,7 @@ class LinformerPatchEncoder(LinformerPatchModel):
     def encode(
         self,
         embedded: Float[Tensor, "batch tokens hidden"],
-        padding: Padding | None,
+        documents: Documents | None,
         output_attentions: bool | None,
         output_hidden_states: bool | None,
         remedy: str,
@@ -129,7 +129,7 @@ class LinformerPatchEncoder(LinformerPatchModel):
         if output_hidden_states is None:
             output_hidden_states = bool(self.config.output_hidden_states)
         eager = self.config._attn_implementation == "eager"
-        last, states, weights = self.encoder(embedded, padding, output_attentions or eager, output_hidden_states)
+        last, states, weights = self.encoder(embedded, documents, output_attentions or eager, output_hidden_states)
         return BaseModelOutput(
             last_hidden_state=last,
             hidden_states=tuple(states) if output_hidden_states else None,

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from linformers.attention import LinformerAttention, Projection
+from linformers.attention import Projection
 from linformers.attention.checks import check_choice, check_int
 from linformers.attention.projection import ConvProjection, LinearProjection
 
@@ -27,8 +27,6 @@ def resize_max_length(model: PreTrainedModel, max_length: int, positions: str = 
     for module in model.modules():
         if isinstance(module, Projection):
             resize_projection(module, max_length)
-        elif isinstance(module, LinformerAttention):
-            module.max_length = max_length
     model.config.max_position_embeddings = max_length
 
 

@@ -17,7 +17,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils.generic import can_return_tuple
 
 from linformers.attention import Projection
-from linformers.attention.parallel import current_padding
+from linformers.attention.parallel import current_documents
 from linformers.models.config import LinformerConfig
 from linformers.models.encoder import LinformerEncoder
 from linformers.models.resize import resize_max_length
@@ -201,17 +201,15 @@ class LinformerModel(LinformerPreTrainedModel):
                 f"input_ids must have shape (batch, seq), got {tuple(input_ids.shape)}: "
                 "unsqueeze(0) makes a batch of one."
             )
-        batch, seq = x.shape[:2]
-        padding = current_padding(attention_mask, batch, seq, x.device)
-        longest = self.config.max_position_embeddings
-        length = seq if padding is None else padding.document_seq
+        documents = current_documents(attention_mask, x)
+        longest, length = self.config.max_position_embeddings, documents.longest
         if length > longest:
             raise ValueError(
                 f"a sequence of {length} tokens exceeds max_position_embeddings={longest}: truncate it "
                 f"(tokenizer(..., truncation=True, max_length={longest})), or use a model built for longer input."
             )
         if position_ids is None:
-            position_ids = torch.arange(seq, device=x.device)[None] if padding is None else padding.positions
+            position_ids = documents.positions
         if output_attentions is None:
             output_attentions = bool(self.config.output_attentions)
         if output_hidden_states is None:
@@ -223,7 +221,7 @@ class LinformerModel(LinformerPreTrainedModel):
         embedded = embed(input_ids, position_ids, token_type_ids, inputs_embeds)
         # Eager attention computes explicit weights, whether or not they are returned.
         eager = self.config._attn_implementation == "eager"
-        last, hidden_states, weights = self.encoder(embedded, padding, output_attentions or eager, output_hidden_states)
+        last, hidden_states, weights = self.encoder(embedded, documents, output_attentions or eager, output_hidden_states)
         return BaseModelOutput(
             last_hidden_state=last,
             hidden_states=tuple(hidden_states) if output_hidden_states else None,

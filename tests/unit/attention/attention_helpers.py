@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from linformers.attention import KFreeAttention, LinformerAttention, SoftmaxAttention
 from linformers.attention.reference import reference_attention
 
-KINDS = ("linear", "mean_pool", "max_pool", "conv")
+KINDS = ("linear", "mean_pool", "max_pool", "conv", "attention_pool", "cluster")
 SHARINGS = ("none", "headwise", "key_value", "layerwise")
 PATTERNS = ("none", "right", "left", "holes", "empty_row")
 

@@ -68,6 +68,9 @@ def test_lengths_projected_dims_and_windows(kind, seq, k, window, pattern, shari
         ("mean_pool", "key_value", 8, "holes"),
         ("max_pool", "headwise", 8, "none"),
         ("conv", "headwise", 0, "left"),
+        ("attention_pool", "key_value", 8, "holes"),
+        ("cluster", "key_value", 0, "none"),
+        ("cluster", "key_value", 8, "left"),
     ],
 )
 def test_a_thousand_tokens(kind, sharing, window, pattern):

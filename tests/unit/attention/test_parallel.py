@@ -24,6 +24,10 @@ VARIANTS = [
     {"projection_kind": "conv", "local_window": 2, "global_tokens": 6},
     {"projection_kind": "linear", "projection_sharing": "headwise", "global_tokens": 2, "stream_chunk_size": 5},
     {"projection_kind": "mean_pool", "local_window": 4, "global_tokens": 1, "stream_chunk_size": 4},
+    {"projection_kind": "attention_pool", "local_window": 4, "global_tokens": 1},
+    {"projection_kind": "cluster", "global_tokens": 1},
+    {"projection_kind": "cluster", "exact_length": 20, "stream_chunk_size": 5},
+    {"projection_kind": "cluster", "local_window": 2, "global_tokens": 1, "stream_chunk_size": 7},
     {"attention_type": "kfree"},
     {"attention_type": ["kfree", "linformer"], "stream_chunk_size": 5},
 ]
@@ -119,7 +123,7 @@ def test_outputs_and_gradients_equal_one_process(world):
     on_processes(world, equal_to_one_process)
 
 
-def bytes_per_layer(seq, world):
+def bytes_per_layer(attention, seq, world):
     sent = []
     original = dist.all_reduce
 
@@ -127,7 +131,6 @@ def bytes_per_layer(seq, world):
         sent.append(tensor.numel() * tensor.element_size())
         return original(tensor, *arguments, **options)
 
-    attention = LinformerAttention(16, 2, 512, 5)
     shard = SequenceShard(torch.ones(1, seq // world, dtype=torch.bool), dist.group.WORLD)
     dist.all_reduce = counting
     try:
@@ -139,12 +142,16 @@ def bytes_per_layer(seq, world):
 
 def cost_and_refusals(rank, world):
     # One all-reduce of k x d numbers, however long the sequence.
-    assert bytes_per_layer(64, world) == bytes_per_layer(512, world) == [5 * 16 * 4]
+    linear = LinformerAttention(16, 2, 512, 5)
+    assert bytes_per_layer(linear, 64, world) == bytes_per_layer(linear, 512, world) == [5 * 16 * 4]
+    # The sample that decides about clusters, and sums by slot: also no more for a longer sequence.
+    cluster = LinformerAttention(16, 2, None, 5, projection_kind="cluster")
+    assert sum(bytes_per_layer(cluster, 2048, world)) == sum(bytes_per_layer(cluster, 1024, world))
 
     shard = SequenceShard(torch.ones(1, 8, dtype=torch.bool), dist.group.WORLD)
     x = torch.randn(1, 8, 16)
     for attention, word in [
-        (LinformerAttention(16, 2, 64, 4, projection_kind="max_pool"), "mean_pool"),
+        (LinformerAttention(16, 2, 64, 4, projection_kind="max_pool"), "max_pool"),
         (SoftmaxAttention(16, 2), "LinformerAttention or KFreeAttention"),
         (LinformerAttention(16, 2, 15, 4), "16 tokens"),
     ]:

@@ -64,7 +64,7 @@ def test_number_of_parameters_with_a_k_per_layer():
 def test_sharing_is_object_identity(kind, sharing):
     bank = ProjectionBank(LAYERS, HEADS, LENGTH, K, sharing=sharing, kind=kind)
     keys, values = zip(*(bank[layer] for layer in range(LAYERS)), strict=True)
-    pools = kind in ("mean_pool", "max_pool")
+    pools = kind not in ("linear", "conv")
     for key, value in zip(keys, values, strict=True):
         assert (key is value) == (pools or sharing in ("key_value", "layerwise"))
         assert (key.kind, key.max_length, key.projected_dim) == (kind, LENGTH, K)

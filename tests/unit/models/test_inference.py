@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import linformers
-from linformers.attention import base
+from linformers.attention import base, documents, slots
 from linformers.attention import linformer as linformer_attention
+from linformers.attention.documents import GROUP_PADDING, GROUP_TOKENS, group_by_length
 from linformers.models import encoder, text
-from linformers.models.encoder import GROUP_PADDING, GROUP_TOKENS, group_by_length
 
 VARIANTS = {
     "linear": {},
@@ -19,6 +19,10 @@ VARIANTS = {
     "mean_pool_window": {"projection_kind": "mean_pool", "local_window": 3, "global_tokens": 2},
     "max_pool": {"projection_kind": "max_pool", "global_tokens": 1},
     "exact": {"projection_kind": "mean_pool", "projected_dim": 200, "local_window": 3, "global_tokens": 1},
+    "attention_pool": {"projection_kind": "attention_pool", "local_window": 20, "exact_length": 80},
+    "cluster": {"projection_kind": "cluster", "global_tokens": 1},
+    "cluster_exact": {"projection_kind": "cluster", "global_tokens": 1, "exact_length": 70},
+    "cluster_window": {"projection_kind": "cluster", "local_window": 3, "global_tokens": 1, "exact_length": 90},
     "conv": {"projection_kind": "conv"},
     "kfree": {"attention_type": "kfree"},
     "softmax": {"attention_type": "softmax"},
@@ -43,10 +47,11 @@ def ragged():
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_ragged_batches_equal_one_document_at_a_time(variant, tiny_config, ragged, monkeypatch):
     monkeypatch.setattr(base, "READ_CHUNK_TOKENS", 64)
-    monkeypatch.setattr(encoder, "GROUP_TOKENS", 420)
+    monkeypatch.setattr(documents, "GROUP_TOKENS", 420)
+    monkeypatch.setattr(linformer_attention, "POOL_TOKENS", 64)
     monkeypatch.setattr(encoder, "STREAM_NUMBERS", 1)  # chunks of 64 tokens
     model = model_of(tiny_config(max_position_embeddings=200, **VARIANTS[variant]))
-    whole = model(**ragged).last_hidden_state.detach()  # with gradients: neither groups nor chunks
+    whole = model(**ragged).last_hidden_state.detach()  # with gradients: no chunks, and groups by exact length only
     with torch.no_grad():
         grouped = model(**ragged).last_hidden_state
         for i, kept in enumerate(ragged["attention_mask"].bool()):
@@ -56,10 +61,12 @@ def test_ragged_batches_equal_one_document_at_a_time(variant, tiny_config, ragge
                 torch.testing.assert_close(grouped[i, kept], alone, rtol=0, atol=1e-10)
 
 
-@given(st.lists(st.integers(0, 3 * GROUP_TOKENS), max_size=40))
-def test_groups(lengths):
-    groups = group_by_length(lengths)
-    assert sorted(i for group in groups for i in group) == list(range(len(lengths)))
+@given(st.lists(st.integers(0, 3 * GROUP_TOKENS), max_size=40), st.integers(0, 2 * GROUP_TOKENS))
+def test_groups(lengths, exact_length):
+    for by_length in (False, True):
+        groups = group_by_length(lengths, exact_length, by_length)
+        assert sorted(i for group in groups for i in group) == list(range(len(lengths)))
+        assert all(len({lengths[i] <= exact_length for i in group}) == 1 for group in groups)
     for group in groups:
         longest, shortest = lengths[group[0]], lengths[group[-1]]
         assert len(group) == 1 or len(group) * longest <= GROUP_TOKENS
@@ -83,15 +90,37 @@ def test_layers_stream_by_themselves_only_in_inference(tiny_config, monkeypatch)
 
 
 @torch.no_grad()
-def test_a_layer_leaves_its_input_alone_unless_told_otherwise(tiny_config, monkeypatch):
+@pytest.mark.parametrize("variant", ["cluster_exact", "mean_pool_window", "kfree"])
+def test_what_hooks_see_is_what_the_model_returns(variant, tiny_config, ragged, monkeypatch):
+    """Layers see the whole batch, however it is grouped inside; nothing that a hook has kept is written to later."""
     monkeypatch.setattr(encoder, "STREAM_NUMBERS", 1)
-    layer = model_of(tiny_config(max_position_embeddings=200)).encoder.layers[0]
-    states = torch.randn(1, 150, 32, dtype=torch.float64)
-    before = states.clone()
-    expected, _ = layer(states)
-    assert torch.equal(states, before)
-    found, _ = layer(states, overwrite=True)
-    assert found is states and torch.equal(found, expected)
+    monkeypatch.setattr(documents, "GROUP_TOKENS", 420)
+    model = model_of(tiny_config(max_position_embeddings=200, **VARIANTS[variant]))
+    seen = []
+    for layer in model.encoder.layers:
+        layer.register_forward_hook(lambda module, inputs, output: seen.append(output[0]))
+    last = model(**ragged).last_hidden_state
+    hooked, seen = seen, []
+    states = model(**ragged, output_hidden_states=True)
+    assert torch.equal(states.last_hidden_state, last)
+    keep = ragged["attention_mask"].bool()
+    aligned = torch.arange(200) < keep.sum(1, keepdim=True)  # the order inside
+    for kept, returned in zip(hooked, states.hidden_states[1:], strict=True):
+        assert torch.equal(kept[aligned], returned[keep])
+
+
+def test_reentrant_activation_checkpointing_changes_no_gradient(tiny_config, ragged):
+    model = model_of(tiny_config(max_position_embeddings=200, **VARIANTS["cluster_exact"])).train()
+    gradients = []
+    for reentrant in (None, False, True):
+        if reentrant is not None:
+            model.activation_checkpointing_enable({"use_reentrant": reentrant})
+        model.zero_grad()
+        model(**ragged).last_hidden_state.square().sum().backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters()})
+    for others in gradients[1:]:
+        for name, gradient in gradients[0].items():
+            torch.testing.assert_close(others[name], gradient, rtol=0, atol=1e-10, msg=name)
 
 
 class Sizes(TorchDispatchMode):
@@ -114,29 +143,37 @@ class Sizes(TorchDispatchMode):
         return made
 
 
-@pytest.mark.parametrize("options", [{}, {"projection_kind": "mean_pool"}, {"projection_sharing": "layerwise"}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"projection_kind": "mean_pool"}, {"projection_sharing": "layerwise"}, VARIANTS["cluster"]],
+)
 def test_nothing_but_the_hidden_states_is_as_long_as_the_input(options, tiny_config, monkeypatch):
     monkeypatch.setattr(encoder, "STREAM_NUMBERS", 1)
     monkeypatch.setattr(text, "EMBED_TOKENS", 64)
     monkeypatch.setattr(base, "READ_CHUNK_TOKENS", 64)
+    monkeypatch.setattr(linformer_attention, "POOL_TOKENS", 64)
+    monkeypatch.setattr(slots, "SAMPLE_TOKENS", 64)
     model = model_of(tiny_config(max_position_embeddings=1000, **options))
     with torch.no_grad(), Sizes() as made:
         model(torch.arange(997)[None] % 100)
     long = [size for size in made.sizes if size >= 997]
-    assert long.count(997 * 32) == 1  # the hidden states
+    assert long.count(997 * 32) == 1 + 3  # the embeddings, and what each layer gives
     assert max(size for size in long if size != 997 * 32) <= 64 * 48  # a chunk in the middle of the feed-forward
 
 
-def test_with_a_slot_for_each_token_no_window_is_cut(tiny_config, monkeypatch):
-    def refuse(*_, **__):
-        raise AssertionError("a window was cut")
-
-    monkeypatch.setattr(linformer_attention, "attend_with_window", refuse)
-    model = model_of(tiny_config(**{**VARIANTS["exact"], "projected_dim": 8}))
-    with torch.no_grad():
-        model(torch.arange(5, 14)[None])  # eight slots and one global token
-        with pytest.raises(AssertionError, match="window"):
-            model(torch.arange(5, 15)[None])
+@pytest.mark.parametrize("kind", ["mean_pool", "max_pool", "attention_pool", "cluster"])
+def test_short_documents_are_read_by_softmax_itself(kind, tiny_config, ragged):
+    """Each by its own length, whatever else is in the batch; the others are not."""
+    options = {"projected_dim": 8, "global_tokens": 1, "projection_kind": kind}
+    model = model_of(tiny_config(max_position_embeddings=200, exact_length=90, **options))
+    softmax = model_of(tiny_config(max_position_embeddings=200, attention_type="softmax"))
+    softmax.load_state_dict(model.state_dict())
+    for gradients in (False, True):
+        with torch.set_grad_enabled(gradients):
+            found, expected = (m(**ragged).last_hidden_state.detach() for m in (model, softmax))
+        for i, kept in enumerate(ragged["attention_mask"].bool()):
+            same = torch.allclose(found[i, kept], expected[i, kept], rtol=0, atol=1e-10)
+            assert same == (kept.sum() <= 90), (i, kept.sum())
 
 
 def test_embeddings_by_parts(tiny_config, ragged, monkeypatch):
