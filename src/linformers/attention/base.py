@@ -69,8 +69,8 @@ class Attention(nn.Module, abc.ABC):
     ) -> Any:
         """Summarise ``source`` (aligned, padded rows zero) into what ``read`` needs.
 
-        ``readers``: where the queries come from, if not from ``source``. ``return_weights``: the memory will be read for
-        weights, so their columns must be those that are promised.
+        ``readers``: where the queries come from, if not from ``source``. ``return_weights``: the memory will be read
+        for weights, so their columns must be those that are promised.
         """
 
     @abc.abstractmethod

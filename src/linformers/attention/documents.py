@@ -208,8 +208,8 @@ class Documents:
 def group_by_length(lengths: list[int], exact_length: int, by_length: bool) -> list[list[int]]:
     """Indices of documents in groups, none of them on both sides of ``exact_length``.
 
-    ``by_length``: the longest first, and of like length; see ``GROUP_TOKENS``. Up to 64 tokens one group more would cost
-    more than the padding that it saves.
+    ``by_length``: the longest first, and of like length; see ``GROUP_TOKENS``. Up to 64 tokens one group more would
+    cost more than the padding that it saves.
     """
     if not by_length:
         sides = [[i for i, n in enumerate(lengths) if (n <= exact_length) == short] for short in (True, False)]

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from linformers.attention.base import Attention
 from linformers.attention.checks import check_int
@@ -14,7 +14,7 @@ from linformers.attention.documents import Documents
 from linformers.attention.keys import Keys, attend, bias_of, join_parts, token_keys, weighted_part
 from linformers.attention.projection import Projection
 from linformers.attention.sharing import PROJECTION_KINDS, ProjectionBank
-from linformers.attention.slots import AttentionPoolProjection, Pooled, SlotPlan, finish, total
+from linformers.attention.slots import AttentionPoolProjection, Pooled, SlotPlan, SlotSums, finish, total
 from linformers.attention.window import Nearby, attend_in_blocks
 
 # Without gradients, keys and values of so many tokens are made at a time, in all sequences together.
@@ -189,15 +189,7 @@ class LinformerAttention(Attention):
         if seen.bias is not None and documents.padded:
             # No key is left in an empty document; its output is dropped, but stays finite.
             seen = Keys(seen.keys, seen.values, seen.bias.masked_fill(documents.empty[:, None, None], 0))
-        nearby = None
-        if self.local_window:
-            part = parts[0]
-            if part.pooled is not None and sums is not None:
-                members = part.pooled.slots, part.pooled.shares(sums)
-            else:
-                members = e.members(rest, torch.promote_types(part.keys.dtype, torch.float32))
-                members = None if members is None else tuple(x[:, None] for x in members)
-            nearby = Nearby.around(part.keys, part.values, members, documents, self.local_window)
+        nearby = self._nearby(parts[0], sums, rest, documents) if self.local_window else None
         return Memory(seen, documents, nearby, reads, slope)
 
     def read(
@@ -242,9 +234,7 @@ class LinformerAttention(Attention):
                 weights = torch.cat([none, weights[:, :, rows:]], dim=2)
         return self.merge_heads(read), weights
 
-    def _plan(
-        self, e: AttentionPoolProjection, source: Tensor, rest: Documents, readers: Tensor | None
-    ) -> SlotPlan:
+    def _plan(self, e: AttentionPoolProjection, source: Tensor, rest: Documents, readers: Tensor | None) -> SlotPlan:
         """What decides about slots that follow the data, from a sample of tokens and of those that read them."""
         sample = e.sample(rest)
         x = rest.rows(source, sample)
@@ -255,8 +245,11 @@ class LinformerAttention(Attention):
             size = e.sample_tokens // 2
             readers = readers[:, torch.arange(size, device=x.device) * readers.shape[1] // size]
             real = real.new_ones(1, size)
-        keys, queries = self.k_proj(x).unflatten(-1, (self.num_attention_heads, -1)), self.split_heads(self.q_proj(readers))
-        wide = torch.promote_types(keys.dtype, torch.float32)
+        keys, queries = (
+            self.k_proj(x).unflatten(-1, (self.num_attention_heads, -1)),
+            self.split_heads(self.q_proj(readers)),
+        )
+        wide = _wide(keys)
         all_real = not (rest.padded or torch.compiler.is_compiling())
         queries = queries.to(wide) * self.head_dim**-0.5
         return e.plan(keys.to(wide), queries, sample >= 0, None if all_real else real)
@@ -269,7 +262,7 @@ class LinformerAttention(Attention):
         heads: Float[Tensor, "batch globals hidden"],
         at_once: bool,
     ) -> Iterator["_Part"]:
-        """What is made of keys and values: of all at once, or without gradients, part by part, so that none are kept."""
+        """What is made of keys and values: of all at once, or without gradients part by part, so that none are kept."""
         g, e = self.global_tokens, self.key_projection
         query = self.split_heads(self.q_proj(heads)) * self.head_dim**-0.5 if g else None
         at_once = at_once or torch.is_grad_enabled() or torch.compiler.is_compiling()
@@ -277,17 +270,28 @@ class LinformerAttention(Attention):
         for start in [0] if at_once else range(0, source.shape[1], size):
             x = source if at_once else source[:, start : start + size]
             place = documents if at_once else documents.part(start, start + x.shape[1])
-            keys, values = (linear(x).unflatten(-1, (self.num_attention_heads, -1)) for linear in (self.k_proj, self.v_proj))
+            keys, values = (
+                linear(x).unflatten(-1, (self.num_attention_heads, -1)) for linear in (self.k_proj, self.v_proj)
+            )
             pooled = read = None
             if isinstance(e, AttentionPoolProjection) and plan is not None:
                 pooled = e.pool(keys, values, plan, place.after(g))
             if query is not None:
-                wide = torch.promote_types(keys.dtype, torch.float32)  # float16 cannot hold large scores
+                wide = _wide(keys)  # float16 cannot hold large scores
                 scores = (query.to(wide) @ keys.to(wide).permute(0, 2, 3, 1)).to(wide)  # under autocast they are not
                 if documents.padded:
                     scores = scores.masked_fill(~place.keep[:, None, None], torch.finfo(scores.dtype).min)
                 read = weighted_part(scores, values.transpose(1, 2), self.active_dropout)
             yield _Part(keys, values, pooled, read) if at_once else _Part(keys[:, :0], values[:, :0], pooled, read)
+
+    def _nearby(self, part: "_Part", sums: SlotSums | None, rest: Documents, documents: Documents) -> Nearby:
+        """All tokens, for the window, and what each of them has given to the slots."""
+        members = None
+        if part.pooled is not None and sums is not None:
+            members = part.pooled.slots, part.pooled.shares(sums)
+        elif (found := self.key_projection.members(rest, _wide(part.keys))) is not None:
+            members = found[0][:, None], found[1][:, None]
+        return Nearby.around(part.keys, part.values, members, documents, self.local_window)
 
     def _compress_first(self, n: int) -> bool:
         """Whether compressing X before the feature projections takes fewer multiplications than after them."""
@@ -304,31 +308,30 @@ class LinformerAttention(Attention):
         return first < second
 
     def _slots_of_inputs(self, source: Tensor, rest: Documents) -> Keys:
-        """``E (X W + 1 b^T) = (E X) W + (E 1) b^T``: k rows to project instead of n; with E = F, one ``E X`` for both."""
+        """``E (X W + 1 b^T) = (E X) W + (E 1) b^T``: k rows to project, not n; with E = F, one ``E X`` for both."""
         e, f = self._projections
         compressed = e(source, rest)
-        found = []
+        found: list[Tensor] = []
         for projection, linear in ((e, self.k_proj), (f, self.v_proj)):
             slots = linear(compressed if projection is e else projection(source, rest))
             if projection.has_parameters and linear.bias is not None:
-                all_ = rest.complete()
-                mass = projection(all_.keep[..., None].to(source.dtype), all_)  # what a constant becomes in each slot
+                complete = rest.complete()  # what a constant becomes in each slot
+                mass = projection(complete.keep[..., None].to(source.dtype), complete)
                 slots = slots + (mass - 1) * linear(source.new_zeros(1, 1, self.hidden_size))
             found.append(self.split_heads(slots))
-        return Keys(*found, self._slot_bias(rest, found[0].dtype))
+        return Keys(found[0], found[1], self._slot_bias(rest, _wide(found[0])))
 
     def _slots_of_tokens(self, keys: Tensor, values: Tensor, rest: Documents) -> Keys:
         """``E K`` and ``F V``."""
-        found = []
+        found: list[Tensor] = []
         for projection, tokens in zip(self._projections, (keys, values), strict=True):
             tokens = rest.zero(tokens)  # a feature projection leaves its bias at padding
             slots = projection(tokens if projection.per_head else tokens.flatten(2), rest)
             found.append(slots if projection.per_head else self.split_heads(slots))
-        return Keys(*found, self._slot_bias(rest, found[0].dtype))
+        return Keys(found[0], found[1], self._slot_bias(rest, _wide(found[0])))
 
     def _slot_bias(self, rest: Documents, dtype: torch.dtype) -> Float[Tensor, "#batch 1 slots"] | None:
         """The mass of each slot; where no token is left to compress, a slot is none."""
-        dtype = torch.promote_types(dtype, torch.float32)
         bias = self.key_projection.log_mass(rest, dtype)
         if bias is None and (rest.padded or rest.skipped):
             bias = bias_of(~rest.empty[:, None].expand(-1, self.projected_dim), dtype)
@@ -344,12 +347,17 @@ class LinformerAttention(Attention):
 
 @dataclass(frozen=True)
 class _Part:
-    """Some tokens: their keys and values, if all are at hand, their part of the slots, and of what global tokens read."""
+    """Some tokens: their keys and values, if these are all, their part of the slots and of what global tokens read."""
 
     keys: Float[Tensor, "batch tokens heads head_dim"]
     values: Float[Tensor, "batch tokens heads head_dim"]
     pooled: Pooled | None
     read: tuple[Tensor, Tensor] | None
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    """At least float32."""
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 def check_exact_length(exact_length: int, kind: str) -> None:

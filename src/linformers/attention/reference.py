@@ -225,14 +225,14 @@ def linformer_head(
 
     Additions of ours. A pooled slot carries its mass: ``log c_j`` is added to its score, as if its ``c_j`` tokens
     were there. With ``local_window = w`` the same softmax also holds the exact tokens of the query's block and of ``w``
-    on each side of it (as in Transformer-LS, arXiv 2107.02192); a token attended exactly takes its share from its slot. With
-    ``global_tokens = g`` the first g tokens are attended exactly by all, attend to all n tokens themselves by plain
-    softmax attention (as in Longformer, arXiv 2004.05150), and are left out of slots and neighbours.
+    on each side of it (as in Transformer-LS, arXiv 2107.02192); a token attended exactly takes its share from its slot.
+    With ``global_tokens = g`` the first g tokens are attended exactly by all, attend to all n tokens themselves by
+    plain softmax attention (as in Longformer, arXiv 2004.05150), and are left out of slots and neighbours.
 
     Returns:
-        The head's output, and its weights: ``k`` columns for the slots, ``g`` for the global tokens and, if ``w > 0``, one
-        for each token of a block with its halo, token ``j`` in column ``k + g + j - (start of the block) + w``. Masked
-        columns are 0, and so are the rows of global tokens.
+        The head's output, and its weights: ``k`` columns for the slots, ``g`` for the global tokens and, if ``w > 0``,
+        one for each token of a block with its halo, token ``j`` in column ``k + g + j - (start of the block) + w``.
+        Masked columns are 0, and so are the rows of global tokens.
     """
     k, w, g = key_projection.projected_dim, local_window, global_tokens
     if key_projection.kind in ("attention_pool", "cluster"):
@@ -360,7 +360,9 @@ def reference_attention(
             head_outputs = []
             for head in range(heads):
                 part = slice(head * head_dim, (head + 1) * head_dim)
-                head_output, head_weights = _head(attention, q[:, part], k[:, part], v[:, part], head, context is not None)
+                head_output, head_weights = _head(
+                    attention, q[:, part], k[:, part], v[:, part], head, context is not None
+                )
                 head_outputs.append(head_output)
                 if head_weights.shape[1] == columns:
                     weights[head, computed] = head_weights

@@ -5,15 +5,15 @@ For every query q a group of tokens T contributes ``sum_T exp(q.k)`` to the soft
     log sum_T exp(q.k) = log sum_T exp(q0.k) + (q - q0).k~ + (q - q0)' Var (q - q0) / 2 + ...
     their mean value   = v~ + (q - q0)' Cov + ...
 
-with ``p = softmax_T(q0.k)``, ``k~ = sum p k``, ``v~ = sum p v``, Var the covariance of the keys under p and Cov that of keys
-and values. So a slot is the pair k~, v~ with the bias ``log sum_T exp(q0.k) - q0.k~``, exact at q0. Added to the bias is
-half of Var so far as it lies along the features, for the mean square distance of the queries that read the slot. Cov is
-averaged over the slots to one head_dim x head_dim matrix C, the slope: values become ``v~ - q0 C``, and every query adds
-``q C``. With q0 = 0 and nothing of second order this is mean pooling with its mass, log |T|.
+with ``p = softmax_T(q0.k)``, ``k~ = sum p k``, ``v~ = sum p v``, Var the covariance of the keys under p and Cov that of
+keys and values. So a slot is the pair k~, v~ with the bias ``log sum_T exp(q0.k) - q0.k~``, exact at q0. Added to the
+bias is half of Var so far as it lies along the features, for the mean square distance of the queries that read the
+slot. Cov is averaged over the tokens to one head_dim x head_dim matrix C, the slope: values become ``v~ - q0 C``, and
+every query adds ``q C``. With q0 = 0 and nothing of second order this is mean pooling with its mass, log |T|.
 
 It is an E that is computed from the data, as in k-free attention. Slots tilted to one reference query are in Multipole
-Attention (Hooper et al., arXiv 2506.13059) and MuSe (arXiv 2509.10406), clusters of queries in Clustered Attention (Vyas
-et al., arXiv 2007.04825). Here each slot has the reference that its own readers have.
+Attention (Hooper et al., arXiv 2506.13059) and MuSe (arXiv 2509.10406), clusters of queries in Clustered Attention
+(Vyas et al., arXiv 2007.04825). Here each slot has the reference that its own readers have.
 
 What decides, centroids and references, is worked out on a sample of tokens spread evenly over the document. What
 remains is a sum over tokens, so that it streams, and that processes can share it.
@@ -156,9 +156,9 @@ class AttentionPoolProjection(Pooling):
         weights = scores.clamp(-LARGEST_TILT, LARGEST_TILT).exp() * documents.keep[:, None]
         rows = [keys.new_ones(1, 1, 1, 1).expand(batch, seq, heads, 1), keys, keys.square(), values]
         with torch.autocast(keys.device.type, enabled=False):
-            sums = sum_slots(rows, slots, weights, self.projected_dim)
+            ones, firsts, squares, seconds = sum_slots(rows, slots, weights, self.projected_dim)
             products = (by_head * weights[..., None]).transpose(-1, -2) @ values.transpose(1, 2)
-        return Pooled(SlotSums(*sums, products), slots, weights)
+        return Pooled(SlotSums(ones, firsts, squares, seconds, products), slots, weights)
 
 
 class ClusterProjection(AttentionPoolProjection):
@@ -178,10 +178,15 @@ class ClusterProjection(AttentionPoolProjection):
         return nearest(keys, plan.centroids)
 
 
+def sum_of(parts: Sequence[Tensor]) -> Tensor:
+    """Sum, without a copy of a single part."""
+    return parts[0] if len(parts) == 1 else torch.stack(list(parts)).sum(0)
+
+
 def total(parts: Sequence[SlotSums], documents: Documents) -> SlotSums:
     """Sums over all tokens of the documents, from those over parts of them, here and in other processes."""
     names = SlotSums.__dataclass_fields__
-    return SlotSums(*(documents.reduce(sum(getattr(part, name) for part in parts)) for name in names))
+    return SlotSums(*(documents.reduce(sum_of([getattr(part, name) for part in parts])) for name in names))
 
 
 def finish(
@@ -197,7 +202,9 @@ def finish(
     if not slope:
         return Keys(keys, values, bias), None
     with torch.autocast(keys.device.type, enabled=False):
-        matrix = (sums.products - sums.keys.transpose(-1, -2) @ values) / sums.weights.sum(-2, keepdim=True).clamp(1e-30)
+        matrix = (sums.products - sums.keys.transpose(-1, -2) @ values) / sums.weights.sum(-2, keepdim=True).clamp(
+            1e-30
+        )
         return Keys(keys, values - plan.reference @ matrix, bias), matrix
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
 
-from linformers.attention import Documents
+from linformers.attention import PROJECTION_KINDS, Documents
 from linformers.models.config import LinformerConfig
 from linformers.models.encoder import LinformerEncoder
 from linformers.models.grid import PatchGrid, Size
@@ -122,7 +122,8 @@ class LinformerPatchEncoder(LinformerPatchModel):
     ) -> BaseModelOutput:
         """Run the layers; ``remedy`` says what to do where there are more tokens than learned projections have rows."""
         longest, tokens = self.config.max_position_embeddings, embedded.shape[1]
-        if tokens > longest and any(kind == "linformer" for kind, _ in self.config.layer_attention):
+        learned = PROJECTION_KINDS[self.config.projection_kind].has_parameters
+        if tokens > longest and learned and any(kind == "linformer" for kind, _ in self.config.layer_attention):
             raise ValueError(f"{tokens} tokens exceed the {longest} that the Linformer layers were made for: {remedy}.")
         if output_attentions is None:
             output_attentions = bool(self.config.output_attentions)

@@ -221,7 +221,9 @@ class LinformerModel(LinformerPreTrainedModel):
         embedded = embed(input_ids, position_ids, token_type_ids, inputs_embeds)
         # Eager attention computes explicit weights, whether or not they are returned.
         eager = self.config._attn_implementation == "eager"
-        last, hidden_states, weights = self.encoder(embedded, documents, output_attentions or eager, output_hidden_states)
+        last, hidden_states, weights = self.encoder(
+            embedded, documents, output_attentions or eager, output_hidden_states
+        )
         return BaseModelOutput(
             last_hidden_state=last,
             hidden_states=tuple(hidden_states) if output_hidden_states else None,

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput, ImageClassifierOutput
 from transformers.utils.generic import can_return_tuple
 
-from linformers.attention import LinformerAttention, Projection
+from linformers.attention import Projection
 from linformers.models.config import LinformerConfig
 from linformers.models.grid import patch_grid
 from linformers.models.patches import (
@@ -92,8 +92,6 @@ class LinformerForImageClassification(LinformerPatchModel):
         for module in self.modules():
             if isinstance(module, Projection):
                 resize_projection(module, len(table.weight))
-            elif isinstance(module, LinformerAttention):
-                module.max_length = len(table.weight)
         model.grid, config.max_position_embeddings = grid, len(table.weight)
 
     @can_return_tuple

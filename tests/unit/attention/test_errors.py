@@ -201,3 +201,43 @@ def test_misspelt_arguments():
         make_linformer()(hidden(2, 9, 6), mask=torch.ones(2, 9, dtype=torch.bool))
     with raises(TypeError, "'?projected_dims'?"):
         LinformerAttention(6, 2, 16, 4, projected_dims=4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"projection_kind": "conv"}, ("projection_kind", "conv", "linear")),
+        ({"projected_dim": 5}, ("projected_dim", 5, 4)),
+        ({"max_length": 32}, ("max_length", 32, 16)),
+        ({"projection_sharing": "none"}, ("projection_sharing", "none", "key_value")),
+        ({"projection_sharing": "headwise"}, ("projection_sharing", "headwise", "key_value")),
+    ],
+)
+def test_arguments_that_contradict_the_bank(arguments, words):
+    bank = ProjectionBank(2, 2, 16, 4, sharing="key_value", kind="linear")
+    given = {"max_length": 16, "projected_dim": 4} | arguments
+    with raises(ValueError, *words):
+        LinformerAttention(6, 2, projections=bank[0], **given)
+    same = {"projection_kind": "linear", "projection_sharing": "key_value"}
+    assert LinformerAttention(6, 2, 16, 4, projections=bank[0], **same).key_projection is bank[0][0]
+
+
+def test_heads_that_contradict_the_bank():
+    bank = ProjectionBank(1, 2, 16, 4, sharing="none", kind="linear")
+    with raises(ValueError, "num_attention_heads", 3, 2):
+        LinformerAttention(6, 3, 16, 4, projections=bank[0])
+
+
+@pytest.mark.parametrize("kind", ["linear", "conv"])
+def test_exact_length_needs_slots_that_stand_for_tokens(kind):
+    with raises(ValueError, "exact_length", 8, kind, "cluster"):
+        LinformerAttention(6, 2, 16, 4, projection_kind=kind, exact_length=8)
+    with raises(ValueError, "exact_length", -1):
+        LinformerAttention(6, 2, 16, 4, projection_kind="cluster", exact_length=-1)
+
+
+@pytest.mark.parametrize("kind", ["mean_pool", "max_pool", "attention_pool", "cluster"])
+def test_kinds_that_learn_nothing_have_no_longest_text(kind):
+    assert LinformerAttention(6, 2, None, 4, projection_kind=kind)(torch.randn(1, 50, 6)).shape == (1, 50, 6)
+    with raises(TypeError, "max_length", "None"):
+        LinformerAttention(6, 2, None, 4, projection_kind="linear")

@@ -30,7 +30,10 @@ def plain_attention(module: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
 
     Slots that follow the data are written in no other plain way than in the reference.
     """
-    if getattr(module, "key_projection", None) is not None and module.key_projection.kind in ("attention_pool", "cluster"):
+    if getattr(module, "key_projection", None) is not None and module.key_projection.kind in (
+        "attention_pool",
+        "cluster",
+    ):
         return reference_attention(module, x, mask)[0]
 
     def split(tokens):

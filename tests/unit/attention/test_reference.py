@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from linformers.attention.reference import (
     compress,
     linformer_head,
-    softmax_head,
     projection_matrix,
     reference_attention,
     slot_masses,
     slot_of_token,
+    softmax_head,
 )
 
 HIDDEN, HEADS, HEAD_DIM = 6, 2, 3
