@@ -98,7 +98,13 @@ FAST = replace(
     repeats=2,
     cost_seconds=15.0,
     conversion=ConversionScale(
-        chunks=2, train_passages=1, test_passages=1, fidelity_texts=1, lengths=(512, 1024), repeats=1
+        exact_length=512,
+        chunks=2,
+        train_passages=1,
+        test_passages=1,
+        fidelity_texts=1,
+        lengths=(512, 1024),
+        repeats=1,
     ),
 )
 

@@ -40,7 +40,7 @@ def test_a_classifier_learns_on_from_the_rows_of_its_teacher(work: Path, capsys:
     files = ["--task", str(work / "rows.jsonl"), "--text", "words", "--output", str(work / "teacher")]
     shown = run(capsys, ["finetune", "--model", str(work / "encoder"), *files, *SHORT])
     convert = advised(shown, "For longer inputs: ")
-    shown = run(capsys, [*convert, "--projected-dim", "4", "--local-window", "1"])
+    shown = run(capsys, [*convert, "--projected-dim", "4", "--exact-length", "0"])
     finetune = advised(shown, "next: ")
     assert finetune[finetune.index("--text") + 1] == "words" and finetune[finetune.index("--max-length") + 1] == "64"
     shown = run(capsys, [*finetune, *SHORT])
@@ -53,7 +53,7 @@ def test_an_encoder_is_distilled_on_the_books(
     work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LINFORMERS_CACHE", str(work / "cache"))
-    small = ["--projected-dim", "4", "--local-window", "1"]
+    small = ["--projected-dim", "4", "--exact-length", "0"]
     shown = run(capsys, ["convert", "--model", str(work / "encoder"), "--output", str(work / "linear"), *small])
     distil = advised(shown, "next (on books")
     run(capsys, [*distil, "--steps", "2", "--device", "cpu"])

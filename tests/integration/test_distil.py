@@ -10,7 +10,7 @@ import torch
 from finetune_helpers import BAD, GOOD, make_model, sentence
 from rich.console import Console
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 import linformers
 from linformers.cli import main
@@ -25,9 +25,10 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     teacher = make_model(folder / "encoder", "bert", initializer_range=0.2, pad_token_id=1)
     model = AutoModelForSequenceClassification.from_pretrained(teacher)
     tokenizer = AutoTokenizer.from_pretrained(teacher)
-    student = linformers.linearise(model, projected_dim=4, local_window=1, global_tokens=1)
-    for name, made in (("teacher", model), ("student", student)):
-        made.save_pretrained(folder / name)
+    far: dict[str, Any] = {"projected_dim": 4, "projection_kind": "mean_pool", "local_window": 0}
+    made = {f"student{name}": linformers.linearise(model, exact_length=n, **far) for name, n in (("", 0), ("-32", 32))}
+    for name, one in {"teacher": model, **made}.items():
+        one.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
     rng = random.Random(0)
     text = "\n".join(sentence(rng, GOOD + BAD) for _ in range(800))
@@ -65,7 +66,7 @@ def run(given: DistilSettings) -> dict[str, Any]:
 
 def test_the_student_comes_closer_and_keeps_its_head(work: Path) -> None:
     results = run(settings(work, "run"))
-    assert results["best"]["loss"] < 0.75 * results["before"]["loss"]  # 0.714, whatever the number of threads
+    assert results["best"]["loss"] < 0.73 * results["before"]["loss"]  # 0.697, whatever the number of threads
     assert [step for step, _ in results["evaluations"]] == [0, 10, 20, 30]
     assert results["before"] == results["evaluations"][0][1]
     assert results["best"]["cosine"] > results["before"]["cosine"]
@@ -125,6 +126,14 @@ def test_what_is_refused_leaves_nothing(work: Path, changes: dict[str, Any], wor
         run_distil(settings(work, "refused", **changes), console=Console(quiet=True))
     assert all(word in str(raised.value) for word in words)
     assert not (work / "refused").exists()
+
+
+def test_only_texts_longer_than_the_exact_ones_have_something_to_teach(work: Path) -> None:
+    student = {"model": str(work / "student-32"), "steps": 2, "evaluate_every": 2}
+    with pytest.raises(ValueError, match="length=32: the model reads texts of up to exact_length=32 tokens by softmax"):
+        run_distil(settings(work, "refused", **student), console=Console(quiet=True))
+    assert run(settings(work, "longer", **student, length=33))["before"]["loss"] > 1e-3
+    assert AutoConfig.from_pretrained(work / "longer" / "model").exact_length == 32
 
 
 def test_another_teacher_is_refused(work: Path, tmp_path: Path) -> None:

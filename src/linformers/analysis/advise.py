@@ -24,6 +24,7 @@ from linformers.models.convert_load import load_teacher, load_tokenizer
 
 GRID = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2)  # of the length
 ROUNDS, STEPS = 2, 64
+KIND = "cluster"
 Dims = tuple[int | None, ...]
 """Slots of each layer; None = softmax attention there."""
 Progress = Callable[[int, int], None]
@@ -34,17 +35,17 @@ class Advice:
     """Slots for each layer.
 
     Args:
-        projected_dim: for ``linearise``; None = this layer should keep softmax attention.
-        target: what was asked for: ``mass``, ``error`` or ``mean_dim``.
-        value: how much of it.
-        length: tokens of the texts it was measured on.
-        local_window: for ``linearise``, as it was measured with.
-        global_tokens: likewise.
-        grid: slots at which ``errors`` were measured.
-        errors: of each layer, by ``target``: the share of the spectrum left out; the relative error of its attention's
-            output; or that of the last hidden states when it alone is changed from what the other layers have.
-        hidden_error: relative error of the last hidden states of the whole converted model, on the same texts.
-        uniform_error: the same with the mean of ``projected_dim`` in every layer; None where layers keep softmax.
+        projected_dim: Slots for ``linearise``; None = this layer should keep softmax attention.
+        target: Quantity that was asked for: ``mass``, ``error`` or ``mean_dim``.
+        value: Its value.
+        length: Tokens of the texts it was measured on.
+        local_window: Window for ``linearise``, as it was measured with.
+        global_tokens: Global tokens, likewise.
+        grid: Slots at which ``errors`` were measured.
+        errors: Errors of each layer, by ``target``: the share of the spectrum left out; the relative error of its
+            attention's output; or that of the last hidden states when it alone is changed from what the others have.
+        hidden_error: Relative error of the last hidden states of the whole converted model, on the same texts.
+        uniform_error: The same with the mean of ``projected_dim`` in every layer; None where layers keep softmax.
     """
 
     projected_dim: Dims
@@ -63,6 +64,7 @@ class Advice:
         """Arguments of ``linearise``."""
         return {
             "projected_dim": list(self.projected_dim),
+            "projection_kind": KIND,
             "local_window": self.local_window,
             "global_tokens": self.global_tokens,
         }
@@ -79,33 +81,34 @@ def advise_projected_dims(
     length: int = 512,
     max_texts: int = 8,
     windows_per_text: int = 1,
-    local_window: int = 64,
+    local_window: int = 0,
     global_tokens: int = 1,
     on_progress: Progress | None = None,
 ) -> Advice:
-    """Find slots for each layer of an encoder to be converted with mean pooling.
+    """Find slots for each layer of an encoder to be converted with slots that follow the content (``cluster``).
 
-    Exactly one target. A layer that would need more than half of ``length`` keeps softmax attention.
+    Exactly one target. A layer that would need more than half of ``length`` keeps softmax attention. All texts are read
+    by slots, also those that the converted model will read by softmax attention as they are short (``exact_length``).
 
     Args:
-        model: a model that ``linearise`` takes, or its folder.
-        texts: read until there are enough; those with fewer than ``length`` tokens are passed over.
-        target_mass: the fewest slots so that as many singular values have this share of the sum (the paper's).
-        target_error: the fewest slots so that the relative error of each layer's attention is at most this.
-        mean_dim: the split of so many slots a layer that gives the smallest error of the last hidden states.
-        tokenizer: of the model; None = the one in its folder.
-        length: tokens of a text, special tokens included.
-        max_texts: how many to measure.
-        windows_per_text: how many stretches of ``length`` tokens to take of one text at most.
-        local_window: as of ``linearise``.
-        global_tokens: as of ``linearise``.
-        on_progress: called with the measurements done and their number.
+        model: Model that ``linearise`` takes, or its folder.
+        texts: Texts, read until there are enough; those with fewer than ``length`` tokens are passed over.
+        target_mass: Share of the sum that as many singular values as there are slots have at least (the paper's).
+        target_error: Relative error of each layer's attention at most; the fewest slots that do.
+        mean_dim: Mean slots of a layer; their split that gives the smallest error of the last hidden states.
+        tokenizer: Tokenizer of the model; None = the one in its folder.
+        length: Tokens of a text, special tokens included.
+        max_texts: Texts to measure.
+        windows_per_text: Stretches of ``length`` tokens to take of one text at most.
+        local_window: Window, as of ``linearise``.
+        global_tokens: Global tokens, as of ``linearise``.
+        on_progress: Function called with the measurements done and their number.
 
     Raises:
-        TypeError: texts that are one str, or a number of the wrong type.
-        ValueError: none or several targets, one out of range, text that is too short, or a model that cannot be
+        TypeError: Texts that are one str, or a number of the wrong type.
+        ValueError: None or several targets, one out of range, text that is too short, or a model that cannot be
             converted.
-        OSError: no such model.
+        OSError: No such model.
     """
     if isinstance(texts, str):
         raise TypeError("texts must be a list of texts, got one str: put it in a list.")
@@ -259,10 +262,10 @@ class _Stack:
     """The layers of an encoder, each with softmax attention or with slots, over the same weights.
 
     Args:
-        teacher: the encoder.
-        ids: texts of one length.
-        local_window: of Linformer layers.
-        global_tokens: of Linformer layers.
+        teacher: Encoder.
+        ids: Texts of one length.
+        local_window: Window of Linformer layers.
+        global_tokens: Global tokens of Linformer layers.
     """
 
     def __init__(self, teacher: PreTrainedModel, ids: Tensor, local_window: int, global_tokens: int) -> None:
@@ -327,9 +330,9 @@ class _Stack:
             slots = LinformerAttention(
                 exact.hidden_size,
                 exact.num_attention_heads,
-                self.ids.shape[1],
+                None,
                 k,
-                projection_kind="mean_pool",
+                projection_kind=KIND,
                 local_window=self.window,
                 global_tokens=self.globals,
             )

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedModel
 
-from linformers.analysis.advise import Advice, advise_projected_dims
+from linformers.analysis.advise import KIND, Advice, advise_projected_dims
 from linformers.data.documents import read_documents
 from linformers.data.folders import check_output, write_folder
 from linformers.data.progress import ReadProgress
@@ -42,7 +42,7 @@ class AdviseSettings:
     length: int = 512
     max_texts: int = 8
     windows_per_text: int = 1
-    local_window: int = 64
+    local_window: int = 0
     global_tokens: int = 1
     timing: bool = True
     text_column: str | None = None
@@ -142,9 +142,9 @@ def advice_table(advice: Advice) -> Table:
 
 
 def measure_costs(model: PreTrainedModel, advice: Advice, console: Console) -> list[dict[str, Any]]:
-    """Time and peak memory of the converted encoder and of softmax attention, here, at its length and at four times it.
+    """Time and peak memory of slots and of softmax attention in the encoder, here, at its length and at four times it.
 
-    Random weights of the model's shape: neither depends on them.
+    Random weights of the model's shape: neither depends on them. Slots read short texts too (``exact_length=0``).
     """
     from linformers.benchmark.sweep import measure
 
@@ -161,7 +161,7 @@ def measure_costs(model: PreTrainedModel, advice: Advice, console: Console) -> l
         "max_position_embeddings": lengths[-1],
     }
     ours = {
-        "projection_kind": "mean_pool",
+        "projection_kind": KIND,
         "projected_dim": list(advice.projected_dim),
         "local_window": advice.local_window if compressed else 0,
         "global_tokens": advice.global_tokens if compressed else 0,

@@ -15,6 +15,8 @@ from transformers.utils import FEATURE_EXTRACTOR_NAME
 
 from linformers.analysis.conversion_card import conversion_card
 from linformers.analysis.fidelity import Fidelity, measure_fidelity
+from linformers.attention.sharing import PROJECTION_KINDS
+from linformers.attention.window import block_size
 from linformers.data.documents import read_documents
 from linformers.data.folders import check_output, write_folder
 from linformers.data.progress import ReadProgress
@@ -99,6 +101,11 @@ def convert_to_folder(
         with ReadProgress(console, "measuring", unit="texts") as progress:
             fidelity = measure_fidelity(student, teacher, tokenizer, texts, on_progress=_shown_by(progress))
         console.print(fidelity_table(fidelity))
+        if fidelity.longest <= config.exact_length:
+            console.print(
+                f"softmax attention itself read all texts, as they have up to exact_length={config.exact_length:,} tokens: "
+                "with --exact-length 0 the slots are measured"
+            )
     facts = {
         "converted_from": config.converted_from,
         "architecture": type(student).__name__,
@@ -108,6 +115,7 @@ def convert_to_folder(
         "has_teacher": teacher is not None,
         "teacher_length": teacher_length,
         "max_length": config.max_position_embeddings,
+        "exact_length": config.exact_length,
         "exact_up_to": _exact_up_to(config, teacher_length, options["positions"], fairseq=teacher is None),
         "texts": [_public(source.path) for source in sources],
         "fit_texts": [_public(source.path) for source in fit_sources],
@@ -145,7 +153,8 @@ def convert_to_folder(
 
 def _check_length(options: Mapping[str, Any], teacher_length: int) -> None:
     asked, kind = options["max_length"], options["projection_kind"]
-    if asked is not None and 0 < asked < teacher_length and kind in ("mean_pool", "max_pool"):
+    fits = kind in PROJECTION_KINDS and not PROJECTION_KINDS[kind].has_parameters
+    if asked is not None and 0 < asked < teacher_length and fits:
         raise ValueError(
             f"max_length={asked} is below the {teacher_length:,} tokens of the teacher, and gains nothing with "
             f"projection_kind={kind!r}, which fits slots to each text: leave it out"
@@ -161,10 +170,12 @@ def _exact_up_to(config: LinformerConfig, teacher_length: int, positions: str, *
     slots = [k for kind, k in config.layer_attention if kind == "linformer" and k is not None]
     softmax = config.layer_attention.count(("softmax", None))
     k_free = len(slots) + softmax < config.num_hidden_layers
-    if k_free or (slots and config.projection_kind != "mean_pool") or (resized and positions == "interpolate"):
+    mixed = slots and not PROJECTION_KINDS[config.projection_kind].stands_for_tokens
+    if k_free or mixed or (resized and positions == "interpolate"):
         return 0
-    # Where each token has a slot, or all are within the window, no token is read through a slot that holds two.
-    return min([both, *(max(k, config.local_window + 1) + config.global_tokens for k in slots)])
+    # Where each token has a slot, or all are of one block of the window, no slot that holds two tokens is read.
+    block = block_size(config.local_window) if config.local_window else 0
+    return min([both, *(max(k + config.global_tokens, block, config.exact_length) for k in slots)])
 
 
 def _public(argument: str) -> str:

@@ -15,6 +15,7 @@ _SETTINGS = (
     "projection_sharing",
     "local_window",
     "global_tokens",
+    "exact_length",
     "max_position_embeddings",
 )
 _TAGS = {"texts": "long-documents", "images": "vision", "recordings": "audio"}
@@ -69,7 +70,7 @@ It took {facts["seconds"]:.1f} s ({facts["environment"]["processor"]}; torch {ve
 
 ## Limits
 
-{_limits(facts)}
+{_limits(facts)}{_softmax_up_to(config)}
 - It has the errors and biases of {facts["converted_from"]}, whose licence and card hold for these weights too.
 - {facts["inputs"].capitalize()} above {config.max_position_embeddings:,} tokens are refused{untrained}.
 """
@@ -92,6 +93,12 @@ longest {fidelity.longest:,}), against the teacher's, as means over tokens:
 {rows}
 
 Cosine of the mean embedding of a text: **{fidelity.embedding_cosine:.4f}**."""
+
+
+def _softmax_up_to(config: LinformerConfig) -> str:
+    if not config.exact_length:
+        return ""
+    return f"\n- Up to {config.exact_length:,} tokens attention is softmax itself; above, it is approximated, in linear time."
 
 
 def _limits(facts: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """The n x n maps by which the attention of an encoder mixes its tokens, head by head; one matrix at a time in memory.
 
 In softmax attention the map is the attention matrix P. In a Linformer it is ``P F``: the weights over the slots times
-the rows of the compression, with the columns of global tokens and neighbours beside them.
+the rows of the compression, with the columns of global tokens and of the block of the window beside them.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,7 +14,10 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import eager_mask
 
-from linformers.attention import Attention, KFreeAttention, LinformerAttention, SoftmaxAttention
+from linformers.analysis.spectrum_projection import matrix_of
+from linformers.attention import Attention, Documents, KFreeAttention, LinformerAttention, SoftmaxAttention
+from linformers.attention.slots import AttentionPoolProjection, finish
+from linformers.attention.window import block_size
 
 NAME = "linformers_spectrum"
 Visit = Callable[[int, int, Tensor], None]
@@ -122,7 +125,7 @@ def attention_maps(attention: Attention, x: Float[Tensor, "1 n hidden"]) -> Iter
         ValueError: max pooling, which is not linear in the values.
     """
     query, key = (attention.split_heads(linear(x))[0] for linear in (attention.q_proj, attention.k_proj))
-    if isinstance(attention, SoftmaxAttention):
+    if isinstance(attention, SoftmaxAttention) or x.shape[1] <= attention.exact_length:
         for head in range(len(query)):
             yield _softmax_rows(query[head], key[head])
     elif isinstance(attention, KFreeAttention):
@@ -144,24 +147,46 @@ def _linformer_maps(
     if not projection.is_linear:
         raise ValueError(
             f"projection_kind={projection.kind!r} has no n x n map, as a maximum is no sum over tokens; use a model "
-            "with 'linear', 'mean_pool' or 'conv'"
+            "of another kind"
         )
-    n = x.shape[1]
-    _, weights = attention.read(x, attention.build_memory(x, None), return_weights=True)
+    n, slots = x.shape[1], attention.projected_dim
+    documents = Documents(None, n, x.device)
+    _, weights = attention.read(x, attention.build_memory(x, documents, return_weights=True), return_weights=True)
     assert weights is not None
-    slots = attention.projected_dim
-    rows = projection(torch.eye(n - first, dtype=x.dtype, device=x.device)[None], None)[0]  # (heads?, slots, n)
+    slopes = None
+    if isinstance(projection, AttentionPoolProjection):
+        rows, slopes = _rows_of_pooling(attention, projection, x, documents.after(first))
+    else:
+        rows = matrix_of(projection, documents.after(first), x.dtype)
+    block = block_size(window)
+    tokens = torch.arange(n, device=x.device)
+    near = (tokens // block * block - window)[:, None] + torch.arange(block + 2 * window, device=x.device)
     for head in range(len(query)):
         w = weights[0, head]
-        whole = x.new_zeros(n, n + 2 * window)
-        matrix = whole[:, window : window + n]
-        matrix[:, first:] = w[:, :slots] @ (rows[head] if projection.per_head else rows)
-        matrix[:, :first] = w[:, slots : slots + first]
-        if window:  # a view of the diagonals, each neighbour's weight in its column
-            band = whole.as_strided((n, 2 * window + 1), (n + 2 * window + 1, 1))
-            band += w[:, slots + first :]
+        matrix = w[:, :slots] @ rows[head % len(rows)].to(w.dtype)
+        if slopes is not None:
+            matrix += query[head] * attention.head_dim**-0.5 @ slopes[head].to(w.dtype)
+        matrix[:, :first] += w[:, slots : slots + first]
+        if window:  # what lies beyond the text has no weight
+            matrix.scatter_add_(1, near.clamp(0, n - 1), w[:, slots + first :])
         matrix[:first] = _softmax_rows(query[head, :first], key[head])
-        yield matrix.float().contiguous()
+        yield matrix.float()
+
+
+def _rows_of_pooling(
+    attention: LinformerAttention, projection: AttentionPoolProjection, x: Float[Tensor, "1 n hidden"], rest: Documents
+) -> tuple[Float[Tensor, "heads slots n"], Float[Tensor, "heads head_dim n"] | None]:
+    """What becomes of the tokens in the slots, and in the slope: the values are one-hot, some columns at a time."""
+    n, size = x.shape[1], attention.head_dim
+    keys = attention.k_proj(x).unflatten(-1, (attention.num_attention_heads, size))
+    plan = attention._plan(projection, x, rest, None)
+    rows, slopes = [], []
+    for values in torch.eye(n, -(-n // size) * size, dtype=x.dtype, device=x.device).split(size, dim=1):
+        values = values[None, :, None].expand(keys.shape)
+        slots, slope = finish(projection.pool(keys, values, plan, rest).sums, plan, slope=not attention.local_window)
+        rows.append(slots.values[0])
+        slopes += [] if slope is None else [slope[0]]
+    return torch.cat(rows, -1)[..., :n], torch.cat(slopes, -1)[..., :n] if slopes else None
 
 
 def _softmax_rows(query: Float[Tensor, "rows head_dim"], key: Float[Tensor, "n head_dim"]) -> Float[Tensor, "rows n"]:

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from linformers.attention import Documents
 from linformers.attention.projection import MeanPoolProjection, Projection
 from linformers.attention.sharing import ProjectionBank
 
@@ -46,15 +47,25 @@ def learned_projections(bank: ProjectionBank) -> list[LearnedProjection]:
         assert isinstance(projection, Projection)
         if not projection.has_parameters:
             continue
-        n = projection.max_length
-        matrix = projection(torch.eye(n)[None].to(next(projection.parameters())), None)[0].float().cpu()
-        found.append(_compare(name, matrix.reshape(-1, *matrix.shape[-2:])))
+        assert projection.max_length is not None
+        weight = next(projection.parameters())
+        documents = Documents(None, projection.max_length, weight.device)
+        found.append(_compare(name, matrix_of(projection, documents, weight.dtype).float().cpu()))
     return found
+
+
+def matrix_of(projection: Projection, documents: Documents, dtype: torch.dtype) -> Float[Tensor, "heads slots n"]:
+    """E as a matrix, for a document without padding; of one head where all share it."""
+    tokens = torch.eye(documents.longest, dtype=dtype, device=documents.keep.device)[None]
+    if projection.num_heads is None:
+        return projection(tokens, documents)
+    return projection(tokens[:, :, None].expand(-1, -1, projection.num_heads, -1), documents)[0]
 
 
 def _compare(name: str, matrix: Float[Tensor, "heads slots n"]) -> LearnedProjection:
     slots, n = matrix.shape[-2:]
-    pooling = MeanPoolProjection(n, slots)(torch.eye(n)[None], None)[0]
+    documents = Documents(None, n, matrix.device)
+    pooling = matrix_of(MeanPoolProjection(None, slots), documents, matrix.dtype)[0]
     unit = torch.nn.functional.normalize(pooling, dim=-1)  # of windows that do not overlap: orthonormal
     inside = matrix @ unit.T
     cosines = inside / matrix.norm(dim=-1, keepdim=True).clamp(min=1e-12)

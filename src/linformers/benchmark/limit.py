@@ -72,7 +72,8 @@ class Limit:
 def products(config: LinformerConfig, length: int) -> list[Product]:
     """The matrix products that a pass over one sequence cannot do without, over all layers.
 
-    With E shared by the heads keys and values are projected from the k slots: that is the fewest.
+    With E shared by the heads keys and values are projected from the k slots: that is the fewest. Not counted is how
+    slots are placed that follow the data: it takes a sample of the tokens, whatever the length.
 
     Raises:
         ValueError: attention whose products are not worked out here.
@@ -94,14 +95,22 @@ def products(config: LinformerConfig, length: int) -> list[Product]:
         if kind != "none":
             add("queries", n, d, d)
             add("output", n, d, d)
+            if n <= config.exact_length:
+                k = None
             if k is not None:
                 shared = config.projection_sharing in ("key_value", "layerwise")
                 if config.projection_kind == "linear":
                     add("E X", k, n, d, count=1 if shared else 2, long="inner")
-            # A maximum cannot be taken before the features are projected.
-            add("keys and values", n if k is None or config.projection_kind == "max_pool" else k, d, d, count=2)
+            # A maximum cannot be taken before the features are projected, nor can weights that come from the keys.
+            first = k is not None and config.projection_kind in ("linear", "mean_pool", "conv")
+            add("keys and values", k if first else n, d, d, count=2)
             add("scores", n, d // heads, k or n, batch=heads)
             add("weights times values", n, k or n, d // heads, batch=heads)
+            if k is not None and config.projection_kind in ("attention_pool", "cluster"):
+                if config.projection_kind == "cluster":
+                    add("nearest centroids", n, d // heads, k, batch=heads)
+                add("slope", d // heads, n, d // heads, batch=heads, long="inner")
+                add("queries times slope", n, d // heads, d // heads, batch=heads)
         add("up", n, d, config.intermediate_size)
         add("down", n, config.intermediate_size, d)
     return list(found.values())

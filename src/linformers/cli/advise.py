@@ -23,7 +23,7 @@ def advise(
     length: Annotated[int, typer.Option(help="Tokens of a text; shorter ones are passed over.")] = 512,
     max_texts: Annotated[int, typer.Option(help="Texts that are measured at most.")] = 8,
     windows_per_text: Annotated[int, typer.Option(help="Stretches of a text that are measured at most.")] = 1,
-    local_window: Annotated[int, typer.Option(help="Exact neighbours on each side, as in convert.")] = 64,
+    local_window: Annotated[int, typer.Option(help="Window of exact tokens, as in convert.")] = 0,
     global_tokens: Annotated[int, typer.Option(help="Tokens that all see, as in convert.")] = 1,
     timing: Annotated[bool, typer.Option(help="Measure time and memory on this machine too.")] = True,
     text_column: Annotated[str | None, typer.Option(help="Column of the texts; found by itself if usual.")] = None,

@@ -18,6 +18,7 @@ _OF_LINEARISE = (
     "projection_init",
     "local_window",
     "global_tokens",
+    "exact_length",
     "softmax_layers",
     "positions",
     "attention_type",
@@ -57,13 +58,28 @@ def convert(
     max_length: Annotated[
         int | None, typer.Option(help="Longest input, in tokens.", show_default="the model's")
     ] = None,
-    projection_kind: Annotated[str, typer.Option(help="mean_pool, max_pool, linear or conv.")] = "mean_pool",
+    projection_kind: Annotated[
+        str, typer.Option(help="cluster, attention_pool, mean_pool, max_pool, linear or conv.")
+    ] = "cluster",
     projection_sharing: Annotated[str, typer.Option(help="none, headwise, key_value or layerwise.")] = "key_value",
     projection_init: Annotated[
         str, typer.Option(help="How projections start: pooling, random (linear) or fit (needs --fit-texts).")
     ] = "pooling",
-    local_window: Annotated[int, typer.Option(help="Exact neighbours on each side, in tokens.")] = 64,
+    local_window: Annotated[
+        int | None,
+        typer.Option(
+            help="Window w: each block of max(32, 2w) tokens sees itself and w tokens on each side exactly.",
+            show_default="0 with cluster, else 32",
+        ),
+    ] = None,
     global_tokens: Annotated[int, typer.Option(help="Tokens at the start that all see and that see all.")] = 1,
+    exact_length: Annotated[
+        int | None,
+        typer.Option(
+            help="Longest text, in tokens, that softmax attention itself reads; 0 = none.",
+            show_default="1024, with linear and conv 0",
+        ),
+    ] = None,
     softmax_layers: Annotated[
         list[int] | None, typer.Option(help="Layer that keeps softmax attention; -1 is the last. Repeatable.")
     ] = None,
@@ -80,8 +96,8 @@ def convert(
 ) -> None:
     """Convert an encoder to a Linformer with its weights, head and tokenizer.
 
-    Inputs of at most --projected-dim tokens give what they gave before (with mean_pool); longer ones are approximated,
-    in time linear in their length.
+    Inputs of at most --exact-length or --projected-dim tokens give what they gave before (but not with linear and
+    conv); longer ones are approximated, in time linear in their length.
     """
     given = {**locals(), "softmax_layers": softmax_layers or ()}
     chosen = _OF_LINEARISE
@@ -125,12 +141,14 @@ def _next(facts: dict[str, Any], model: str, output: Path) -> str:
     if length is None:
         return f"next, in Python: linformers.{facts['architecture']}.from_pretrained({str(output)!r})"
     both = ["--model", str(output), "--teacher", model]
+    # Texts that softmax attention reads have nothing to teach.
+    length = min(length, max(512, 2 * facts["exact_length"]))
     rows = _rows_of(model)
     if rows:
-        command = ["finetune", *both, *rows, "--max-length", min(length, 512), "--output", f"{output}-finetuned"]
+        command = ["finetune", *both, *rows, "--max-length", length, "--output", f"{output}-finetuned"]
         return f"next: {shlex.join(['linformers', *map(str, command)])}"
     books = resources.files("linformers.data") / "books" / "*.txt.gz"
-    command = ["distil", *both, "--texts", books, "--length", min(length, 512), "--output", f"{output}-distilled"]
+    command = ["distil", *both, "--texts", books, "--length", length, "--output", f"{output}-distilled"]
     return f"next (on books; text of the kind to come is better): {shlex.join(['linformers', *map(str, command)])}"
 
 

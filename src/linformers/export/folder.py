@@ -16,6 +16,7 @@ import torch
 from rich.console import Console
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
+from linformers.attention import Attention
 from linformers.attention.checks import check_choice
 from linformers.data.books import load_books
 from linformers.data.documents import read_documents
@@ -25,7 +26,7 @@ from linformers.data.rejects import Rejects
 from linformers.data.sources import Source
 from linformers.models import LinformerPreTrainedModel
 from linformers.models.convert_load import load_tokenizer, name_of
-from linformers.models.encoder import LinformerLayer
+from linformers.models.encoder import LinformerEncoder, LinformerLayer
 from linformers.report.environment import describe_environment
 from linformers.training.loading import LOCAL, load_saved, reported
 
@@ -48,6 +49,9 @@ def export_onnx(
     console: Console | None = None,
 ) -> dict[str, Any]:
     """Write a model as ONNX, checked against torch, with its tokenizer; the folder appears whole or not at all.
+
+    A graph serves every length, so short texts go through the slots too: where the model has an ``exact_length``, the
+    exported one has 0, and that one is what the graph is checked against.
 
     Args:
         model: folder or hub id of a Linformer with a tokenizer.
@@ -85,7 +89,11 @@ def export_onnx(
         raise ValueError(f"data={data!r} is the folder of a named task: name it with task, or leave data out")
     read = _read_texts(texts, max_texts) if format == "onnx-int8" else []
     started = time.perf_counter()
-    built, tokenizer = _load(str(model))
+    built, tokenizer, exact_length = _load(str(model))
+    if exact_length:
+        console.print(
+            f"texts of up to exact_length={exact_length:,} tokens go through the slots too, as a graph serves every length"
+        )
     check_size(built)
     part = None
     if task is not None:
@@ -126,6 +134,7 @@ def export_onnx(
         "inputs": list(input_names(built)),
         "outputs": [one.name for one in graph.graph.output],
         "max_length": built.config.max_position_embeddings,
+        "model_exact_length": exact_length,
         "opset": {one.domain or "ai.onnx": one.version for one in graph.opset_import},
         "session_config": SESSION_CONFIG,
         "tolerance": TOLERANCE,
@@ -159,8 +168,8 @@ def _no_folders(argument: str) -> str:
     return name_of(argument) if Path(argument).is_absolute() else argument
 
 
-def _load(name: str) -> tuple[LinformerPreTrainedModel, PreTrainedTokenizerBase]:
-    """The model, made ready for tracing, and its tokenizer."""
+def _load(name: str) -> tuple[LinformerPreTrainedModel, PreTrainedTokenizerBase, int]:
+    """The model, made ready for tracing, its tokenizer, and the ``exact_length`` that it had."""
     with reported("model", name):
         config: Any = AutoConfig.from_pretrained(name, **LOCAL)
     if config.model_type != "linformer":
@@ -172,17 +181,20 @@ def _load(name: str) -> tuple[LinformerPreTrainedModel, PreTrainedTokenizerBase]
     if tokenizer is None or not tokenizer.is_fast:
         raise ValueError(f"model={name!r} has no tokenizer.json, which the export needs: copy it beside the weights")
     built: Any = load_saved("model", name).float().eval().requires_grad_(False)
+    exact_length, built.config.exact_length = built.config.exact_length, 0
     # What a graph cannot choose, and other outputs than the head's: none of this changes the function.
     built.config.output_attentions = built.config.output_hidden_states = False
     built.config.stream_chunk_size = None
     for module in built.modules():
         if isinstance(module, LinformerLayer):
             module.stream_chunk_size = None
+        if isinstance(module, LinformerEncoder | Attention):
+            module.exact_length = 0
     longest = built.config.max_position_embeddings
     tokenizer.model_max_length = longest
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.backend_tokenizer.enable_truncation(longest)  # for programs that read tokenizer.json alone
-    return built, tokenizer
+    return built, tokenizer, exact_length
 
 
 def _read_texts(sources: Sequence[Source], count: int) -> list[str]:

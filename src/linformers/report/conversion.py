@@ -4,6 +4,7 @@ from importlib import resources
 from string import Template
 from typing import Any
 
+from linformers.attention.window import block_size
 from linformers.report import markup, plots, words
 from linformers.report.tables import cost_table
 from linformers.report.words import Results
@@ -53,8 +54,8 @@ def section(results: Results, figures: dict[str, plots.Figure]) -> str:
     return Template((resources.files("linformers.report") / "conversion.html").read_text(encoding="utf-8")).substitute(
         teacher=markup.escape(conversion["teacher"]),
         window=window,
-        how=f"through {options['projected_dim']} summaries of the text, {options['local_window']} exact neighbours on "
-        f"each side of a token, and {_first_tokens(options['global_tokens'])} seen by all and seeing all",
+        how=_how(options),
+        exact=_exact(options, window),
         positions=_POSITIONS[options["positions"]].format(window=window),
         cosine=f"{conversion['fidelity']['embedding_cosine']:.3f}",
         books=conversion["books"],
@@ -76,8 +77,26 @@ def section(results: Results, figures: dict[str, plots.Figure]) -> str:
     )
 
 
-def _first_tokens(count: int) -> str:
-    return "the first token" if count == 1 else f"the first {count} tokens"
+def _how(options: dict[str, Any]) -> str:
+    """What a token sees, in words."""
+    width, first = options["local_window"], options["global_tokens"]
+    seen = [f"{options['projected_dim']} summaries of the text"]
+    if width:
+        seen.append(f"the tokens of its block of {block_size(width)} and {width} more on each side")
+    if first:
+        seen.append("the first token, which sees all" if first == 1 else f"the first {first} tokens, which see all")
+    return f"a token sees {' and '.join(filter(None, [', '.join(seen[:-1]), seen[-1]]))}"
+
+
+def _exact(options: dict[str, Any], window: int) -> str:
+    """How the model reads texts as short as its teacher's, and how those were read whose cosine follows."""
+    exact = options.get("exact_length", 0)  # runs before there was one have none
+    if not exact:
+        return f"On texts of {window} tokens"
+    return (
+        f"Texts of up to {exact:,} tokens are read by softmax attention itself, as the teacher reads "
+        f"them. Where texts of {window} tokens are read through the summaries all the same,"
+    )
 
 
 def facts(conversion: Conversion) -> list[str]:
@@ -144,7 +163,7 @@ def cost(conversion: Conversion) -> str:
         f"A pass over {ours['length']:,} tokens takes the linear model {words.seconds(ours['seconds'])}, and softmax "
         f"attention {words.seconds(softmax['seconds'])}."
     )
-    slower = words.slower_lengths(cells)
+    slower = [n for n in words.slower_lengths(cells) if n > conversion["options"].get("exact_length", 0)]
     if slower:
         text += f" Up to {max(slower):,} tokens softmax is the faster one: keep the teacher there."
     return text

@@ -28,6 +28,7 @@ def model_card(recipe: Recipe, results: dict[str, Any]) -> str:
         "projection_kind",
         "projection_sharing",
         "local_window",
+        "exact_length",
         "hidden_size",
         "num_hidden_layers",
         "num_attention_heads",

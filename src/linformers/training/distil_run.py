@@ -187,6 +187,12 @@ def _run(settings: DistilSettings, folder: Folder, console: Console) -> int:
         raise ValueError(
             f"length={settings.length} is more than the {longest_input(model):,} tokens the model can read"
         )
+    exact = getattr(model.config, "exact_length", 0)
+    if settings.length <= exact:
+        raise ValueError(
+            f"length={settings.length}: the model reads texts of up to exact_length={exact} tokens by softmax attention, "
+            "as its teacher does, so there is nothing to learn; give a greater length, or convert with --exact-length 0"
+        )
     check_pair(settings.teacher, teacher, model, tokenizer, "length", settings.length)
     sources = [Source(path=text) for text in settings.texts]
     cut = [

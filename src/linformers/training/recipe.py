@@ -20,6 +20,7 @@ import yaml
 from huggingface_hub.errors import StrictDataclassError
 
 from linformers.attention.checks import check_int, closest
+from linformers.attention.sharing import PROJECTION_KINDS
 from linformers.data.sources import Source
 from linformers.models import LinformerConfig
 from linformers.training.strict import Places, build, differences, override, read_yaml
@@ -247,10 +248,10 @@ class Recipe:
         size = self.training.sequence_parallel_size
         if size > 1:
             kinds = {kind for kind, _ in config.layer_attention}
-            if kinds - {"linformer", "kfree", "none"} or config.projection_kind == "max_pool":
+            if kinds - {"linformer", "kfree", "none"} or not PROJECTION_KINDS[config.projection_kind].is_sum:
                 raise ValueError(
                     f"training.sequence_parallel_size={size} needs model.attention_type kfree, or linformer with "
-                    "projection_kind linear, mean_pool or conv: nothing else is a sum over the tokens"
+                    "another projection_kind than max_pool: nothing else is a sum over the tokens"
                 )
             if self.data.length < 8 * size:
                 raise ValueError(

@@ -16,10 +16,12 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertFo
 from linformers import LinformerForMaskedLM, linearise
 from linformers.analysis.conversion import convert_to_folder
 from linformers.analysis.fidelity import measure_fidelity
+from linformers.cli.convert import _next
 from linformers.cli.main import run
 from linformers.data.sources import Source
 
 WORDS = [a + b for a in "bcdfgklm" for b in "aeiouy"]
+SLOTS = ["--exact-length", "0"]
 TEXTS = [" ".join(WORDS[i : i + 4 + 5 * i]) for i in range(6)]
 
 
@@ -37,7 +39,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
         mask_token="[MASK]",
         cls_token="[CLS]",
         sep_token="[SEP]",
-        model_max_length=24,
+        model_max_length=48,
     )
     tokenizer.save_pretrained(str(folder))
     config = BertConfig(
@@ -46,7 +48,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_hidden_layers=2,
         num_attention_heads=2,
         intermediate_size=24,
-        max_position_embeddings=24,
+        max_position_embeddings=48,
     )
     model = BertForMaskedLM(config)
     with torch.no_grad():
@@ -65,7 +67,7 @@ def text_file(tmp_path: Path) -> Path:
 
 def test_converts_measures_and_writes(teacher: Path, text_file: Path, tmp_path: Path, capsys) -> None:
     output = tmp_path / "out"
-    arguments = ["--projected-dim", "4", "--local-window", "2", "--max-length", "40", "--softmax-layers", "-1"]
+    arguments = ["--projected-dim", "4", "--exact-length", "8", "--max-length", "64", "--softmax-layers", "-1"]
     command = ["convert", "--model", str(teacher), "--output", str(output), "--texts", str(text_file), *arguments]
     assert run(command) == 0
     shown = capsys.readouterr().out
@@ -73,17 +75,18 @@ def test_converts_measures_and_writes(teacher: Path, text_file: Path, tmp_path: 
     following = shlex.split(shown.splitlines()[-1].partition("): ")[2])
     assert following[:6] == ["linformers", "distil", "--model", str(output), "--teacher", str(teacher)]
     model, tokenizer = AutoModelForMaskedLM.from_pretrained(output), AutoTokenizer.from_pretrained(output)
-    assert isinstance(model, LinformerForMaskedLM) and model.config.max_position_embeddings == 40
+    assert isinstance(model, LinformerForMaskedLM) and model.config.max_position_embeddings == 64
     assert model.config.layer_attention == [("linformer", 4), ("softmax", None)]
-    assert tokenizer.model_max_length == 40 and len(tokenizer(" ".join(WORDS[:20]))["input_ids"]) == 20
+    assert tokenizer.model_max_length == 64 and len(tokenizer(" ".join(WORDS[:20]))["input_ids"]) == 20
     fidelity = json.loads((output / "fidelity.json").read_text())
-    assert fidelity["texts"] == 6 and len(fidelity["layers"]) == 3 and fidelity["max_length"] == 24
+    assert fidelity["texts"] == 6 and len(fidelity["layers"]) == 3 and fidelity["max_length"] == 48
     assert 0 < fidelity["layers"][2]["cosine"] < 1
     card = (output / "README.md").read_text()
     assert "tiny-bert as a Linformer" in card and f"{fidelity['embedding_cosine']:.4f}" in card
+    assert "| `exact_length` | 8 |" in card and "Up to 8 tokens attention is softmax itself" in card
     for name in ("README.md", "conversion.json", "config.json"):
         assert str(tmp_path) not in (output / name).read_text()
-    assert json.loads((output / "conversion.json").read_text())["options"]["max_length"] == 40
+    assert json.loads((output / "conversion.json").read_text())["options"]["max_length"] == 64
 
     first = load_file(output / "model.safetensors")
     assert run(command) == 0  # an earlier conversion is replaced, by the same
@@ -125,7 +128,9 @@ def test_a_bar_only_where_it_fits(fits: bool, teacher: Path, text_file: Path, tm
         (["--fit-texts", "texts.jsonl"], "fit_texts) are read only by"),
         (["--texts", "folder"], "path=folder: none of its 0 files is readable"),
         (["--projected-dim", "0"], "projected_dim must be at least 1, got 0"),
-        (["--max-length", "16"], "max_length=16 is below the 24 tokens of the teacher"),
+        (["--max-length", "16"], "max_length=16 is below the 48 tokens of the teacher"),
+        (["--exact-length", "8", "--projection-kind", "conv"], "exact_length=8 needs slots that stand for tokens"),
+        (["--exact-length", "-1"], "exact_length must be at least 0, got -1"),
         (["--positions", "stretch"], "positions='stretch'"),
         (["--output", "texts.jsonl/out"], "texts.jsonl is a file"),
     ],
@@ -145,14 +150,25 @@ def test_errors_leave_nothing(
 @pytest.mark.parametrize(
     ("options", "exact"),
     [
-        (["--projected-dim", "4"], 24),  # a window of 64 covers all
-        (["--projected-dim", "4", "--local-window", "2"], 5),
-        (["--projected-dim", "2", "--local-window", "6"], 8),
-        (["--projected-dim", "4", "--local-window", "0", "--global-tokens", "0", "--max-length", "40"], 4),
-        (["--projected-dim", "4", "--softmax-layers", "0", "--softmax-layers", "1", "--max-length", "40"], 24),
-        (["--projected-dim", "64", "--max-length", "40"], 24),
-        (["--projected-dim", "64", "--max-length", "40", "--positions", "interpolate"], 0),
-        (["--projected-dim", "64", "--positions", "interpolate"], 24),
+        (["--projected-dim", "4"], 48),  # softmax attention reads all
+        (["--projected-dim", "4", "--exact-length", "30"], 30),
+        (["--projected-dim", "4", *SLOTS], 5),
+        (["--projected-dim", "12,4", *SLOTS], 5),
+        (["--projected-dim", "9,softmax", *SLOTS, "--global-tokens", "2"], 11),
+        (["--projected-dim", "4", *SLOTS, "--global-tokens", "0", "--max-length", "64"], 4),
+        (["--projected-dim", "2", *SLOTS, "--local-window", "6"], 32),  # one block of the window
+        (["--projected-dim", "2", *SLOTS, "--local-window", "20"], 40),
+        (["--projected-dim", "34", *SLOTS, "--local-window", "1"], 35),
+        (["--projected-dim", "4", *SLOTS, "--projection-kind", "attention_pool"], 48),  # a window of 32
+        *(
+            (["--projected-dim", "8", *SLOTS, "--projection-kind", kind, "--local-window", "0"], 9)
+            for kind in ("mean_pool", "max_pool", "attention_pool")
+        ),
+        (["--projected-dim", "4", "--softmax-layers", "0", "--softmax-layers", "1", "--max-length", "64"], 48),
+        (["--projected-dim", "64", *SLOTS, "--max-length", "64"], 48),
+        (["--projected-dim", "64", "--max-length", "64", "--positions", "interpolate"], 0),
+        (["--projected-dim", "64", "--positions", "interpolate"], 48),
+        (["--projected-dim", "64", "--projection-kind", "linear"], 0),
         (["--projected-dim", "64", "--projection-kind", "linear", "--max-length", "16"], 0),
         (["--attention-type", "kfree"], 0),
     ],
@@ -164,15 +180,25 @@ def test_what_is_exact_and_what_comes_next(options: list[str], exact: int, teach
     facts = json.loads((output / "conversion.json").read_text())
     assert facts["exact_up_to"] == exact
     assert (f"at most {exact} tokens give what the teacher gives" in card) == (exact > 0)
-    assert ("linformers distil" in card) == ("linformers distil" in shown) == (exact < 24)
+    assert ("linformers distil" in card) == ("linformers distil" in shown) == (exact < 48)
     assert f"from_pretrained('{output}')" in shown or f"'{output}-distilled'" in shown
 
     original, student = AutoModelForMaskedLM.from_pretrained(teacher), AutoModelForMaskedLM.from_pretrained(output)
-    for length in (exact, min(exact + 1, 16)) if exact else (16,):
+    for length in (exact, min(exact + 1, 48)) if exact else (16,):
         ids = torch.randint(5, 40, (4, length))
         with torch.no_grad():
             gap = (original(ids).logits - student(ids).logits).abs().max()
         assert (gap < 1e-4) == (length <= exact), length
+
+
+@pytest.mark.parametrize(
+    ("exact", "teacher_length", "length"), [(0, 4096, 512), (1024, 4096, 2048), (1024, 1500, 1500)]
+)
+def test_what_is_distilled_is_longer_than_what_is_exact(exact: int, teacher_length: int, length: int) -> None:
+    facts = {"inputs": "texts", "has_teacher": True, "max_length": 8192, "teacher_length": teacher_length}
+    facts |= {"exact_length": exact, "exact_up_to": exact, "architecture": "LinformerModel"}
+    following = shlex.split(_next(facts, "teacher", Path("out")))
+    assert following[following.index("--length") + 1] == str(length)
 
 
 def test_fairseq_file(tmp_path: Path, capsys, monkeypatch) -> None:
@@ -197,8 +223,8 @@ def test_fidelity(teacher: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(teacher)
     equal = measure_fidelity(linearise(original), original, tokenizer, TEXTS, batch_size=4)
     assert all(layer.cosine > 0.9999 and layer.relative_error < 1e-5 for layer in equal.layers)
-    assert equal.embedding_cosine > 0.9999 and equal.tokens == sum(min(len(t.split()), 24) for t in TEXTS)
-    student = linearise(original, projected_dim=2, local_window=0)
+    assert equal.embedding_cosine > 0.9999 and equal.tokens == sum(min(len(t.split()), 48) for t in TEXTS)
+    student = linearise(original, projected_dim=2, exact_length=0)
     together = measure_fidelity(student, original, tokenizer, TEXTS)
     one_by_one = measure_fidelity(student, original, tokenizer, TEXTS, batch_size=1)  # no padding
     assert together.layers[-1].cosine == pytest.approx(one_by_one.layers[-1].cosine, abs=1e-6)
@@ -213,5 +239,5 @@ def test_fidelity(teacher: Path) -> None:
     assert alone.embedding_cosine == pytest.approx(cosine.item(), abs=1e-6)
     with pytest.raises(ValueError, match="texts is empty"):
         measure_fidelity(student, original, tokenizer, [])
-    with pytest.raises(ValueError, match="max_length=25 exceeds the 24 tokens"):
-        measure_fidelity(student, original, tokenizer, TEXTS, max_length=25)
+    with pytest.raises(ValueError, match="max_length=49 exceeds the 48 tokens"):
+        measure_fidelity(student, original, tokenizer, TEXTS, max_length=49)

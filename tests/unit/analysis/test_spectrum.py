@@ -18,6 +18,7 @@ from linformers.analysis.spectrum import SpectrumSums, cut_windows, layer_trend,
 from linformers.analysis.spectrum_maps import attention_maps, visit_maps
 from linformers.analysis.spectrum_projection import learned_projections
 from linformers.analysis.spectrum_values import Values
+from linformers.attention import Documents
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 50,
@@ -95,6 +96,9 @@ OURS = {
     "pooled, window and global": {"projection_kind": "mean_pool", "local_window": 3, "global_tokens": 2},
     "conv, window for each head": {"projection_kind": "conv", "projection_sharing": "none", "local_window": 5},
     "linear, window beyond the text": {"local_window": 60, "global_tokens": 1},
+    "attention_pool, global": {"projection_kind": "attention_pool", "global_tokens": 1},
+    "cluster": {"projection_kind": "cluster"},
+    "cluster, window and global": {"projection_kind": "cluster", "local_window": 3, "global_tokens": 2},
 }
 
 
@@ -108,7 +112,7 @@ def test_maps_of_ours_times_the_values_are_what_attention_reads(kind: str, n: in
             parameter.normal_(std=0.3)
         attention = model.encoder.layers[0].attention
         x = torch.randn(1, n, 32)
-        read, _ = attention.read(x, attention.build_memory(x, None))
+        read, _ = attention.read(x, attention.build_memory(x, Documents(None, n, x.device)))
         values = attention.split_heads(attention.v_proj(x))[0]
         # A bias reaches a learned slot times the sum of its row; through the map, like any value.
         found = torch.stack([m @ v for m, v in zip(attention_maps(attention, x), values, strict=True)])
@@ -124,6 +128,18 @@ def test_maps_of_a_streamed_model_and_of_layers_without_attention() -> None:
     found, again = maps_of(whole, ids), maps_of(streamed, ids)
     assert sorted({layer for layer, _ in found}) == [0, 2] and found.keys() == again.keys()
     assert all(torch.equal(found[key], again[key]) for key in found)
+
+
+def test_short_texts_are_read_by_softmax_attention_itself() -> None:
+    fields = {**SHAPE, "projected_dim": 8}
+    softmax: Any = LinformerModel(LinformerConfig(**fields, attention_type="softmax")).eval()
+    ours: Any = LinformerModel(LinformerConfig(**fields, projection_kind="cluster", exact_length=40)).eval()
+    ours.load_state_dict(softmax.state_dict())
+    for n in (40, 41):
+        ids = torch.randint(5, 50, (1, n))
+        found, expected = maps_of(ours, ids), maps_of(softmax, ids)
+        same = [torch.allclose(found[key], expected[key], atol=1e-6) for key in expected]
+        assert all(same) if n == 40 else not any(same)
 
 
 def test_max_pooling_has_no_map() -> None:

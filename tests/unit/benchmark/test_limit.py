@@ -33,6 +33,7 @@ FIELDS: dict[str, Any] = {
         {"attention_type": ["linformer", "none"]},
         {"projected_dim": [8, None]},
         {"projection_kind": "max_pool"},
+        {"projection_kind": "cluster", "exact_length": 600},
     ],
 )
 def test_products_are_those_of_the_encoder(fields: dict[str, Any]) -> None:
@@ -42,6 +43,19 @@ def test_products_are_those_of_the_encoder(fields: dict[str, Any]) -> None:
         model(torch.randint(5, 64, (1, 600)))
     spent, needed = counter.get_total_flops(), sum(product.flops for product in products(config, 600))
     assert 0.99 * spent < needed <= spent  # beside the products there are row sums of E, for the biases
+
+
+@pytest.mark.parametrize("kind", ["attention_pool", "cluster"])
+def test_placing_slots_takes_the_same_at_every_length(kind: str) -> None:
+    """Apart from that, the products are those of the encoder."""
+    beside = []
+    for length in (600, 1500):
+        config = LinformerConfig(**{**FIELDS, "projection_kind": kind, "max_position_embeddings": length})
+        model = LinformerModel(config).eval()
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            model(torch.randint(5, 64, (1, length)))
+        beside.append(counter.get_total_flops() - sum(product.flops for product in products(config, length)))
+    assert beside[0] == beside[1] > 0
 
 
 def test_attention_without_worked_out_products_is_refused() -> None:

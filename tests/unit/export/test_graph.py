@@ -38,6 +38,7 @@ QUICK: dict[str, tuple[str, dict[str, Any]]] = {
         "ForSequenceClassification",
         {"projection_kind": "mean_pool", "local_window": 3, "global_tokens": 2, "type_vocab_size": 2, "num_labels": 3},
     ),
+    "cluster, global token": ("ForMaskedLM", {"projection_kind": "cluster", "global_tokens": 1}),
     "kfree, softmax, mean of tokens": (
         "ForSequenceClassification",
         {"attention_type": ["kfree", "softmax"], "num_hidden_layers": 2, "classifier_pooling": "mean"},
@@ -53,6 +54,9 @@ SLOW: dict[str, tuple[str, dict[str, Any]]] = {
         {"projection_sharing": "headwise", "global_tokens": 1},
     ),
     "max_pool, window": ("ForQuestionAnswering", {"projection_kind": "max_pool", "local_window": 2}),
+    "cluster, window": ("Model", {"projection_kind": "cluster", "local_window": 2, "global_tokens": 1}),
+    "attention_pool, window": ("ForSequenceClassification", {"projection_kind": "attention_pool", "local_window": 2}),
+    "attention_pool": ("Model", {"projection_kind": "attention_pool", "num_hidden_layers": 2}),
     "conv, none": ("ForMultipleChoice", {"projection_kind": "conv", "projection_sharing": "none"}),
     "conv, key_value, layers without attention": (
         "Model",

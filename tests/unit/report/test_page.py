@@ -91,7 +91,13 @@ def converted() -> dict[str, Any]:
     reader = {"interval": (0.6, 0.9), "seconds": 0.5}
     content["conversion"] = {
         "teacher": "all-MiniLM-L6-v2",
-        "options": {"projected_dim": 128, "local_window": 64, "global_tokens": 1, "positions": "tile"},
+        "options": {
+            "projected_dim": 128,
+            "local_window": 0,
+            "global_tokens": 1,
+            "exact_length": 1024,
+            "positions": "tile",
+        },
         "window": 512,
         "tokens": 2042,
         "books": 2,
@@ -213,7 +219,29 @@ def test_words_about_the_converted_model_follow_the_numbers() -> None:
     assert "reading whole is better here" in accuracy(content)
     assert "too few passages" in accuracy({**content, "fast": True})
     assert "takes the linear model 40 ms, and softmax attention 400 ms" in cost(content["conversion"])
+    assert "the faster one" not in cost(content["conversion"])  # up to 1,024 tokens both are softmax
+    content["conversion"]["options"]["exact_length"] = 0
     assert "Up to 512 tokens softmax is the faster one" in cost(content["conversion"])
+
+
+def test_what_a_converted_model_sees_is_said() -> None:
+    content = converted()
+    assert (
+        "<code>linformers.linearise</code>: a token sees 128 summaries of the text and the first token, which sees all."
+        in (html := " ".join(render(content).split()))
+    )
+    assert (
+        "Texts of up to 1,024 tokens are read by softmax attention itself, as the teacher reads them. Where texts of 512 "
+        "tokens are read through the summaries all the same, its embeddings have a cosine of 0.950" in html
+    )
+    del content["conversion"]["options"]["exact_length"]
+    content["conversion"]["options"] |= {"local_window": 48, "global_tokens": 2}
+    html = " ".join(render(content).split())
+    assert (
+        "a token sees 128 summaries of the text, the tokens of its block of 96 and 48 more on each side and the first 2 "
+        "tokens, which see all." in html
+    )
+    assert "On texts of 512 tokens its embeddings have a cosine of 0.950" in html
 
 
 def test_the_terminal_shows_the_converted_model(tmp_path: Path) -> None:
