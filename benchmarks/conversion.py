@@ -5,7 +5,8 @@
 
 The teacher is all-MiniLM-L6-v2 (6 layers, hidden 384, 512 positions), the texts are passages of the books that ship
 with the package. Cosine and relative error of the last hidden states, means over all tokens; cosine of the mean
-embedding; seconds to convert. ``keys`` is how many keys a query meets: slots, neighbours and global tokens.
+embedding; seconds to convert. ``keys`` is how many keys a query meets: slots, global tokens, and of the window those of
+its block and of the halo on each side. Slots read all texts (``exact_length=0``).
 """
 
 import argparse
@@ -24,6 +25,7 @@ from transformers.utils import logging
 
 from linformers import linearise
 from linformers.analysis.fidelity import measure_fidelity
+from linformers.attention.window import block_size
 from linformers.data.books import load_books
 
 PLAIN = {"local_window": 0, "global_tokens": 0}
@@ -31,17 +33,20 @@ WAYS: dict[str, dict[str, Any]] = {
     "linear, random E": {"projection_kind": "linear", "projection_init": "random", **PLAIN},
     "linear, E as pooling": {"projection_kind": "linear", **PLAIN},
     "linear, E fitted": {"projection_kind": "linear", "projection_init": "fit", **PLAIN},
-    "mean pooling": PLAIN,
+    "mean pooling": {"projection_kind": "mean_pool", **PLAIN},
+    "attention pooling": {"projection_kind": "attention_pool", **PLAIN},
+    "clusters": PLAIN,
 }
+LEARNED = ("linear, random E", "linear, E as pooling", "linear, E fitted")  # of no use with more slots than tokens
 # The same number of keys a query, differently spent.
 EQUAL = [
     {"projected_dim": 256, "local_window": 0, "global_tokens": 0},
     {"projected_dim": 255, "local_window": 0, "global_tokens": 1},
-    {"projected_dim": 192, "local_window": 32, "global_tokens": 0},
-    {"projected_dim": 128, "local_window": 64, "global_tokens": 0},
-    {"projected_dim": 190, "local_window": 32, "global_tokens": 1},
-    {"projected_dim": 126, "local_window": 64, "global_tokens": 1},
-    {"projected_dim": 62, "local_window": 96, "global_tokens": 1},
+    {"projected_dim": 192, "local_window": 16, "global_tokens": 0},
+    {"projected_dim": 128, "local_window": 32, "global_tokens": 0},
+    {"projected_dim": 191, "local_window": 16, "global_tokens": 1},
+    {"projected_dim": 127, "local_window": 32, "global_tokens": 1},
+    {"projected_dim": 63, "local_window": 48, "global_tokens": 1},
 ]
 
 
@@ -72,13 +77,15 @@ def main() -> None:
         torch.manual_seed(0)
         more = {"texts": others, "tokenizer": tokenizer} if options.get("projection_init") == "fit" else {}
         start = time.perf_counter()
-        student = linearise(teacher, **{"max_length": length, **options, **more})
+        student = linearise(teacher, **{"max_length": length, "exact_length": 0, **options, **more})
         seconds = time.perf_counter() - start
         found = measure_fidelity(student, teacher, tokenizer, texts, max_length=length)
         last = found.layers[-1]
-        row = {"way": name, "n": length, "k": options["projected_dim"], "window": options["local_window"]}
+        window = options["local_window"]
+        row = {"way": name, "n": length, "k": options["projected_dim"], "window": window}
         row |= {"global": options["global_tokens"]}
-        row |= {"keys": row["k"] + 2 * row["window"] + row["global"], "cosine": last.cosine}
+        near = block_size(window) + 2 * window if window else 0
+        row |= {"keys": row["k"] + near + row["global"], "cosine": last.cosine}
         row |= {"relative error": last.relative_error, "embedding cosine": found.embedding_cosine, "seconds": seconds}
         rows.append(row)
         console.print(f"{name}, n = {length}, k = {row['k']}, window {row['window']}: cosine {last.cosine:.4f}")
@@ -86,16 +93,18 @@ def main() -> None:
     for length in arguments.lengths:
         for slots in arguments.slots:
             for name, options in WAYS.items():
-                if length >= slots or name == "mean pooling":
+                if length >= slots or name not in LEARNED:
                     measure(name, length, projected_dim=slots, **options)
-    for options in EQUAL:
-        measure("mean pooling", 512, **options)
-    best = {"projected_dim": 126, "local_window": 64, "global_tokens": 1}
+    for name in ("mean pooling", "attention pooling", "clusters"):
+        for options in EQUAL:
+            measure(name, 512, **{**WAYS[name], **options})
+    best = {"projected_dim": 127, "local_window": 32, "global_tokens": 1}
     for kind in ("max_pool", "conv", "linear"):
         measure(f"{kind} as pooling", 512, projection_kind=kind, **best)
     measure("linear, E fitted", 512, projection_kind="linear", projection_init="fit", **best)
     for positions in ("tile", "interpolate"):  # what a longer table does to the texts that the teacher can read
-        measure(f"mean pooling, positions to 2,048: {positions}", 512, max_length=2048, positions=positions, **best)
+        options = {"projected_dim": 255, "local_window": 0, "global_tokens": 1}
+        measure(f"clusters, positions to 2,048: {positions}", 512, max_length=2048, positions=positions, **options)
 
     table = Table(title="Without training, against the teacher")
     for name in rows[0]:

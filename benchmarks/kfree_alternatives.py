@@ -31,7 +31,7 @@ from rich.table import Table
 from small_training import run_cells, write_results
 from torch import Tensor, nn
 
-from linformers.attention import Attention, KFreeAttention, Padding, SoftmaxAttention
+from linformers.attention import Attention, Documents, KFreeAttention, SoftmaxAttention
 from linformers.models import encoder
 from linformers.training.job import run_recipe
 from linformers.training.recipe import load_recipe
@@ -42,21 +42,23 @@ ROOT = Path(__file__).parents[1]
 class Alternative(Attention):
     """Queries are read against a memory that is computed from all tokens at once."""
 
-    def keys_and_values(self, source: Tensor, padding: Padding | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    def keys_and_values(self, source: Tensor, documents: Documents) -> tuple[Tensor, Tensor, Tensor | None]:
         """(batch, heads, source, head_dim), and which tokens count."""
-        usable = None if padding is None else (padding.keep | padding.empty[:, None])[:, None, :, None]
+        usable = (documents.keep | documents.empty[:, None])[:, None, :, None] if documents.padded else None
         return self.split_heads(self.k_proj(source)), self.split_heads(self.v_proj(source)), usable
 
-    def _check_source(self, source: Tensor, padding: Padding | None, is_self: bool) -> None:
+    def _check_source(self, documents: Documents, is_self: bool) -> None:
         """Any length will do."""
 
 
 class SoftmaxSlots(Alternative):
     """Linformer with ``E = F = softmax_n(K)^T``: head_dim slots, read by softmax attention."""
 
-    def build_memory(self, source: Tensor, padding: Padding | None, return_weights: bool = False) -> Any:
+    def build_memory(
+        self, source: Tensor, documents: Documents, readers: Tensor | None = None, return_weights: bool = False
+    ) -> Any:
         """Slots of keys and of values."""
-        keys, values, usable = self.keys_and_values(source, padding)
+        keys, values, usable = self.keys_and_values(source, documents)
         projection = self.projection(keys, usable).transpose(-1, -2)
         return projection @ keys, projection @ values
 
@@ -89,9 +91,11 @@ class CrossCovariance(Alternative):
         super().__init__(hidden_size, num_attention_heads, dropout=dropout)
         self.temperature = nn.Parameter(torch.ones(num_attention_heads, 1, 1))
 
-    def build_memory(self, source: Tensor, padding: Padding | None, return_weights: bool = False) -> Tensor:
+    def build_memory(
+        self, source: Tensor, documents: Documents, readers: Tensor | None = None, return_weights: bool = False
+    ) -> Tensor:
         """(batch, heads, head_dim, head_dim): which channel of V takes part in which of the output."""
-        keys, _, usable = self.keys_and_values(source, padding)
+        keys, _, usable = self.keys_and_values(source, documents)
         queries = self.split_heads(self.q_proj(source))
         if usable is not None:
             keys, queries = keys * usable, queries * usable

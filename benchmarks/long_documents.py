@@ -5,8 +5,9 @@
 
 The test documents have at least 512 words: film reviews (IMDB's test rows) and e-mails (half of SpamAssassin's; it has
 no split). The teacher is all-MiniLM-L6-v2, fine-tuned at 512 tokens by ``linformers finetune``. It is converted for
-2,048 tokens (k = 128, a window of 64, one global token, positions tiled), measured, fine-tuned at that length on some
-training documents, and measured again. All read the same documents one by one, in turns, cut at 2,048 tokens.
+2,048 tokens (``linearise``'s defaults: 128 clusters, one global token, up to 1,024 tokens softmax attention; positions
+tiled), measured, fine-tuned at that length on some training documents, and measured again. All read the same documents
+one by one, in turns, cut at 2,048 tokens.
 """
 
 import argparse

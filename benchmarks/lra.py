@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from transformers.models.distilbert.modeling_distilbert import create_sinusoidal_embeddings
 
 from linformers import LinformerConfig, LinformerForSequenceClassification
-from linformers.attention.projection import PROJECTION_KINDS
+from linformers.attention.sharing import PROJECTION_KINDS
 from linformers.data.lra.tasks import PUBLISHED, LraTask, load_task
 from linformers.data.progress import ReadProgress
 

@@ -15,7 +15,8 @@ from PIL import Image
 
 from linformers import linearise
 from linformers.analysis.spectrum_maps import visit_maps
-from linformers.attention import build_projection
+from linformers.analysis.spectrum_projection import matrix_of
+from linformers.attention import PROJECTION_KINDS, Documents
 from linformers.data.books import load_books
 from linformers.models.convert_load import load_teacher, load_tokenizer
 from linformers.quickstart_conversion import find_teacher
@@ -39,12 +40,13 @@ def attention_maps() -> Figure:
     teacher, tokenizer = load_teacher(folder), load_tokenizer(folder)
     ids = tokenizer(load_books(1)[0].text[2000:4000], return_tensors="pt").input_ids[:, :96]
     shown = {"softmax: each token sees all 96": teacher}
-    for title, window, first in (
-        ("16 slots of 6 tokens", 0, 0),
-        ("16 slots, 6 neighbours on each side", 6, 0),
-        ("the same, and the first token seen by all", 6, 1),
+    for title, kind, window, first in (
+        ("16 means of 6 tokens", "mean_pool", 0, 0),
+        ("the same, blocks of 32 and 8 on each side, the first", "mean_pool", 8, 1),
+        ("16 clusters, and the first token seen by all", "cluster", 0, 1),
     ):
-        shown[title] = linearise(teacher, projected_dim=16, local_window=window, global_tokens=first)
+        options = {"projection_kind": kind, "local_window": window, "global_tokens": first}
+        shown[title] = linearise(teacher, projected_dim=16, exact_length=0, **options)
     figure = Figure(figsize=(7, 7), layout="constrained")
     for axes, (title, model) in zip(figure.subplots(2, 2).flat, shown.items(), strict=True):
         maps: dict[tuple[int, int], np.ndarray] = {}
@@ -61,11 +63,11 @@ def compressions() -> Figure:
     matrices = {}
     for kind in ("linear", "conv", "mean_pool"):
         torch.manual_seed(0)
-        projection = build_projection(kind, 64, 16)
+        projection = PROJECTION_KINDS[kind](64, 16)
         for length in (64, 40):
             with torch.no_grad():
-                compressed = projection(torch.eye(length)[None], None)[0]
-            matrices[f"{kind}, text of {length} tokens"] = compressed.numpy()
+                compressed = matrix_of(projection, Documents(None, length, torch.device("cpu")), torch.float32)
+            matrices[f"{kind}, text of {length} tokens"] = compressed[0].numpy()
     return plot_projections(matrices)
 
 
@@ -90,7 +92,7 @@ def conversion() -> Figure:
     lines: dict[str, tuple[list[int], list[float]]] = {}
     for row in read_csv("conversion-minilm.csv"):
         near = (row["window"] != "0") + (row["global"] != "0")
-        known = row["way"] in ("mean pooling", "linear, random E", "linear, E fitted")
+        known = row["way"] in ("clusters", "mean pooling", "linear, random E", "linear, E fitted")
         if row["n"] == "512" and known and near != 1:  # with neither or both
             keys, cosines = lines.setdefault(row["way"] + (", window and a global token" if near else ""), ([], []))
             keys.append(int(row["keys"]))

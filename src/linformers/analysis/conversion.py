@@ -103,8 +103,8 @@ def convert_to_folder(
         console.print(fidelity_table(fidelity))
         if fidelity.longest <= config.exact_length:
             console.print(
-                f"softmax attention itself read all texts, as they have up to exact_length={config.exact_length:,} tokens: "
-                "with --exact-length 0 the slots are measured"
+                f"softmax attention itself read all texts, as exact_length={config.exact_length:,} is no shorter; with "
+                "--exact-length 0 the slots are measured"
             )
     facts = {
         "converted_from": config.converted_from,

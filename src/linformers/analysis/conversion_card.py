@@ -98,7 +98,7 @@ Cosine of the mean embedding of a text: **{fidelity.embedding_cosine:.4f}**."""
 def _softmax_up_to(config: LinformerConfig) -> str:
     if not config.exact_length:
         return ""
-    return f"\n- Up to {config.exact_length:,} tokens attention is softmax itself; above, it is approximated, in linear time."
+    return f"\n- Up to {config.exact_length:,} tokens attention is softmax itself; above, it takes linear time."
 
 
 def _limits(facts: Mapping[str, Any]) -> str:

@@ -237,7 +237,7 @@ def sum_slots(
         matrix = torch.where(slots[..., None] == numbers, weights[..., None], 0).expand(batch, heads, -1, -1)
         sums = [torch.einsum("bhnk,bnhd->bhkd", matrix.to(x.dtype), x.view(batch, seq, heads, -1)) for x in rows]
         return sums if has_heads else [x[:, 0] for x in sums]
-    slots, order = slots.expand(batch, heads, seq).reshape(-1, seq).sort(-1)
+    slots, order = slots.expand(batch, heads, seq).reshape(-1, seq).contiguous().sort(-1)
     lines = torch.arange(batch * heads, device=slots.device)[:, None]
     starts = torch.searchsorted(slots, torch.arange(count, device=slots.device).repeat(len(lines), 1)) + lines * seq
     weights = weights.expand(batch, heads, seq).reshape(-1, seq).gather(1, order).flatten()

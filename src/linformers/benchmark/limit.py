@@ -102,8 +102,8 @@ def products(config: LinformerConfig, length: int) -> list[Product]:
                 if config.projection_kind == "linear":
                     add("E X", k, n, d, count=1 if shared else 2, long="inner")
             # A maximum cannot be taken before the features are projected, nor can weights that come from the keys.
-            first = k is not None and config.projection_kind in ("linear", "mean_pool", "conv")
-            add("keys and values", k if first else n, d, d, count=2)
+            rows = n if k is None or config.projection_kind in ("max_pool", "attention_pool", "cluster") else k
+            add("keys and values", rows, d, d, count=2)
             add("scores", n, d // heads, k or n, batch=heads)
             add("weights times values", n, k or n, d // heads, batch=heads)
             if k is not None and config.projection_kind in ("attention_pool", "cluster"):

@@ -92,7 +92,7 @@ def export_onnx(
     built, tokenizer, exact_length = _load(str(model))
     if exact_length:
         console.print(
-            f"texts of up to exact_length={exact_length:,} tokens go through the slots too, as a graph serves every length"
+            f"texts of up to exact_length={exact_length:,} tokens go through the slots too: a graph serves every length"
         )
     check_size(built)
     part = None

@@ -190,7 +190,7 @@ def _run(settings: DistilSettings, folder: Folder, console: Console) -> int:
     exact = getattr(model.config, "exact_length", 0)
     if settings.length <= exact:
         raise ValueError(
-            f"length={settings.length}: the model reads texts of up to exact_length={exact} tokens by softmax attention, "
+            f"length={settings.length}: texts of up to exact_length={exact} tokens are read by softmax attention, "
             "as its teacher does, so there is nothing to learn; give a greater length, or convert with --exact-length 0"
         )
     check_pair(settings.teacher, teacher, model, tokenizer, "length", settings.length)

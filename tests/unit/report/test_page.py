@@ -231,15 +231,15 @@ def test_what_a_converted_model_sees_is_said() -> None:
         in (html := " ".join(render(content).split()))
     )
     assert (
-        "Texts of up to 1,024 tokens are read by softmax attention itself, as the teacher reads them. Where texts of 512 "
-        "tokens are read through the summaries all the same, its embeddings have a cosine of 0.950" in html
+        "Texts of up to 1,024 tokens are read by softmax attention itself, as the teacher reads them. Where texts of "
+        "512 tokens are read through the summaries all the same, its embeddings have a cosine of 0.950" in html
     )
     del content["conversion"]["options"]["exact_length"]
     content["conversion"]["options"] |= {"local_window": 48, "global_tokens": 2}
     html = " ".join(render(content).split())
     assert (
-        "a token sees 128 summaries of the text, the tokens of its block of 96 and 48 more on each side and the first 2 "
-        "tokens, which see all." in html
+        "a token sees 128 summaries of the text, the tokens of its block of 96 and 48 more on each side and the first "
+        "2 tokens, which see all." in html
     )
     assert "On texts of 512 tokens its embeddings have a cosine of 0.950" in html
 
