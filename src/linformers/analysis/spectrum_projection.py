@@ -56,7 +56,7 @@ def learned_projections(bank: ProjectionBank) -> list[LearnedProjection]:
 
 def matrix_of(projection: Projection, documents: Documents, dtype: torch.dtype) -> Float[Tensor, "heads slots n"]:
     """E as a matrix, for a document without padding; of one head where all share it."""
-    tokens = torch.eye(documents.longest, dtype=dtype, device=documents.keep.device)[None]
+    tokens = torch.eye(documents.keep.shape[1], dtype=dtype, device=documents.keep.device)[None]
     if projection.num_heads is None:
         return projection(tokens, documents)
     return projection(tokens[:, :, None].expand(-1, -1, projection.num_heads, -1), documents)[0]
