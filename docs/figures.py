@@ -42,8 +42,8 @@ def attention_maps() -> Figure:
     shown = {"softmax: each token sees all 96": teacher}
     for title, kind, window, first in (
         ("16 means of 6 tokens", "mean_pool", 0, 0),
-        ("the same, blocks of 32 and 8 on each side, the first", "mean_pool", 8, 1),
-        ("16 clusters, and the first token seen by all", "cluster", 0, 1),
+        ("with a window, and the first token seen by all", "mean_pool", 8, 1),
+        ("16 clusters, the first token seen by all", "cluster", 0, 1),
     ):
         options = {"projection_kind": kind, "local_window": window, "global_tokens": first}
         shown[title] = linearise(teacher, projected_dim=16, exact_length=0, **options)
@@ -51,7 +51,7 @@ def attention_maps() -> Figure:
     for axes, (title, model) in zip(figure.subplots(2, 2).flat, shown.items(), strict=True):
         maps: dict[tuple[int, int], np.ndarray] = {}
         visit_maps(model, ids, lambda layer, head, matrix, maps=maps: maps.update({(layer, head): matrix.numpy()}))
-        axes.imshow(maps[2, 7] ** 0.5, cmap="Blues", vmin=0, vmax=0.5, interpolation="nearest")
+        axes.imshow(maps[2, 7].clip(0) ** 0.5, cmap="Blues", vmin=0, vmax=0.5, interpolation="nearest")
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("token that is read")
         axes.set_ylabel("token that reads")

@@ -14,7 +14,7 @@ from linformers.attention.documents import Documents
 from linformers.attention.keys import Keys, attend, bias_of, join_parts, token_keys, weighted_part
 from linformers.attention.projection import Projection
 from linformers.attention.sharing import PROJECTION_KINDS, ProjectionBank
-from linformers.attention.slots import AttentionPoolProjection, Pooled, SlotPlan, SlotSums, finish, total
+from linformers.attention.slots import AttentionPoolProjection, Pooled, SlotPlan, SlotSums, finish
 from linformers.attention.window import Nearby, attend_in_blocks
 
 # Without gradients, keys and values of so many tokens are made at a time, in all sequences together.
@@ -166,31 +166,36 @@ class LinformerAttention(Attention):
         compress_first = plan is None and self._compress_first(documents.longest)
         heads = documents.rows(source, torch.arange(g, device=source.device)[None]) if g else source[:, :0]
         at_once = bool(self.local_window) or (plan is None and not compress_first)
-        parts = list(self._parts(source, documents, plan, heads, at_once)) if at_once or g or plan else []
+        sums = part = slope = None
+        reads = []
+        for part in self._parts(source, documents, plan, heads, at_once) if at_once or g or plan else ():
+            if part.pooled is not None:  # added up at once: of a long text there are many parts
+                sums = part.pooled.sums if sums is None else sums + part.pooled.sums
+            if part.read is not None:
+                reads.append(part.read)
 
-        sums = slope = None
         if plan is not None:
-            sums = total([part.pooled.sums for part in parts if part.pooled], documents)
+            assert part is not None and sums is not None
+            sums = sums.over(documents)
             # Beside a window little is left for the slope, and queries differ in how much of them slots answer.
             slots, slope = finish(sums, plan, slope=not self.local_window)
-            dtype = parts[0].keys.dtype
+            dtype = part.keys.dtype
             slope = None if slope is None else slope * self.head_dim**-0.5
             seen = Keys(slots.keys.to(dtype), slots.values.to(dtype), slots.bias)
         elif compress_first:
             seen = self._slots_of_inputs(source, rest)
         else:
-            seen = self._slots_of_tokens(parts[0].keys, parts[0].values, rest)
-        reads = None
+            assert part is not None
+            seen = self._slots_of_tokens(part.keys, part.values, rest)
         if g:
             there = torch.arange(g, device=source.device) < documents.totals[:, None]
             keys, values = (self.split_heads(linear(heads)) for linear in (self.k_proj, self.v_proj))
             seen = seen + Keys(keys, values, bias_of(there, keys.dtype)[:, None])
-            reads = join_parts([part.read for part in parts if part.read], documents)
         if seen.bias is not None and documents.padded:
             # No key is left in an empty document; its output is dropped, but stays finite.
             seen = Keys(seen.keys, seen.values, seen.bias.masked_fill(documents.empty[:, None, None], 0))
-        nearby = self._nearby(parts[0], sums, rest, documents) if self.local_window else None
-        return Memory(seen, documents, nearby, reads, slope)
+        nearby = self._nearby(part, sums, rest, documents) if self.local_window and part is not None else None
+        return Memory(seen, documents, nearby, join_parts(reads, documents) if g else None, slope)
 
     def read(
         self,

@@ -219,11 +219,11 @@ class MaxPoolProjection(Pooling):
 
 
 def sum_slots(
-    rows: Sequence[Float[Tensor, "batch seq *heads dim"]],
+    rows: Sequence[Float[Tensor, "batch seq *heads _"]],
     slots: Int[Tensor, "#batch #heads seq"],
     weights: Float[Tensor, "#batch #heads seq"],
     count: int,
-) -> list[Float[Tensor, "batch *heads slots dim"]]:
+) -> list[Float[Tensor, "batch *heads slots _"]]:
     """Weighted sums of the tokens of each slot, for several arrays of tokens: O(seq * dim), in no certain order.
 
     ``embedding_bag`` sums without a copy of the tokens, and always in the same order. In a traced graph a product with

@@ -19,7 +19,6 @@ What decides, centroids and references, is worked out on a sample of tokens spre
 remains is a sum over tokens, so that it streams, and that processes can share it.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -65,6 +64,14 @@ class SlotSums:
     squares: Float[Tensor, "batch heads projected head_dim"]
     values: Float[Tensor, "batch heads projected head_dim"]
     products: Float[Tensor, "batch heads head_dim head_dim"]
+
+    def __add__(self, other: "SlotSums") -> "SlotSums":
+        """Over the tokens of both."""
+        return SlotSums(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
+
+    def over(self, documents: Documents) -> "SlotSums":
+        """Over all tokens of the documents, those of other processes included."""
+        return SlotSums(*(documents.reduce(getattr(self, name)) for name in self.__dataclass_fields__))
 
 
 @dataclass(frozen=True)
@@ -176,17 +183,6 @@ class ClusterProjection(AttentionPoolProjection):
     ) -> Int[Tensor, "batch heads seq"]:
         """The nearest centroid."""
         return nearest(keys, plan.centroids)
-
-
-def sum_of(parts: Sequence[Tensor]) -> Tensor:
-    """Sum, without a copy of a single part."""
-    return parts[0] if len(parts) == 1 else torch.stack(list(parts)).sum(0)
-
-
-def total(parts: Sequence[SlotSums], documents: Documents) -> SlotSums:
-    """Sums over all tokens of the documents, from those over parts of them, here and in other processes."""
-    names = SlotSums.__dataclass_fields__
-    return SlotSums(*(documents.reduce(sum_of([getattr(part, name) for part in parts])) for name in names))
 
 
 def finish(
