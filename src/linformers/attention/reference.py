@@ -125,7 +125,7 @@ def compressed_by_projections(
 def compressed_by_attention(
     keys: Float[Tensor, "seq head_dim"],
     values: Float[Tensor, "seq head_dim"],
-    readers: Float[Tensor, "seq head_dim"],
+    readers: Float[Tensor, "readers head_dim"],
     projection: Any,
     cross: bool,
     window: int,
