@@ -45,7 +45,8 @@ class LinformerAttention(Attention):
 
     E and F compress the n keys and values to ``projected_dim`` slots, so time and memory are O(n k) where softmax
     attention takes O(n^2). Padded tokens are left out of the compression; outputs of real tokens do not depend on
-    them. Slots that stand for tokens (all kinds but ``linear`` and ``conv``) are softmax attention where k >= n, exactly.
+    them. Slots that stand for tokens (all kinds but ``linear`` and ``conv``) are softmax attention where k >= n,
+    exactly.
 
     Args:
         hidden_size: Width of inputs and outputs.
