@@ -319,7 +319,7 @@ class LinformerAttention(Attention):
         found: list[Tensor] = []
         for projection, linear in ((e, self.k_proj), (f, self.v_proj)):
             slots = linear(compressed if projection is e else projection(source, rest))
-            if projection.has_parameters and linear.bias is not None:
+            if projection.has_parameters:
                 complete = rest.complete()  # what a constant becomes in each slot
                 mass = projection(complete.keep[..., None].to(source.dtype), complete)
                 slots = slots + (mass - 1) * linear(source.new_zeros(1, 1, self.hidden_size))

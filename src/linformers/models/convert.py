@@ -23,7 +23,7 @@ from linformers.models.resize import Positions
 from linformers.models.text import LinformerPreTrainedModel
 
 PROJECTION_INITS = ("pooling", "random", "fit")
-# The length, in tokens, up to which softmax attention is no slower than slots, measured.
+# In tokens. About where 128 slots and softmax attention took the same time on a CPU, in a trial (see docs/log.md).
 EXACT_LENGTH = 1024
 
 _ENCODERS: dict[str, type[LinformerPreTrainedModel]] = {
@@ -113,7 +113,7 @@ def linearise(
         global_tokens: Tokens at the start that all see and that see all, in Linformer layers; 2 suits DeiT and AST,
             which have two before the patches.
         exact_length: Length, in tokens, up to which Linformer layers read a text by softmax attention itself; 0 = none;
-            None = 1,024 (the length up to which softmax is no slower, measured), and 0 for ``linear`` and ``conv``.
+            None = 1,024, about where both take the same time on a CPU, and 0 for ``linear`` and ``conv``.
         softmax_layers: Layers that keep softmax attention; negative ones count from the last.
         positions: Growth of the position table beyond the teacher's, ``tile`` or ``interpolate``.
         attention_type: Attention of the other layers: ``linformer``, ``kfree`` or ``softmax``.

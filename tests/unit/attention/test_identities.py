@@ -182,3 +182,36 @@ def test_memory_is_linear_in_the_length(make, return_weights, masked):
     (largest, total), (largest_twice, total_twice) = sizes
     assert largest_twice <= 2.1 * largest, f"the largest tensor grew from {largest} to {largest_twice} numbers"
     assert total_twice <= 2.2 * total, f"all tensors together grew from {total} to {total_twice} numbers"
+
+
+class LowRank(nn.Module):
+    """What LoRA puts in the place of a linear layer."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        self.base = base
+        self.down, self.up = nn.Linear(6, 2, bias=False), nn.Linear(2, 6, bias=False)
+        self.double()
+
+    def forward(self, x):
+        return self.base(x) + self.up(self.down(x))
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+@pytest.mark.parametrize("global_tokens", [0, 2])
+@pytest.mark.parametrize("window", [0, 2])
+@pytest.mark.parametrize("sharing", ["key_value", "headwise", "none"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_adapters_on_the_feature_projections_reach_everything(kind, sharing, window, global_tokens, gradients):
+    """Modules are called and never read by their weights: an adapter beside a weight is that weight with it merged."""
+    options = {"max_length": 64, "k": 5, "window": window, "global_tokens": global_tokens}
+    plain, adapted, merged = (make_linformer(kind, sharing, **options) for _ in range(3))
+    for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+        adapter = LowRank(adapted.get_submodule(name))
+        setattr(adapted, name, adapter)
+        with torch.no_grad():
+            merged.get_submodule(name).weight += adapter.up.weight @ adapter.down.weight
+    x = hidden(2, 50, 6)
+    with torch.set_grad_enabled(gradients):
+        torch.testing.assert_close(adapted(x), merged(x), **EXACT)
+    assert not torch.allclose(merged(x), plain(x), atol=1e-3)
