@@ -96,6 +96,11 @@ def convert_to_folder(
         f"{config.converted_from} -> {type(student).__name__}, {student.num_parameters():,} parameters, up to "
         f"{config.max_position_embeddings:,} tokens, in {seconds:.1f} s"
     )
+    if config.max_position_embeddings <= config.exact_length:
+        console.print(
+            f"it takes no text of more than exact_length={config.exact_length:,} tokens, so it is softmax attention "
+            "throughout: give a greater --max-length (text), or --exact-length 0"
+        )
     fidelity = None
     if texts and teacher is not None:
         with ReadProgress(console, "measuring", unit="texts") as progress:
