@@ -45,7 +45,6 @@ from linformers import LinformerAttention, linearise
 from linformers.attention.documents import Documents
 from linformers.attention.keys import Keys
 from linformers.attention.slots import AttentionPoolProjection, ClusterProjection, SlotPlan, finish
-from linformers.attention.window import block_size
 from linformers.data.books import load_books
 from linformers.report.environment import command_line, describe_environment
 from linformers.report.plots import plot_scaling, save_png
@@ -66,17 +65,18 @@ WAYS: dict[str, dict[str, Any]] = {
     "cluster, k = 128": slots("cluster", 128),
     "cluster, k = 192": slots("cluster", 192),
     "cluster, k = 256": slots("cluster", 256),
-    "cluster, k = 187, window 16": slots("cluster", 187, 16),
+    "cluster, k = 190, window 32": slots("cluster", 190, 32),
+    "cluster, k = 222, window 16": slots("cluster", 222, 16),
     "attention_pool, k = 128": slots("attention_pool", 128),
-    "attention_pool, k = 128, window 32": slots("attention_pool", 128, 32),
-    "mean_pool, k = 127, window 32": slots("mean_pool", 127, 32),
+    "attention_pool, k = 190, window 32": slots("attention_pool", 190, 32),
+    "mean_pool, k = 190, window 32": slots("mean_pool", 190, 32),
     "mean_pool, k = 255": slots("mean_pool", 255),
     "linear, E as pooling, k = 128": slots("linear", 128),
     "default (exact up to 1,024 tokens)": {},
     SOFTMAX: {"attention_type": "softmax"},
 }
-NO_SLOTS = "no slots, window 64"
-SHOWN = ("cluster, k = 128", "cluster, k = 256", "cluster, k = 187, window 16", "mean_pool, k = 127, window 32")
+NO_SLOTS = "no slots, window 127"
+SHOWN = ("cluster, k = 128", "cluster, k = 256", "cluster, k = 222, window 16", "mean_pool, k = 190, window 32")
 SHOWN += ("linear, E as pooling, k = 128", NO_SLOTS, CHUNKS)
 
 
@@ -87,10 +87,9 @@ class PositionedSlots:
     Args:
         kind: ``cluster``, ``attention_pool`` or ``mean_pool``.
         k: Slots; 0 = none.
-        window: Exact tokens on each side of a block; 0 = the first token is the only exact one.
+        window: Exact tokens on each side; 0 = the first token is the only exact one.
         slope: What queries add: nothing, the slope in full (as the package does), or by the weight of the slots.
         positions: Whether the slots know the bias of their tokens.
-        block: Queries in a block, which have the bias of a slot in common; None = the package's number.
     """
 
     kind: str = "cluster"
@@ -98,17 +97,11 @@ class PositionedSlots:
     window: int = 0
     slope: str = "none"
     positions: bool = True
-    block: int | None = None
-
-    @property
-    def queries(self) -> int:
-        """Queries in a block."""
-        return self.block or block_size(self.window)
 
     @property
     def keys(self) -> int:
         """Keys that a query meets; the first token is global."""
-        return self.k + 1 + bool(self.window) * (self.queries + 2 * self.window)
+        return self.k + 1 + (2 * self.window + 1 if self.window else 0)
 
 
 MPNET_WAYS = {
@@ -118,23 +111,22 @@ MPNET_WAYS = {
     "cluster, k = 255": PositionedSlots(k=255, slope="full"),
     "cluster, k = 255, no slope": PositionedSlots(k=255),
     "cluster, k = 255, slope by weight": PositionedSlots(k=255, slope="weight"),
-    "cluster, k = 255, a bias for each query": PositionedSlots(k=255, slope="full", block=1),
-    "cluster, k = 187, window 16": PositionedSlots(k=187, window=16),
-    "cluster, k = 187, window 16, slope by weight": PositionedSlots(k=187, window=16, slope="weight"),
-    "cluster, k = 187, window 16, slots without positions": PositionedSlots(k=187, window=16, positions=False),
-    "cluster, k = 127, window 32": PositionedSlots(k=127, window=32),
-    "cluster, k = 127, window 32, slope by weight": PositionedSlots(k=127, window=32, slope="weight"),
-    "attention_pool, k = 127, window 32": PositionedSlots(kind="attention_pool", k=127, window=32),
-    "mean_pool, k = 127, window 32": PositionedSlots(kind="mean_pool", k=127, window=32),
-    NO_SLOTS: PositionedSlots(k=0, window=64),
+    "cluster, k = 255, slots without positions": PositionedSlots(k=255, slope="full", positions=False),
+    "cluster, k = 222, window 16": PositionedSlots(k=222, window=16),
+    "cluster, k = 222, window 16, slope by weight": PositionedSlots(k=222, window=16, slope="weight"),
+    "cluster, k = 222, window 16, slots without positions": PositionedSlots(k=222, window=16, positions=False),
+    "cluster, k = 190, window 32": PositionedSlots(k=190, window=32),
+    "attention_pool, k = 190, window 32": PositionedSlots(kind="attention_pool", k=190, window=32),
+    "mean_pool, k = 190, window 32": PositionedSlots(kind="mean_pool", k=190, window=32),
+    NO_SLOTS: PositionedSlots(k=0, window=127),
 }
 
 
 def attend_with_positions(query: Tensor, keys: Tensor, values: Tensor, beta: Tensor, way: PositionedSlots) -> Tensor:
     """Attention to slots, to the first token and to those near, with a bias for each pair of tokens.
 
-    A slot cannot have a bias for each query. Seen from a block of queries it is raised by the logarithm of the mean of
-    exp(bias), from the centre of the block, over its tokens by their shares; what the block sees exactly is left out.
+    A slot is raised by the logarithm of the mean of exp(bias) over its tokens by their shares, those aside that a query
+    sees exactly.
 
     Args:
         query: (1, n, heads, head_dim), scaled.
@@ -146,16 +138,14 @@ def attend_with_positions(query: Tensor, keys: Tensor, values: Tensor, beta: Ten
     Returns:
         (n, heads, head_dim).
     """
-    n, block, place = query.shape[1], way.queries, torch.arange(query.shape[1])
-    starts = torch.arange(0, n, block)
-    near = (place >= starts[:, None] - way.window) & (place < starts[:, None] + block + way.window)
+    n, place = query.shape[1], torch.arange(query.shape[1])
+    near = (place - place[:, None]).abs() <= way.window
     exact = near if way.window else torch.zeros_like(near)
     exact[:, 0] = True
     q, k, v = (x[0].transpose(0, 1) for x in (query, keys, values))
     scores = q @ k.transpose(1, 2) + beta
     first = scores[:, 0].softmax(-1)[:, None] @ v  # the first token attends to all
-    of_block = place // block
-    scores = scores.masked_fill(~exact[of_block], -torch.inf)
+    scores = scores.masked_fill(~exact, -torch.inf)
     if not way.k:
         return torch.cat([first, (scores.softmax(-1) @ v)[:, 1:]], dim=1).transpose(0, 1)
 
@@ -170,9 +160,9 @@ def attend_with_positions(query: Tensor, keys: Tensor, values: Tensor, beta: Ten
     found, slope = finish(pooled.sums, plan, slope=way.slope != "none")
     shares = pooled.shares(pooled.sums)[0][:, None] * ~exact
     if way.positions:
-        shares = shares * beta[:, (starts + block // 2).clamp(max=n - 1)].exp()
+        shares = shares * beta.exp()
     left = shares.new_zeros(*shares.shape[:2], way.k).scatter_add(2, pooled.slots[0][:, None].expand_as(shares), shares)
-    bias = found.bias[0][:, None] + left.log()[:, of_block]
+    bias = found.bias[0] + left.log()
     weights = torch.cat([q @ found.keys[0].transpose(1, 2) + bias, scores], dim=-1).softmax(-1)
     read = weights @ torch.cat([found.values[0], v], dim=1)
     if slope is not None:
@@ -202,7 +192,7 @@ def without_slots() -> Any:
     def build_memory(self: LinformerAttention, *args: Any, **options: Any) -> Any:
         memory = build(self, *args, **options)
         seen = memory.seen
-        bias = seen.keys.new_zeros(1, 1, seen.keys.shape[2])
+        bias = seen.keys.new_zeros(1, 1, 1, seen.keys.shape[2])
         bias[..., : self.projected_dim] = -torch.inf
         return replace(memory, seen=Keys(seen.keys, seen.values, bias))
 
@@ -237,12 +227,12 @@ def minilm_readers(teacher: Any, length: int) -> Iterator[tuple[str, int, Reader
         else:
             window = attention.local_window
             keys = attention.projected_dim + attention.global_tokens
-            keys += bool(window) * (block_size(window) + 2 * window)
+            keys += 2 * window + 1 if window else 0
         return keys, lambda ids: student(ids).last_hidden_state[0]
 
     for name, options in WAYS.items():
         yield name, *convert(**options)
-    keys, read = convert(**slots("mean_pool", 1, 64))
+    keys, read = convert(**slots("mean_pool", 1, 127))
     with without_slots():
         yield NO_SLOTS, keys - 1, read
     yield CHUNKS, min(length, POSITIONS), chunk_reader(softmax_reader(teacher))

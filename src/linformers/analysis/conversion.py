@@ -16,7 +16,6 @@ from transformers.utils import FEATURE_EXTRACTOR_NAME
 from linformers.analysis.conversion_card import conversion_card
 from linformers.analysis.fidelity import Fidelity, measure_fidelity
 from linformers.attention.sharing import PROJECTION_KINDS
-from linformers.attention.window import block_size
 from linformers.data.documents import read_documents
 from linformers.data.folders import check_output, write_folder
 from linformers.data.progress import ReadProgress
@@ -178,9 +177,9 @@ def _exact_up_to(config: LinformerConfig, teacher_length: int, positions: str, *
     mixed = slots and not PROJECTION_KINDS[config.projection_kind].stands_for_tokens
     if k_free or mixed or (resized and positions == "interpolate"):
         return 0
-    # Where each token has a slot, or all are of one block of the window, no slot that holds two tokens is read.
-    block = block_size(config.local_window) if config.local_window else 0
-    return min([both, *(max(k + config.global_tokens, block, config.exact_length) for k in slots)])
+    # Where each token has a slot, or all are within the window, no token is read through a slot that holds two.
+    near = max(config.exact_length, config.local_window + 1 + config.global_tokens)
+    return min([both, *(max(k + config.global_tokens, near) for k in slots)])
 
 
 def _public(argument: str) -> str:

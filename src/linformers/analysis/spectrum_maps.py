@@ -1,7 +1,7 @@
 """The n x n maps by which the attention of an encoder mixes its tokens, head by head; one matrix at a time in memory.
 
 In softmax attention the map is the attention matrix P. In a Linformer it is ``P F``: the weights over the slots times
-the rows of the compression, with the columns of global tokens and of the block of the window beside them.
+the rows of the compression, with the columns of global tokens and of the window beside them.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,7 +17,6 @@ from transformers.masking_utils import eager_mask
 from linformers.analysis.spectrum_projection import matrix_of
 from linformers.attention import Attention, Documents, KFreeAttention, LinformerAttention, SoftmaxAttention
 from linformers.attention.slots import AttentionPoolProjection, finish
-from linformers.attention.window import block_size
 
 NAME = "linformers_spectrum"
 Visit = Callable[[int, int, Tensor], None]
@@ -158,9 +157,7 @@ def _linformer_maps(
         rows, slopes = _rows_of_pooling(attention, projection, x, documents.after(first))
     else:
         rows = matrix_of(projection, documents.after(first), x.dtype)
-    block = block_size(window)
-    tokens = torch.arange(n, device=x.device)
-    near = (tokens // block * block - window)[:, None] + torch.arange(block + 2 * window, device=x.device)
+    near = torch.arange(n, device=x.device)[:, None] + torch.arange(-window, window + 1, device=x.device)
     for head in range(len(query)):
         w = weights[0, head]
         matrix = w[:, :slots] @ rows[head % len(rows)].to(w.dtype)

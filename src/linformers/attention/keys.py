@@ -21,7 +21,7 @@ class Keys:
 
     keys: Float[Tensor, "batch heads keys head_dim"]
     values: Float[Tensor, "batch heads keys head_dim"]
-    bias: Float[Tensor, "#batch #heads keys"] | None = None
+    bias: Float[Tensor, "#batch #heads #queries keys"] | None = None
 
     def __add__(self, other: "Keys") -> "Keys":
         """The union."""
@@ -29,8 +29,8 @@ class Keys:
         values = torch.cat([self.values, other.values], dim=2)
         if self.bias is None and other.bias is None:
             return Keys(keys, values)
-        biases = [x.keys.new_zeros(1, 1, x.keys.shape[2]) if x.bias is None else x.bias for x in (self, other)]
-        rows = torch.broadcast_shapes(*(bias.shape[:2] for bias in biases))
+        biases = [x.keys.new_zeros(1, 1, 1, x.keys.shape[2]) if x.bias is None else x.bias for x in (self, other)]
+        rows = torch.broadcast_shapes(*(bias.shape[:3] for bias in biases))
         return Keys(keys, values, torch.cat([bias.to(keys.dtype).expand(*rows, -1) for bias in biases], dim=-1))
 
 
@@ -47,7 +47,7 @@ def token_keys(
     """Every token as a key. A document without tokens keeps its padding, so that its output stays finite."""
     if not documents.padded:
         return Keys(keys, values)
-    return Keys(keys, values, bias_of(documents.keep | documents.empty[:, None], keys.dtype)[:, None])
+    return Keys(keys, values, bias_of(documents.keep | documents.empty[:, None], keys.dtype)[:, None, None])
 
 
 def attend(
@@ -70,7 +70,7 @@ def attend(
     Returns:
         The attended values, and the weights or None.
     """
-    bias = None if seen.bias is None else seen.bias.to(query.dtype)[:, :, None]
+    bias = None if seen.bias is None else seen.bias.to(query.dtype)
     if not return_weights:
         return F.scaled_dot_product_attention(query, seen.keys, seen.values, attn_mask=bias, dropout_p=dropout), None
     scores = query @ seen.keys.transpose(-1, -2) * query.shape[-1] ** -0.5

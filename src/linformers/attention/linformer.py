@@ -58,8 +58,8 @@ class LinformerAttention(Attention):
         projection_kind: The paper's ``linear`` (learned E and F, the default), ``mean_pool``, ``max_pool`` or ``conv``;
             or slots that weigh their tokens by attention: ``attention_pool`` (of neighbours) or ``cluster`` (of like
             keys, the closest to softmax attention; see ``slots.py``).
-        local_window: Queries in blocks of ``max(32, 2 * local_window)`` also see the tokens of their block and so many
-            more on each side exactly; 0 = the paper. Self-attention only.
+        local_window: So many tokens on each side of a query are exact keys beside the slots; 0 = the paper.
+            Self-attention only.
         global_tokens: So many tokens at the start are exact keys for all, and attend to all tokens themselves (as in
             Longformer, Beltagy et al., arXiv 2004.05150); the slots compress the others. Self-attention only.
         exact_length: Documents of up to so many tokens are read by softmax attention itself; 0 = none. For kinds whose
@@ -190,10 +190,10 @@ class LinformerAttention(Attention):
         if g:
             there = torch.arange(g, device=source.device) < documents.totals[:, None]
             keys, values = (self.split_heads(linear(heads)) for linear in (self.k_proj, self.v_proj))
-            seen = seen + Keys(keys, values, bias_of(there, keys.dtype)[:, None])
+            seen = seen + Keys(keys, values, bias_of(there, keys.dtype)[:, None, None])
         if seen.bias is not None and documents.padded:
             # No key is left in an empty document; its output is dropped, but stays finite.
-            seen = Keys(seen.keys, seen.values, seen.bias.masked_fill(documents.empty[:, None, None], 0))
+            seen = Keys(seen.keys, seen.values, seen.bias.masked_fill(documents.empty[:, None, None, None], 0))
         nearby = self._nearby(part, sums, rest, documents) if self.local_window and part is not None else None
         return Memory(seen, documents, nearby, join_parts(reads, documents) if g else None, slope)
 
@@ -335,12 +335,12 @@ class LinformerAttention(Attention):
             found.append(slots if projection.per_head else self.split_heads(slots))
         return Keys(found[0], found[1], self._slot_bias(rest, _wide(found[0])))
 
-    def _slot_bias(self, rest: Documents, dtype: torch.dtype) -> Float[Tensor, "#batch 1 slots"] | None:
+    def _slot_bias(self, rest: Documents, dtype: torch.dtype) -> Float[Tensor, "#batch 1 1 slots"] | None:
         """The mass of each slot; where no token is left to compress, a slot is none."""
         bias = self.key_projection.log_mass(rest, dtype)
         if bias is None and (rest.padded or rest.skipped):
             bias = bias_of(~rest.empty[:, None].expand(-1, self.projected_dim), dtype)
-        return None if bias is None else bias[:, None]
+        return None if bias is None else bias[:, None, None]
 
     def extra_repr(self) -> str:
         """Shown when the module is printed."""

@@ -202,12 +202,8 @@ def _nearest(key: Float[Tensor, " head_dim"], centroids: dict[int, Tensor]) -> i
 
 
 def window_of(i: int, window: int, num_tokens: int) -> range:
-    """Tokens that query ``i`` sees exactly: its block and a halo of ``window`` on each side."""
-    if window == 0:
-        return range(0)
-    block = max(32, 2 * window)
-    start = i // block * block - window
-    return range(max(start, 0), min(start + block + 2 * window, num_tokens))
+    """Tokens that query ``i`` sees exactly: those at most ``window`` away, itself included."""
+    return range(max(i - window, 0), min(i + window + 1, num_tokens)) if window else range(0)
 
 
 def linformer_head(
@@ -231,7 +227,7 @@ def linformer_head(
 
     Returns:
         The head's output, and its weights: ``k`` columns for the slots, ``g`` for the global tokens and, if ``w > 0``,
-        one for each token of a block with its halo, token ``j`` in column ``k + g + j - (start of the block) + w``.
+        ``2 w + 1`` for the tokens near, token ``j`` of query ``i`` in column ``k + g + w + j - i``.
         Masked columns are 0, and so are the rows of global tokens.
     """
     k, w, g = key_projection.projected_dim, local_window, global_tokens
@@ -241,7 +237,7 @@ def linformer_head(
         slots = compressed_by_attention(keys[g:], values[g:], readers, key_projection, cross, w)
     else:
         slots = compressed_by_projections(keys[g:], values[g:], key_projection, value_projection, head, g > 0)
-    columns = k + g + (max(32, 2 * w) + 2 * w if w > 0 else 0)
+    columns = k + g + (2 * w + 1 if w > 0 else 0)
     outputs, weights = [], []
     for i in range(len(queries)):
         if i < g:
@@ -283,8 +279,7 @@ def _linformer_query(
     probabilities = torch.softmax(attended_keys @ query / math.sqrt(len(query)) + bias, dim=0)
 
     weights = query.new_zeros(columns)
-    first = i // max(32, 2 * w) * max(32, 2 * w) - w
-    places = [*valid, *(k + j for j in range(min(g, len(keys)))), *(k + g + j - first for j in window)]
+    places = [*valid, *(k + j for j in range(min(g, len(keys)))), *(k + g + w + j - i for j in window)]
     weights[places] = probabilities
     output = probabilities @ attended_values
     if slots.slope is not None:
@@ -405,5 +400,5 @@ def _num_columns(attention: Any, source_length: int) -> int:
     if _is_linformer(attention):
         window = attention.local_window
         slots = attention.key_projection.projected_dim + attention.global_tokens
-        return slots + (max(32, 2 * window) + 2 * window if window > 0 else 0)
+        return slots + (2 * window + 1 if window > 0 else 0)
     return attention.head_dim if _is_kfree(attention) else source_length

@@ -196,12 +196,12 @@ def finish(
     bias = weights[..., 0].log() + plan.shift - (plan.reference * keys).sum(-1) + (plan.spread * variance).sum(-1) / 2
     bias = bias.masked_fill(~there[..., 0], -torch.inf)
     if not slope:
-        return Keys(keys, values, bias), None
+        return Keys(keys, values, bias[:, :, None]), None
     with torch.autocast(keys.device.type, enabled=False):
         matrix = (sums.products - sums.keys.transpose(-1, -2) @ values) / sums.weights.sum(-2, keepdim=True).clamp(
             1e-30
         )
-        return Keys(keys, values - plan.reference @ matrix, bias), matrix
+        return Keys(keys, values - plan.reference @ matrix, bias[:, :, None]), matrix
 
 
 @torch.no_grad()

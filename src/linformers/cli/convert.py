@@ -68,8 +68,8 @@ def convert(
     local_window: Annotated[
         int | None,
         typer.Option(
-            help="Window w: each block of max(32, 2w) tokens sees itself and w tokens on each side exactly.",
-            show_default="0 with cluster, else 32",
+            help="Exact neighbours on each side, in tokens.",
+            show_default="0 with cluster, else 64",
         ),
     ] = None,
     global_tokens: Annotated[int, typer.Option(help="Tokens at the start that all see and that see all.")] = 1,

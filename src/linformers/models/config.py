@@ -5,14 +5,11 @@ from typing import Any, Literal, no_type_check
 from huggingface_hub.dataclasses import strict
 from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
-from transformers.utils import logging
 
 from linformers.attention.checks import check_choice, check_heads, check_int, check_probability, closest
 from linformers.attention.linformer import check_exact_length
 from linformers.attention.sharing import PROJECTION_KINDS, SHARING_MODES, per_layer
 from linformers.models.grid import PatchGrid, patch_grid
-
-logger = logging.get_logger(__name__)
 
 ATTENTION_TYPES = ("linformer", "kfree", "softmax", "none")
 
@@ -67,7 +64,7 @@ class LinformerConfig(PreTrainedConfig):
         projection_sharing: ``none``, ``headwise``, ``key_value`` or ``layerwise``; see ``ProjectionBank``.
         projection_kind: The paper's ``linear``, ``mean_pool``, ``max_pool`` or ``conv``; ``attention_pool`` or
             ``cluster``, whose weights come from the keys; see ``LinformerAttention``.
-        local_window: Halo of the blocks of tokens that Linformer layers attend exactly beside the slots; 0 = the paper.
+        local_window: Exact neighbours on each side that Linformer layers attend beside the slots; 0 = the paper.
         global_tokens: So many tokens at the start that all others see exactly and that see all others, in Linformer
             layers; see ``LinformerAttention``.
         exact_length: Linformer layers read documents of up to so many tokens by softmax attention itself; 0 = none.
@@ -149,18 +146,6 @@ class LinformerConfig(PreTrainedConfig):
         if self.classifier_pooling == "prefix" and self.image_size is None:
             raise ValueError("classifier_pooling='prefix' is for images (image_size): use 'cls' or 'mean'.")
         self._check_fields()
-
-    @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Build a configuration from a dictionary, such as a model folder's; see ``PreTrainedConfig``."""
-        if config_dict.get("local_window") and "exact_length" not in config_dict:
-            window = config_dict["local_window"]
-            logger.warning(
-                f"local_window={window} was saved when it meant {window} neighbours on each side of every token. Now "
-                f"it is {window} tokens on each side of a block of queries, which sees all of itself. Each query sees "
-                "more tokens exactly, and outputs differ a little: convert or distil the model again to measure it."
-            )
-        return super().from_dict(config_dict, **kwargs)
 
     def _check_fields(self) -> None:
         """Check ranges and combinations."""

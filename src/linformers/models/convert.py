@@ -108,8 +108,8 @@ def linearise(
         projection_sharing: Mode of sharing: ``none``, ``headwise``, ``key_value`` or ``layerwise``.
         projection_init: Start of linear and convolutional projections: as ``pooling``, at ``random`` (linear only), or
             as ``pooling`` and then ``fit`` to the teacher's attention on ``texts``.
-        local_window: Window w: each block of max(32, 2w) tokens sees itself and w tokens on each side exactly, in
-            Linformer layers; None = 0 for ``cluster``, 32 for the other kinds, which need one.
+        local_window: Exact neighbours on each side, in Linformer layers; None = 0 for ``cluster``, 64 for the other
+            kinds, which need them.
         global_tokens: Tokens at the start that all see and that see all, in Linformer layers; 2 suits DeiT and AST,
             which have two before the patches.
         exact_length: Length, in tokens, up to which Linformer layers read a text by softmax attention itself; 0 = none;
@@ -153,7 +153,7 @@ def linearise(
     if not any(kind == "linformer" and k is not None for kind, k in zip(types, dims, strict=True)):
         local_window = global_tokens = exact_length = 0
     if local_window is None:
-        local_window = 0 if projection_kind == "cluster" else 32
+        local_window = 0 if projection_kind == "cluster" else 64
     if exact_length is None:
         exact_length = EXACT_LENGTH if PROJECTION_KINDS[projection_kind].stands_for_tokens else 0
     config = LinformerConfig(

@@ -184,7 +184,7 @@ class LinformerModel(LinformerPreTrainedModel):
             position_ids: Position of each token; None = its rank among the kept tokens of its sequence.
             inputs_embeds: Embedded tokens, instead of ``input_ids``.
             output_attentions: Also return the attention weights per layer with attention, (batch, heads, seq, keys);
-                keys are the slots, the global tokens and, with a window, the block and its halo in Linformer layers.
+                keys are the slots, the global tokens and, with a window, the tokens near in Linformer layers.
             output_hidden_states: Also return the hidden states of the embeddings and of every layer.
 
         Raises:

@@ -4,7 +4,6 @@ from importlib import resources
 from string import Template
 from typing import Any
 
-from linformers.attention.window import block_size
 from linformers.report import markup, plots, words
 from linformers.report.tables import cost_table
 from linformers.report.words import Results
@@ -82,7 +81,7 @@ def _how(options: dict[str, Any]) -> str:
     width, first = options["local_window"], options["global_tokens"]
     seen = [f"{options['projected_dim']} summaries of the text"]
     if width:
-        seen.append(f"the tokens of its block of {block_size(width)} and {width} more on each side")
+        seen.append(f"{width} exact neighbours on each side")
     if first:
         seen.append("the first token, which sees all" if first == 1 else f"the first {first} tokens, which see all")
     return f"a token sees {' and '.join(filter(None, [', '.join(seen[:-1]), seen[-1]]))}"

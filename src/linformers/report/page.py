@@ -4,7 +4,6 @@ import math
 from importlib import resources
 from string import Template
 
-from linformers.attention.window import block_size
 from linformers.report import conversion, markup, plots, words
 from linformers.report.tables import cost_table
 from linformers.report.words import MEBIBYTE, Results
@@ -45,7 +44,6 @@ def render(results: Results, figures: dict[str, plots.Figure]) -> str:
         facts="\n".join(_facts(results)),
         conversion=_conversion(results, figures),
         slots=settings["projected_dim"],
-        block=block_size(settings["local_window"]),
         window=settings["local_window"],
         learning_verdict=markup.escape(words.learning(results)),
         learning_plot=shown["learning"],

@@ -156,10 +156,10 @@ def test_errors_leave_nothing(
         (["--projected-dim", "12,4", *SLOTS], 5),
         (["--projected-dim", "9,softmax", *SLOTS, "--global-tokens", "2"], 11),
         (["--projected-dim", "4", *SLOTS, "--global-tokens", "0", "--max-length", "64"], 4),
-        (["--projected-dim", "2", *SLOTS, "--local-window", "6"], 32),  # one block of the window
-        (["--projected-dim", "2", *SLOTS, "--local-window", "20"], 40),
+        (["--projected-dim", "2", *SLOTS, "--local-window", "6"], 8),
+        (["--projected-dim", "2", *SLOTS, "--local-window", "20"], 22),
         (["--projected-dim", "34", *SLOTS, "--local-window", "1"], 35),
-        (["--projected-dim", "4", *SLOTS, "--projection-kind", "attention_pool"], 48),  # a window of 32
+        (["--projected-dim", "4", *SLOTS, "--projection-kind", "attention_pool"], 48),  # a window of 64
         *(
             (["--projected-dim", "8", *SLOTS, "--projection-kind", kind, "--local-window", "0"], 9)
             for kind in ("mean_pool", "max_pool", "attention_pool")

@@ -54,9 +54,7 @@ def plain_attention(module: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
         first = module.global_tokens
         rest = SEQ - first  # tokens that the slots compress
         positions, lengths = torch.arange(rest), mask.sum(1) - first
-        block = torch.arange(SEQ)[:, None] // 32 * 32  # its first token
-        near = torch.arange(first, SEQ) >= block - module.local_window
-        near = near & (torch.arange(first, SEQ) < block + 32 + module.local_window)
+        near = (torch.arange(first, SEQ) - torch.arange(SEQ)[:, None]).abs() <= module.local_window
         members = positions * 16 // lengths[:, None] == torch.arange(16)[:, None, None]  # slot, batch, token
         members = members.transpose(0, 1) & mask[:, None, first:]
         mass = torch.ones(2, 1, 1, 16, dtype=x.dtype)

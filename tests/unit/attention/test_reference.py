@@ -136,32 +136,31 @@ def test_projection_matrices_by_hand():
 
 
 def test_mass_and_window_by_hand():
-    """70 tokens in two slots of 35, blocks of 32 with a halo of 1. With keys of zero a score is its bias: a count."""
-    pool = projection("mean_pool", 80, 2)
-    zeros, values = torch.zeros(70, 1, dtype=torch.float64), torch.arange(70.0, dtype=torch.float64)[:, None]
+    """Five tokens in slots of 3 and 2, window 1. With keys of zero a score is its bias, so weights are counts."""
+    pool = projection("mean_pool", 8, 2)
+    zeros, values = torch.zeros(5, 1, dtype=torch.float64), torch.arange(5.0, dtype=torch.float64)[:, None]
     output, weights = linformer_head(zeros, zeros, values, pool, pool, 0, local_window=1)
-    # Of each block: what is left of the slots, and the tokens that it sees exactly.
-    for block, left, first, last in [(0, (2, 35), 0, 33), (1, (31, 5), 31, 65), (2, (35, 28), 63, 70)]:
-        expected = torch.zeros(2 + 34, dtype=torch.float64)
-        expected[:2] = torch.tensor(left)
-        column = 2 + first - (32 * block - 1)
-        expected[column : column + last - first] = 1
-        rows = slice(32 * block, min(32 * block + 32, 70))
-        torch.testing.assert_close(weights[rows], (expected / 70).expand_as(weights[rows]), **EXACT)
-        total = left[0] * 17.0 + left[1] * 52.0 + sum(range(first, last))
-        torch.testing.assert_close(output[rows, 0], torch.full_like(output[rows, 0], total / 70), **EXACT)
+    counts = torch.tensor([
+        [1, 2, 0, 1, 1],
+        [0, 2, 1, 1, 1],  # all of slot 0 is in the window: it is removed
+        [1, 1, 1, 1, 1],
+        [2, 0, 1, 1, 1],
+        [3, 0, 1, 1, 0],
+    ])  # fmt: skip
+    torch.testing.assert_close(weights, counts.double() / 5, **EXACT)
+    slot_means = torch.tensor([1.0, 3.5], dtype=torch.float64)
+    windows = torch.tensor([0 + 1, 0 + 1 + 2, 1 + 2 + 3, 2 + 3 + 4, 3 + 4], dtype=torch.float64)
+    torch.testing.assert_close(output[:, 0], (counts[:, :2].double() @ slot_means + windows) / 5, **EXACT)
 
     _, weights = linformer_head(zeros, zeros, values, pool, pool, 0)
-    torch.testing.assert_close(weights, torch.tensor([[0.5, 0.5]] * 70, dtype=torch.float64), **EXACT)
+    torch.testing.assert_close(weights, torch.tensor([[0.6, 0.4]] * 5, dtype=torch.float64), **EXACT)
 
 
 def test_linear_slots_stay_beside_the_window():
-    linear = projection("linear", 40, 2, torch.zeros(40, 2, dtype=torch.float64))
-    zeros = torch.zeros(33, 1, dtype=torch.float64)
+    linear = projection("linear", 8, 2, torch.zeros(8, 2, dtype=torch.float64))
+    zeros = torch.zeros(3, 1, dtype=torch.float64)
     _, weights = linformer_head(zeros, zeros, zeros, linear, linear, 0, local_window=1)
-    counts = torch.zeros(33, 2 + 34, dtype=torch.float64)
-    counts[:32, [0, 1, *range(3, 36)]] = 1  # tokens 0 to 32; none before the first
-    counts[32, [0, 1, 2, 3]] = 1  # tokens 31 and 32; none behind the last
+    counts = torch.tensor([[1, 1, 0, 1, 1], [1, 1, 1, 1, 1], [1, 1, 1, 1, 0]]).double()
     torch.testing.assert_close(weights, counts / counts.sum(1, keepdim=True), **EXACT)
 
 

@@ -62,19 +62,3 @@ def test_an_unknown_key_in_a_saved_file_is_an_error(tiny_config, tmp_path):
 def test_a_linformer_layer_without_k_is_softmax(tiny_config):
     config = tiny_config(projected_dim=[8, None, 8])
     assert [layer_type for layer_type, _ in config.layer_attention] == ["linformer", "softmax", "linformer"]
-
-
-@pytest.mark.parametrize("window", [0, 8])
-def test_a_window_of_the_old_meaning_is_said_to_differ(window, tmp_path, monkeypatch):
-    """Folders from before windows were blocks have no exact_length; those saved now always do, be it 0."""
-    said = []
-    monkeypatch.setattr("linformers.models.config.logger.warning", said.append)
-    LinformerConfig(local_window=window).save_pretrained(tmp_path)
-    assert LinformerConfig.from_pretrained(tmp_path).local_window == window
-    assert said == []
-    file = tmp_path / "config.json"
-    old = json.loads(file.read_text())
-    del old["exact_length"]
-    file.write_text(json.dumps(old))
-    assert LinformerConfig.from_pretrained(tmp_path).local_window == window
-    assert len(said) == (window > 0) and all("local_window=8" in text and "block" in text for text in said)

@@ -238,7 +238,7 @@ def test_what_a_converted_model_sees_is_said() -> None:
     content["conversion"]["options"] |= {"local_window": 48, "global_tokens": 2}
     html = " ".join(render(content).split())
     assert (
-        "a token sees 128 summaries of the text, the tokens of its block of 96 and 48 more on each side and the first "
+        "a token sees 128 summaries of the text, 48 exact neighbours on each side and the first "
         "2 tokens, which see all." in html
     )
     assert "On texts of 512 tokens its embeddings have a cosine of 0.950" in html
