@@ -17,8 +17,9 @@ from linformers.attention.sharing import PROJECTION_KINDS, ProjectionBank
 from linformers.attention.slots import AttentionPoolProjection, Pooled, SlotPlan, SlotSums, finish
 from linformers.attention.window import Nearby, attend_in_blocks
 
-# Without gradients, keys and values of so many tokens are made at a time, in all sequences together.
-POOL_TOKENS = 1024
+# Without gradients, keys and values of so many tokens are made at a time, in all sequences together; of up to
+# AT_ONCE_TOKENS all are.
+POOL_TOKENS, AT_ONCE_TOKENS = 1024, 4096
 
 
 @dataclass(frozen=True)
@@ -162,13 +163,18 @@ class LinformerAttention(Attention):
             return Memory(token_keys(keys, values, documents), documents)
         e, g = self.key_projection, self.global_tokens
         rest = documents.after(g)
-        plan = self._plan(e, source, rest, readers) if isinstance(e, AttentionPoolProjection) else None
-        compress_first = plan is None and self._compress_first(documents.longest)
+        pools = isinstance(e, AttentionPoolProjection)
+        compress_first = not pools and self._compress_first(documents.longest)
+        at_once = bool(self.local_window) or not (pools or compress_first)
+        few = source.shape[0] * source.shape[1] <= AT_ONCE_TOKENS
+        if pools or g:
+            at_once = at_once or few or torch.is_grad_enabled() or torch.compiler.is_compiling()
+        tokens = self._keys_and_values(source) if at_once else None
+        plan = self._plan(e, source, tokens, rest, readers) if pools else None
         heads = documents.rows(source, torch.arange(g, device=source.device)[None]) if g else source[:, :0]
-        at_once = bool(self.local_window) or (plan is None and not compress_first)
         sums = part = slope = None
         reads = []
-        for part in self._parts(source, documents, plan, heads, at_once) if at_once or g or plan else ():
+        for part in self._parts(source, tokens, documents, plan, heads) if at_once or g or pools else ():
             if part.pooled is not None:  # added up at once: of a long text there are many parts
                 sums = part.pooled.sums if sums is None else sums + part.pooled.sums
             if part.read is not None:
@@ -239,21 +245,33 @@ class LinformerAttention(Attention):
                 weights = torch.cat([none, weights[:, :, rows:]], dim=2)
         return self.merge_heads(read), weights
 
-    def _plan(self, e: AttentionPoolProjection, source: Tensor, rest: Documents, readers: Tensor | None) -> SlotPlan:
+    def _keys_and_values(self, x: Float[Tensor, "batch seq hidden"]) -> "_Tokens":
+        """Keys and values, (batch, seq, heads, head_dim)."""
+        return tuple(linear(x).unflatten(-1, (self.num_attention_heads, -1)) for linear in (self.k_proj, self.v_proj))
+
+    def _plan(
+        self,
+        e: AttentionPoolProjection,
+        source: Tensor,
+        tokens: "_Tokens | None",
+        rest: Documents,
+        readers: Tensor | None,
+    ) -> SlotPlan:
         """What decides about slots that follow the data, from a sample of tokens and of those that read them."""
         sample = e.sample(rest)
-        x = rest.rows(source, sample)
-        real = sample[:, ::2] >= 0
-        if readers is None:
-            readers = x[:, ::2]
+        x = rest.rows(source, sample if tokens is None or readers is not None else sample[:, ::2])
+        if tokens is None:
+            keys = self.k_proj(x).unflatten(-1, (self.num_attention_heads, -1))
         else:
+            keys = rest.rows(tokens[0], sample)
+        real = sample[:, ::2] >= 0
+        if readers is not None:
             size = e.sample_tokens // 2
-            readers = readers[:, torch.arange(size, device=x.device) * readers.shape[1] // size]
+            x = readers[:, torch.arange(size, device=x.device) * readers.shape[1] // size]
             real = real.new_ones(1, size)
-        keys, queries = (
-            self.k_proj(x).unflatten(-1, (self.num_attention_heads, -1)),
-            self.split_heads(self.q_proj(readers)),
-        )
+        elif tokens is None:
+            x = x[:, ::2]
+        queries = self.split_heads(self.q_proj(x))
         wide = _wide(keys)
         all_real = not (rest.padded or torch.compiler.is_compiling())
         queries = queries.to(wide) * self.head_dim**-0.5
@@ -262,22 +280,21 @@ class LinformerAttention(Attention):
     def _parts(
         self,
         source: Float[Tensor, "batch source hidden"],
+        tokens: "_Tokens | None",
         documents: Documents,
         plan: SlotPlan | None,
         heads: Float[Tensor, "batch globals hidden"],
-        at_once: bool,
     ) -> Iterator["_Part"]:
-        """What is made of keys and values: of all at once, or without gradients part by part, so that none are kept."""
+        """What is made of keys and values: of all at once, or part by part, so that none are kept."""
         g, e = self.global_tokens, self.key_projection
         query = self.split_heads(self.q_proj(heads)) * self.head_dim**-0.5 if g else None
-        at_once = at_once or torch.is_grad_enabled() or torch.compiler.is_compiling()
-        size = source.shape[1] if at_once else max(POOL_TOKENS // source.shape[0], 1)
-        for start in [0] if at_once else range(0, source.shape[1], size):
-            x = source if at_once else source[:, start : start + size]
-            place = documents if at_once else documents.part(start, start + x.shape[1])
-            keys, values = (
-                linear(x).unflatten(-1, (self.num_attention_heads, -1)) for linear in (self.k_proj, self.v_proj)
-            )
+        size = max(POOL_TOKENS // source.shape[0], 1)
+        for start in [0] if tokens is not None else range(0, source.shape[1], size):
+            x, place = source, documents
+            if tokens is None:
+                x = source[:, start : start + size]
+                place = documents.part(start, start + x.shape[1])
+            keys, values = self._keys_and_values(x) if tokens is None else tokens
             pooled = read = None
             if isinstance(e, AttentionPoolProjection) and plan is not None:
                 pooled = e.pool(keys, values, plan, place.after(g))
@@ -287,7 +304,11 @@ class LinformerAttention(Attention):
                 if documents.padded:
                     scores = scores.masked_fill(~place.keep[:, None, None], torch.finfo(scores.dtype).min)
                 read = weighted_part(scores, values.transpose(1, 2), self.active_dropout)
-            yield _Part(keys, values, pooled, read) if at_once else _Part(keys[:, :0], values[:, :0], pooled, read)
+            yield (
+                _Part(keys, values, pooled, read)
+                if tokens is not None
+                else _Part(keys[:, :0], values[:, :0], pooled, read)
+            )
 
     def _nearby(self, part: "_Part", sums: SlotSums | None, rest: Documents, documents: Documents) -> Nearby:
         """All tokens, for the window, and what each of them has given to the slots."""
@@ -348,6 +369,9 @@ class LinformerAttention(Attention):
             f"{super().extra_repr()}, local_window={self.local_window}, global_tokens={self.global_tokens}, "
             f"exact_length={self.exact_length}"
         )
+
+
+_Tokens = tuple[Float[Tensor, "batch tokens heads head_dim"], Float[Tensor, "batch tokens heads head_dim"]]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -218,6 +219,10 @@ class MaxPoolProjection(Pooling):
         return largest.masked_fill(self.counts(documents)[..., None] == 0, 0)
 
 
+# Up to so many pairs of tokens and slots, a product with all of them is faster than sorting the tokens.
+FEW = 2**15
+
+
 def sum_slots(
     rows: Sequence[Float[Tensor, "batch seq *heads _"]],
     slots: Int[Tensor, "#batch #heads seq"],
@@ -226,18 +231,24 @@ def sum_slots(
 ) -> list[Float[Tensor, "batch *heads slots _"]]:
     """Weighted sums of the tokens of each slot, for several arrays of tokens: O(seq * dim), in no certain order.
 
-    ``embedding_bag`` sums without a copy of the tokens, and always in the same order. In a traced graph a product with
-    the (seq, slots) matrix of the weights does the same for every length, and exports.
+    ``embedding_bag`` sums without a copy of the tokens, and always in the same order. Where both are few, and in a
+    traced graph, which is for every length, a product with the (slots, seq) matrix of the weights does the same.
     """
     batch, seq = rows[0].shape[:2]
     has_heads = rows[0].ndim == 4
     heads = rows[0].shape[2] if has_heads else 1
-    if torch.compiler.is_compiling():
-        numbers = torch.arange(count, device=slots.device)
-        matrix = torch.where(slots[..., None] == numbers, weights[..., None], 0).expand(batch, heads, -1, -1)
-        sums = [torch.einsum("bhnk,bnhd->bhkd", matrix.to(x.dtype), x.view(batch, seq, heads, -1)) for x in rows]
+    if torch.compiler.is_compiling() or seq * count <= FEW:
+        numbers = torch.arange(count, device=slots.device)[:, None]
+        matrix = torch.where(slots[:, :, None] == numbers, weights[:, :, None], 0)
+        wide = [
+            x.reshape(batch, seq, heads, -1).transpose(1, 2).to(torch.promote_types(x.dtype, torch.float32))
+            for x in rows
+        ]
+        sums = [(matrix.to(x.dtype) @ x).to(rows[0].dtype) for x in wide]
         return sums if has_heads else [x[:, 0] for x in sums]
-    slots, order = slots.expand(batch, heads, seq).reshape(-1, seq).contiguous().sort(-1)
+    slots = slots.expand(batch, heads, seq).reshape(-1, seq)
+    order = _order(slots)
+    slots = slots.gather(1, order)
     lines = torch.arange(batch * heads, device=slots.device)[:, None]
     starts = torch.searchsorted(slots, torch.arange(count, device=slots.device).repeat(len(lines), 1)) + lines * seq
     weights = weights.expand(batch, heads, seq).reshape(-1, seq).gather(1, order).flatten()
@@ -249,3 +260,11 @@ def sum_slots(
         bags = F.embedding_bag(tokens, flat, starts.flatten(), mode="sum", per_sample_weights=weights.to(wide))
         sums.append(bags.to(x.dtype).unflatten(0, (batch, heads, count) if has_heads else (batch, count)))
     return sums
+
+
+def _order(slots: Int[Tensor, "lines seq"]) -> Int[Tensor, "lines seq"]:
+    """What sorts the tokens of each line by slot."""
+    if slots.device.type != "cpu":
+        return slots.argsort(dim=-1, stable=True)
+    # NumPy sorts integers of 16 bits by their digits, in a tenth of the time.
+    return torch.from_numpy(np.argsort(slots.numpy().astype(np.uint16), axis=-1, kind="stable"))
