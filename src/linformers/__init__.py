@@ -1,7 +1,8 @@
 """Linformers: Transformer encoders whose attention is linear in sequence length.
 
 ``import linformers`` loads neither torch nor transformers: each public name is imported when it is first used
-(PEP 562). It also makes transformers' Auto classes and pipelines know the model type ``linformer``.
+(PEP 562). It also makes transformers' Auto classes and pipelines know the model type ``linformer``, and every encoder
+that takes an attention implementation ``attn_implementation="linformers"``.
 """
 
 import importlib
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         LinformerModel,
     )
     from linformers.models.convert import linearise
+    from linformers.models.interface import configure, extend_positions
 
 __all__ = [
     "KFreeAttention",
@@ -48,7 +50,9 @@ __all__ = [
     "SoftmaxAttention",
     "__version__",
     "advise_projected_dims",
+    "configure",
     "export_onnx",
+    "extend_positions",
     "linearise",
     "spectrum",
 ]
@@ -56,6 +60,8 @@ __all__ = [
 _ATTENTION = {"KFreeAttention", "LinformerAttention", "ProjectionBank", "SoftmaxAttention"}
 _ELSEWHERE = {
     "advise_projected_dims": "linformers.analysis.advise",
+    "configure": "linformers.models.interface",
+    "extend_positions": "linformers.models.interface",
     "export_onnx": "linformers.export.folder",
     "linearise": "linformers.models.convert",
     "spectrum": "linformers.analysis.spectrum",

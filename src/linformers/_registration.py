@@ -4,8 +4,12 @@ transformers keeps *names* in its tables (model type -> class name) and imports
 ``transformers.models.<model type>`` when a class is first asked for. We enter our names into those tables, and this
 package under that module's name; nothing of ours is imported then, so no circular import can arise. Where the
 tables of models have been built already, their public ``register`` is called instead, which needs the classes.
+
+``attn_implementation="linformers"`` is registered through transformers' public interfaces for attention and masks. A
+configuration with a key ``linformers`` asks for it by itself, and models that take no implementation refuse it.
 """
 
+import functools
 import importlib
 import sys
 from collections.abc import Callable
@@ -42,7 +46,11 @@ AUTO_CLASSES = {
     "AutoModelForMultipleChoice": ("MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES", "LinformerForMultipleChoice"),
 }
 
+ATTENTION = "linformers"  # attn_implementation, and the key of its settings in config.json
 _CONFIGURATION_AUTO = "transformers.models.auto.configuration_auto"
+_CONFIGURATION_UTILS = "transformers.configuration_utils"
+_MASKING_UTILS = "transformers.masking_utils"
+_MODELING_UTILS = "transformers.modeling_utils"
 _MODELING_AUTO = "transformers.models.auto.modeling_auto"
 
 
@@ -60,6 +68,45 @@ def _register_models(modeling_auto: ModuleType) -> None:
     config_class = getattr(package, CONFIG_CLASS)
     for auto_class, (_, class_name) in AUTO_CLASSES.items():
         getattr(modeling_auto, auto_class).register(config_class, getattr(package, class_name))
+
+
+def _attention(*args: Any, **kwargs: Any) -> Any:
+    return importlib.import_module("linformers.models.interface").attention(*args, **kwargs)
+
+
+def _padding_mask(*args: Any, **kwargs: Any) -> Any:
+    return importlib.import_module("linformers.models.interface").padding_mask(*args, **kwargs)
+
+
+def _register_mask(masking_utils: ModuleType) -> None:
+    masking_utils.AttentionMaskInterface.register(ATTENTION, _padding_mask)
+
+
+def _register_attention(modeling_utils: ModuleType) -> None:
+    modeling_utils.AttentionInterface.register(ATTENTION, _attention)
+    model_class = modeling_utils.PreTrainedModel
+    correct = model_class.get_correct_attn_implementation
+
+    @functools.wraps(correct)
+    def checked(self: Any, requested_attention: str | None, *args: Any, **kwargs: Any) -> str:
+        # Models that compute their attention themselves would take any name, and stay as they are without a word.
+        if requested_attention == ATTENTION:
+            importlib.import_module("linformers.models.interface").check_model(type(self))
+        return correct(self, requested_attention, *args, **kwargs)
+
+    model_class.get_correct_attn_implementation = checked
+
+
+def _restore_settings(configuration_utils: ModuleType) -> None:
+    def settings(config: Any) -> dict[str, Any] | None:
+        return vars(config).get(ATTENTION)
+
+    def keep(config: Any, given: dict[str, Any]) -> None:
+        vars(config)[ATTENTION] = given
+        config._attn_implementation = ATTENTION
+
+    # Without this package the key is one of many that transformers keeps and does not know: the model is softmax then.
+    setattr(configuration_utils.PreTrainedConfig, ATTENTION, property(settings, keep))
 
 
 class _AfterImport(MetaPathFinder):
@@ -92,6 +139,9 @@ def register_with_transformers() -> None:
     for module_name, by_name, at_once in (
         (_CONFIGURATION_AUTO, _name_config, _name_config),
         (_MODELING_AUTO, _name_models, _register_models),
+        (_CONFIGURATION_UTILS, _restore_settings, _restore_settings),
+        (_MASKING_UTILS, _register_mask, _register_mask),
+        (_MODELING_UTILS, _register_attention, _register_attention),
     ):
         if module_name in sys.modules:
             at_once(sys.modules[module_name])

@@ -176,7 +176,7 @@ def _rows_of_pooling(
     """What becomes of the tokens in the slots, and in the slope: the values are one-hot, some columns at a time."""
     n, size = x.shape[1], attention.head_dim
     keys = attention.k_proj(x).unflatten(-1, (attention.num_attention_heads, size))
-    plan = attention._plan(projection, x, None, rest, None)
+    plan = attention._plan(x, None, rest, None)
     rows, slopes = [], []
     for values in torch.eye(n, -(-n // size) * size, dtype=x.dtype, device=x.device).split(size, dim=1):
         values = values[None, :, None].expand(keys.shape)

@@ -125,16 +125,16 @@ class Documents:
             documents.groups.append((index, group))
         return documents
 
-    def map(self, function: Callable[[Tensor, "Documents"], Tensor], x: Shaped[Tensor, "batch seq *rest"]) -> Tensor:
-        """Apply a function of tokens to each group, and put its results where the tokens were."""
+    def map(self, function: Callable[..., Tensor], *tokens: Shaped[Tensor, "batch seq *rest"]) -> Tensor:
+        """Apply ``function(*tokens, documents)`` to each group, and put its results where the tokens were."""
         if self.groups[0][0] is None:
-            return function(x, self)
+            return function(*tokens, self)
         output = None
         for rows, documents in self.groups:
             seq = documents.keep.shape[1]
-            part = function(x[rows, :seq], documents)
+            part = function(*(x[rows, :seq] for x in tokens), documents)
             if output is None:  # now the dtype is known, under autocast too
-                output = part.new_zeros(*x.shape[:2], *part.shape[2:])
+                output = part.new_zeros(*tokens[0].shape[:2], *part.shape[2:])
             output[rows, :seq] = part
         assert output is not None
         return output

@@ -1,7 +1,6 @@
 """Linformer: self-attention with linear complexity, by low-rank projection of keys and values."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,34 +10,15 @@ from torch import Tensor
 from linformers.attention.base import Attention
 from linformers.attention.checks import check_int
 from linformers.attention.documents import Documents
-from linformers.attention.keys import Keys, attend, bias_of, join_parts, token_keys, weighted_part
+from linformers.attention.keys import Keys, bias_of, token_keys
+from linformers.attention.memory import Gathered, Memory, Tokens, plan_slots, wide, with_global
 from linformers.attention.projection import Projection
 from linformers.attention.sharing import PROJECTION_KINDS, ProjectionBank
-from linformers.attention.slots import AttentionPoolProjection, Pooled, SlotPlan, SlotSums, finish
-from linformers.attention.window import Nearby, attend_in_blocks
+from linformers.attention.slots import AttentionPoolProjection, SlotPlan
 
 # Without gradients, keys and values of so many tokens are made at a time, in all sequences together; of up to
 # AT_ONCE_TOKENS all are.
 POOL_TOKENS, AT_ONCE_TOKENS = 1024, 4096
-
-
-@dataclass(frozen=True)
-class Memory:
-    """What queries read: the keys that all see (slots, then global tokens), and what few see.
-
-    Attributes:
-        seen: Keys of all queries.
-        documents: Where the tokens are that the memory was built from.
-        nearby: Tokens for the window.
-        global_reads: What the global tokens read.
-        slope: What each query adds to what it reads: how values change with the query; see ``slots.py``.
-    """
-
-    seen: Keys
-    documents: Documents
-    nearby: Nearby | None = None
-    global_reads: Float[Tensor, "batch heads globals head_dim"] | None = None
-    slope: Float[Tensor, "batch heads head_dim head_dim"] | None = None
 
 
 class LinformerAttention(Attention):
@@ -161,47 +141,32 @@ class LinformerAttention(Attention):
             source, documents = documents.gathered(source)
             keys, values = (self.split_heads(linear(source)) for linear in (self.k_proj, self.v_proj))
             return Memory(token_keys(keys, values, documents), documents)
-        e, g = self.key_projection, self.global_tokens
+        e, g, window = self.key_projection, self.global_tokens, self.local_window
         rest = documents.after(g)
         pools = isinstance(e, AttentionPoolProjection)
         compress_first = not pools and self._compress_first(documents.longest)
-        at_once = bool(self.local_window) or not (pools or compress_first)
-        few = source.shape[0] * source.shape[1] <= AT_ONCE_TOKENS
+        at_once = bool(window) or not (pools or compress_first)
         if pools or g:
+            few = source.shape[0] * source.shape[1] <= AT_ONCE_TOKENS
             at_once = at_once or few or torch.is_grad_enabled() or torch.compiler.is_compiling()
         tokens = self._keys_and_values(source) if at_once else None
-        plan = self._plan(e, source, tokens, rest, readers) if pools else None
+        plan = self._plan(source, tokens, rest, readers) if pools else None
         heads = documents.rows(source, torch.arange(g, device=source.device)[None]) if g else source[:, :0]
-        sums = part = slope = None
-        reads = []
-        for part in self._parts(source, tokens, documents, plan, heads) if at_once or g or pools else ():
-            if part.pooled is not None:  # added up at once: of a long text there are many parts
-                sums = part.pooled.sums if sums is None else sums + part.pooled.sums
-            if part.read is not None:
-                reads.append(part.read)
-
-        if plan is not None:
-            assert part is not None and sums is not None
-            sums = sums.over(documents)
-            # Beside a window little is left for the slope, and queries differ in how much of them slots answer.
-            slots, slope = finish(sums, plan, slope=not self.local_window)
-            dtype = part.keys.dtype
-            slope = None if slope is None else slope * self.head_dim**-0.5
-            seen = Keys(slots.keys.to(dtype), slots.values.to(dtype), slots.bias)
-        elif compress_first:
+        found = slope = None
+        if at_once or g or pools:
+            query = self.split_heads(self.q_proj(heads)) * self.head_dim**-0.5 if g else None
+            parts = self._parts(source, documents) if tokens is None else [(tokens, documents)]
+            found = Gathered.of(parts, documents, e, plan, query, g, self.active_dropout)
+        if plan is not None and found is not None:
+            seen, slope = found.slots(plan, window)
+        elif compress_first or found is None:
             seen = self._slots_of_inputs(source, rest)
         else:
-            assert part is not None
-            seen = self._slots_of_tokens(part.keys, part.values, rest)
-        if g:
-            there = torch.arange(g, device=source.device) < documents.totals[:, None]
-            keys, values = (self.split_heads(linear(heads)) for linear in (self.k_proj, self.v_proj))
-            seen = seen + Keys(keys, values, bias_of(there, keys.dtype)[:, None, None])
-        if seen.bias is not None and documents.padded:
-            # No key is left in an empty document; its output is dropped, but stays finite.
-            seen = Keys(seen.keys, seen.values, seen.bias.masked_fill(documents.empty[:, None, None, None], 0))
-        nearby = self._nearby(part, sums, rest, documents) if self.local_window and part is not None else None
-        return Memory(seen, documents, nearby, join_parts(reads, documents) if g else None, slope)
+            seen = self._slots_of_tokens(found.tokens, rest)
+        seen = with_global(seen, self._keys_and_values(heads) if g else None, documents)
+        if found is None:
+            return Memory(seen, documents)
+        return Memory(seen, documents, window, g, found.nearby(e, rest, documents, window), found.global_reads, slope)
 
     def read(
         self,
@@ -214,110 +179,39 @@ class LinformerAttention(Attention):
 
         The weights of global tokens are zero: they attend to tokens, for which there are no columns.
         """
-        query, g, documents = self.split_heads(self.q_proj(hidden_states)), self.global_tokens, memory.documents
-        dropout = self.active_dropout
-        if memory.nearby is None:
-            read, weights = attend(query, memory.seen, dropout, return_weights)
-            if memory.slope is not None:
-                read = read + query @ memory.slope.to(query.dtype)
-        else:
-            read, weights = attend_in_blocks(
-                query,
-                memory.seen,
-                memory.nearby,
-                documents,
-                window=self.local_window,
-                start=start,
-                global_tokens=g,
-                dropout=dropout,
-                return_weights=return_weights,
-            )
-        if memory.global_reads is not None and (start < g or not documents.whole):
-            # Of whole documents only the first rows can be global; stretches of other processes begin anywhere.
-            rows = g - start if documents.whole and not torch.compiler.is_compiling() else read.shape[2]
-            index = documents.first[:, None] + start + torch.arange(read.shape[2], device=read.device)[:rows]
-            index = index[:, None, :, None]
-            some = read[:, :, :rows]
-            own = memory.global_reads.to(read.dtype).gather(2, index.clamp(0, g - 1).expand(some.shape))
-            read = torch.cat([torch.where(index < g, own, some), read[:, :, rows:]], dim=2)
-            if weights is not None:
-                none = weights[:, :, :rows].masked_fill(index < g, 0)
-                weights = torch.cat([none, weights[:, :, rows:]], dim=2)
+        query = self.split_heads(self.q_proj(hidden_states))
+        read, weights = memory.read(query, start, self.active_dropout, return_weights)
         return self.merge_heads(read), weights
 
-    def _keys_and_values(self, x: Float[Tensor, "batch seq hidden"]) -> "_Tokens":
-        """Keys and values, (batch, seq, heads, head_dim)."""
-        return tuple(linear(x).unflatten(-1, (self.num_attention_heads, -1)) for linear in (self.k_proj, self.v_proj))
+    def _keys_and_values(self, x: Float[Tensor, "batch seq hidden"]) -> Tokens:
+        keys, values = (
+            linear(x).unflatten(-1, (self.num_attention_heads, -1)) for linear in (self.k_proj, self.v_proj)
+        )
+        return keys, values
 
-    def _plan(
-        self,
-        e: AttentionPoolProjection,
-        source: Tensor,
-        tokens: "_Tokens | None",
-        rest: Documents,
-        readers: Tensor | None,
-    ) -> SlotPlan:
+    def _plan(self, source: Tensor, tokens: Tokens | None, rest: Documents, readers: Tensor | None) -> SlotPlan:
         """What decides about slots that follow the data, from a sample of tokens and of those that read them."""
+        e = self.key_projection
+        assert isinstance(e, AttentionPoolProjection)
         sample = e.sample(rest)
-        x = rest.rows(source, sample if tokens is None or readers is not None else sample[:, ::2])
         if tokens is None:
-            keys = self.k_proj(x).unflatten(-1, (self.num_attention_heads, -1))
+            keys, _ = self._keys_and_values(rest.rows(source, sample))
         else:
             keys = rest.rows(tokens[0], sample)
-        real = sample[:, ::2] >= 0
-        if readers is not None:
-            size = e.sample_tokens // 2
-            x = readers[:, torch.arange(size, device=x.device) * readers.shape[1] // size]
-            real = real.new_ones(1, size)
-        elif tokens is None:
-            x = x[:, ::2]
-        queries = self.split_heads(self.q_proj(x))
-        wide = _wide(keys)
-        all_real = not (rest.padded or torch.compiler.is_compiling())
-        queries = queries.to(wide) * self.head_dim**-0.5
-        return e.plan(keys.to(wide), queries, sample >= 0, None if all_real else real)
+        if readers is None:
+            real = sample[:, ::2] >= 0 if rest.padded or torch.compiler.is_compiling() else None
+            queries = rest.rows(source, sample[:, ::2])
+        else:
+            size, real = e.sample_tokens // 2, None
+            queries = readers[:, torch.arange(size, device=source.device) * readers.shape[1] // size]
+        return plan_slots(e, keys, self.split_heads(self.q_proj(queries)), sample, real)
 
-    def _parts(
-        self,
-        source: Float[Tensor, "batch source hidden"],
-        tokens: "_Tokens | None",
-        documents: Documents,
-        plan: SlotPlan | None,
-        heads: Float[Tensor, "batch globals hidden"],
-    ) -> Iterator["_Part"]:
-        """What is made of keys and values: of all at once, or part by part, so that none are kept."""
-        g, e = self.global_tokens, self.key_projection
-        query = self.split_heads(self.q_proj(heads)) * self.head_dim**-0.5 if g else None
+    def _parts(self, source: Tensor, documents: Documents) -> Iterator[tuple[Tokens, Documents]]:
+        """Keys and values part by part, so that none are kept."""
         size = max(POOL_TOKENS // source.shape[0], 1)
-        for start in [0] if tokens is not None else range(0, source.shape[1], size):
-            x, place = source, documents
-            if tokens is None:
-                x = source[:, start : start + size]
-                place = documents.part(start, start + x.shape[1])
-            keys, values = self._keys_and_values(x) if tokens is None else tokens
-            pooled = read = None
-            if isinstance(e, AttentionPoolProjection) and plan is not None:
-                pooled = e.pool(keys, values, plan, place.after(g))
-            if query is not None:
-                wide = _wide(keys)  # float16 cannot hold large scores
-                scores = (query.to(wide) @ keys.to(wide).permute(0, 2, 3, 1)).to(wide)  # under autocast they are not
-                if documents.padded:
-                    scores = scores.masked_fill(~place.keep[:, None, None], torch.finfo(scores.dtype).min)
-                read = weighted_part(scores, values.transpose(1, 2), self.active_dropout)
-            yield (
-                _Part(keys, values, pooled, read)
-                if tokens is not None
-                else _Part(keys[:, :0], values[:, :0], pooled, read)
-            )
-
-    def _nearby(self, part: "_Part", sums: SlotSums | None, rest: Documents, documents: Documents) -> Nearby:
-        """All tokens, for the window, and what each of them has given to the slots."""
-        members = None
-        if part.pooled is not None and sums is not None:
-            members = part.pooled.slots, part.pooled.shares(sums)
-        elif (found := self.key_projection.members(rest, _wide(part.keys))) is not None:
-            members = found[0][:, None], found[1][:, None]
-        return Nearby.around(part.keys, part.values, members, documents, self.local_window)
+        for start in range(0, source.shape[1], size):
+            x = source[:, start : start + size]
+            yield self._keys_and_values(x), documents.part(start, start + x.shape[1])
 
     def _compress_first(self, n: int) -> bool:
         """Whether compressing X before the feature projections takes fewer multiplications than after them."""
@@ -345,16 +239,16 @@ class LinformerAttention(Attention):
                 mass = projection(complete.keep[..., None].to(source.dtype), complete)
                 slots = slots + (mass - 1) * linear(source.new_zeros(1, 1, self.hidden_size))
             found.append(self.split_heads(slots))
-        return Keys(found[0], found[1], self._slot_bias(rest, _wide(found[0])))
+        return Keys(found[0], found[1], self._slot_bias(rest, wide(found[0])))
 
-    def _slots_of_tokens(self, keys: Tensor, values: Tensor, rest: Documents) -> Keys:
+    def _slots_of_tokens(self, keys_and_values: Tokens, rest: Documents) -> Keys:
         """``E K`` and ``F V``."""
         found: list[Tensor] = []
-        for projection, tokens in zip(self._projections, (keys, values), strict=True):
+        for projection, tokens in zip(self._projections, keys_and_values, strict=True):
             tokens = rest.zero(tokens)  # a feature projection leaves its bias at padding
             slots = projection(tokens if projection.per_head else tokens.flatten(2), rest)
             found.append(slots if projection.per_head else self.split_heads(slots))
-        return Keys(found[0], found[1], self._slot_bias(rest, _wide(found[0])))
+        return Keys(found[0], found[1], self._slot_bias(rest, wide(found[0])))
 
     def _slot_bias(self, rest: Documents, dtype: torch.dtype) -> Float[Tensor, "#batch 1 1 slots"] | None:
         """The mass of each slot; where no token is left to compress, a slot is none."""
@@ -369,24 +263,6 @@ class LinformerAttention(Attention):
             f"{super().extra_repr()}, local_window={self.local_window}, global_tokens={self.global_tokens}, "
             f"exact_length={self.exact_length}"
         )
-
-
-_Tokens = tuple[Float[Tensor, "batch tokens heads head_dim"], Float[Tensor, "batch tokens heads head_dim"]]
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Some tokens: their keys and values, if these are all, their part of the slots and of what global tokens read."""
-
-    keys: Float[Tensor, "batch tokens heads head_dim"]
-    values: Float[Tensor, "batch tokens heads head_dim"]
-    pooled: Pooled | None
-    read: tuple[Tensor, Tensor] | None
-
-
-def _wide(x: Tensor) -> torch.dtype:
-    """At least float32."""
-    return torch.promote_types(x.dtype, torch.float32)
 
 
 def check_exact_length(exact_length: int, kind: str) -> None:
