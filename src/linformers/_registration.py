@@ -5,8 +5,9 @@ transformers keeps *names* in its tables (model type -> class name) and imports
 package under that module's name; nothing of ours is imported then, so no circular import can arise. Where the
 tables of models have been built already, their public ``register`` is called instead, which needs the classes.
 
-``attn_implementation="linformers"`` is registered through transformers' public interfaces for attention and masks. A
-configuration with a key ``linformers`` asks for it by itself, and models that take no implementation refuse it.
+``attn_implementation="linformers"`` is registered through transformers' public interfaces for attention and masks, when
+a model first asks for it. A configuration with a key ``linformers`` asks by itself, and models that take no
+implementation refuse it.
 """
 
 import functools
@@ -49,7 +50,6 @@ AUTO_CLASSES = {
 ATTENTION = "linformers"  # attn_implementation, and the key of its settings in config.json
 _CONFIGURATION_AUTO = "transformers.models.auto.configuration_auto"
 _CONFIGURATION_UTILS = "transformers.configuration_utils"
-_MASKING_UTILS = "transformers.masking_utils"
 _MODELING_UTILS = "transformers.modeling_utils"
 _MODELING_AUTO = "transformers.models.auto.modeling_auto"
 
@@ -70,28 +70,17 @@ def _register_models(modeling_auto: ModuleType) -> None:
         getattr(modeling_auto, auto_class).register(config_class, getattr(package, class_name))
 
 
-def _attention(*args: Any, **kwargs: Any) -> Any:
-    return importlib.import_module("linformers.models.interface").attention(*args, **kwargs)
-
-
-def _padding_mask(*args: Any, **kwargs: Any) -> Any:
-    return importlib.import_module("linformers.models.interface").padding_mask(*args, **kwargs)
-
-
-def _register_mask(masking_utils: ModuleType) -> None:
-    masking_utils.AttentionMaskInterface.register(ATTENTION, _padding_mask)
-
-
 def _register_attention(modeling_utils: ModuleType) -> None:
-    modeling_utils.AttentionInterface.register(ATTENTION, _attention)
     model_class = modeling_utils.PreTrainedModel
     correct = model_class.get_correct_attn_implementation
 
     @functools.wraps(correct)
     def checked(self: Any, requested_attention: str | None, *args: Any, **kwargs: Any) -> str:
-        # Models that compute their attention themselves would take any name, and stay as they are without a word.
         if requested_attention == ATTENTION:
+            # Importing it registers it. Models that compute their attention themselves would take any name, and stay
+            # as they are without a word.
             importlib.import_module("linformers.models.interface").check_model(type(self))
+            vars(self.config).setdefault(ATTENTION, {})  # saved with the model
         return correct(self, requested_attention, *args, **kwargs)
 
     model_class.get_correct_attn_implementation = checked
@@ -103,7 +92,8 @@ def _restore_settings(configuration_utils: ModuleType) -> None:
 
     def keep(config: Any, given: dict[str, Any]) -> None:
         vars(config)[ATTENTION] = given
-        config._attn_implementation = ATTENTION
+        if config._attn_implementation is None:  # whoever asks for another gets that
+            config._attn_implementation = ATTENTION
 
     # Without this package the key is one of many that transformers keeps and does not know: the model is softmax then.
     setattr(configuration_utils.PreTrainedConfig, ATTENTION, property(settings, keep))
@@ -140,7 +130,6 @@ def register_with_transformers() -> None:
         (_CONFIGURATION_AUTO, _name_config, _name_config),
         (_MODELING_AUTO, _name_models, _register_models),
         (_CONFIGURATION_UTILS, _restore_settings, _restore_settings),
-        (_MASKING_UTILS, _register_mask, _register_mask),
         (_MODELING_UTILS, _register_attention, _register_attention),
     ):
         if module_name in sys.modules:

@@ -93,9 +93,11 @@ def attend_in_blocks(
     batch, _, seq, _ = query.shape
     slots = seen.keys.shape[2] - global_tokens
     block = max(MIN_BLOCK, window, slots // 2)
-    if not torch.compiler.is_compiling():  # there the length is a symbol, and the block must not depend on it
+    if torch.compiler.is_compiling():  # the length is a symbol: one block would tie the graph to short sequences
+        count = (seq + 2 * block - 1) // block
+    else:
         block = min(block, seq)
-    count = (seq + block - 1) // block
+        count = (seq + block - 1) // block
     offsets = torch.arange(block + 2 * window, device=query.device) - window
     place = start + torch.arange(count, device=query.device)[:, None] * block + offsets  # among the tokens at hand
     index = documents.first[:, None, None] + place

@@ -5,13 +5,12 @@ Encoders of transformers hand queries, keys and values, projected and rotated, t
 """
 
 from dataclasses import asdict, dataclass, fields
-from functools import lru_cache
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import bidirectional_mask_function, sdpa_mask
 
 from linformers.attention.checks import check_choice, check_int
@@ -23,7 +22,7 @@ from linformers.attention.slots import AttentionPoolProjection
 from linformers.attention.window import Nearby
 
 NAME = "linformers"
-KINDS = tuple(name for name, kind in PROJECTION_KINDS.items() if issubclass(kind, AttentionPoolProjection))
+POOLING_KINDS = {name: kind for name, kind in PROJECTION_KINDS.items() if issubclass(kind, AttentionPoolProjection)}
 # What some models hand to their attention that changes its result.
 NOT_TAKEN = ("softcap", "s_aux", "position_bias", "cache", "cu_seq_lens_q", "cu_seq_lens_k", "head_mask")
 SOFTMAX = 'set attn_implementation="sdpa" for this model'
@@ -51,7 +50,7 @@ class Settings:
         for k in self.projected_dim if isinstance(self.projected_dim, tuple) else (self.projected_dim,):
             if k is not None or not isinstance(self.projected_dim, tuple):
                 check_int("projected_dim", k)
-        check_choice("projection_kind", self.projection_kind, KINDS)
+        check_choice("projection_kind", self.projection_kind, POOLING_KINDS)
         for name in ("local_window", "global_tokens", "exact_length"):
             check_int(name, getattr(self, name), minimum=0)
 
@@ -65,9 +64,8 @@ class Settings:
         """
         if not isinstance(given, dict):
             raise TypeError(f"linformers={given!r} in the configuration must be a dictionary of settings")
-        names = [field.name for field in fields(cls)]
         for name in given:
-            check_choice("setting", name, names)
+            check_choice("setting", name, SETTINGS)
         if isinstance(k := given.get("projected_dim"), list | tuple):
             given = {**given, "projected_dim": tuple(k)}
         return cls(**given)
@@ -89,24 +87,12 @@ class Settings:
         return self.projected_dim[layer]
 
 
-@lru_cache
-def _settings(items: tuple[tuple[str, Any], ...]) -> Settings:
-    return Settings.of(dict(items))
+SETTINGS = tuple(field.name for field in fields(Settings))
 
 
 def settings_of(config: Any) -> Settings:
     """The settings of a model's configuration; the defaults where it has none."""
-    given = getattr(config, NAME, None) or {}
-    if not isinstance(given, dict):
-        return Settings.of(given)
-    return _settings(tuple((name, tuple(x) if isinstance(x, list) else x) for name, x in given.items()))
-
-
-@lru_cache
-def _pooling(kind: str, projected_dim: int) -> AttentionPoolProjection:
-    pooling = PROJECTION_KINDS[kind](None, projected_dim)
-    assert isinstance(pooling, AttentionPoolProjection)
-    return pooling
+    return Settings.of(getattr(config, NAME, None) or {})
 
 
 def attention(
@@ -166,7 +152,7 @@ def attention(
         return read.transpose(1, 2).contiguous(), None
 
     settings = settings_of(getattr(module, "config", None))
-    k = settings.slots(module)
+    k, kind = settings.slots(module), POOLING_KINDS[settings.projection_kind]
     documents = Documents(keep, key.shape[2], key.device)
     query, key, value = (documents.align(x.transpose(1, 2)) for x in (query, key, value))
     if documents.padded:
@@ -184,7 +170,7 @@ def attention(
                 key,
                 value,
                 documents,
-                _pooling(settings.projection_kind, k),
+                kind(None, k),
                 window=settings.local_window,
                 global_tokens=settings.global_tokens,
                 dropout=dropout,
@@ -345,3 +331,7 @@ def extend_positions(model: PreTrainedModel, max_length: int) -> PreTrainedModel
             if hasattr(config, "max_position_embeddings"):
                 config.max_position_embeddings = len(weight)
     return model
+
+
+AttentionInterface.register(NAME, attention)
+AttentionMaskInterface.register(NAME, padding_mask)
