@@ -6,8 +6,8 @@
 Whole models in inference mode, float32, one text of random tokens: all-MiniLM-L6-v2 (6 layers, hidden 384), and a BERT
 of 12 layers and hidden 768 with random weights. Contenders: the teacher's own class with PyTorch's fused softmax
 attention, its 512 positions tiled; our class with softmax attention; linearised by default (k = 128, softmax attention
-up to 1,024 tokens); the same without the softmax attention, and with 64 slots; the teacher over chunks of 512 as one
-batch.
+up to 1,024 tokens); the same without the softmax attention, and with 64 slots; the same in the teacher's own class, by
+``attn_implementation="linformers"``; the teacher over chunks of 512 as one batch.
 
 All contenders run in one process, one pass each per round, in rotating order, so that a slow spell of the machine hits
 all of them. Ratios are taken within each round; the table has medians over the rounds. Long texts have fewer rounds,
@@ -15,6 +15,7 @@ see --seconds. Memory is the peak of one pass beyond what a fresh process held b
 """
 
 import argparse
+import copy
 import json
 import statistics
 import sys
@@ -32,7 +33,7 @@ from torch import Tensor
 from transformers import AutoModel, BertConfig, BertModel
 from transformers.utils import logging
 
-from linformers import linearise
+from linformers import configure, extend_positions, linearise
 from linformers.benchmark.memory import peak_bytes, start_peak
 from linformers.benchmark.sweep import in_fresh_process
 from linformers.report.environment import command_line, describe_environment
@@ -44,7 +45,7 @@ SOFTMAX_LIMIT = 16384  # tokens that softmax attention reads without --full
 POSITIONS, SMALL = 512, 128  # tokens that a teacher reads, and of the pass that starts threads and libraries
 MODELS = {"minilm": "all-MiniLM-L6-v2", "base": "BERT, 12 layers of 768, random weights"}
 TEACHER, SOFTMAX, DEFAULT, LINEAR, CHUNKS = "teacher", "our softmax", "linearised", "always linear", "chunks of 512"
-FEWER = "64 slots"
+FEWER, OWN = "64 slots", "own class"
 WAYS: dict[str, dict[str, Any]] = {
     SOFTMAX: {"attention_type": "softmax"},
     DEFAULT: {},
@@ -57,6 +58,8 @@ RATIOS = [
     (TEACHER, LINEAR),
     (TEACHER, FEWER),
     (CHUNKS, FEWER),
+    (TEACHER, OWN),
+    (CHUNKS, OWN),
     (TEACHER, SOFTMAX),
 ]
 Pass = Callable[[Tensor], object]  # of token ids (1, n)
@@ -78,7 +81,9 @@ def contenders(teacher: Any, longest: int) -> dict[str, Pass]:
         return teacher(input_ids=ids, position_ids=torch.arange(ids.shape[1])[None] % POSITIONS)
 
     students = {name: linearise(teacher, max_length=longest, **options) for name, options in WAYS.items()}
-    return {TEACHER: whole, **students, CHUNKS: lambda ids: teacher(input_ids=ids.view(-1, POSITIONS))}
+    own = configure(copy.deepcopy(teacher))
+    own = extend_positions(own, longest) if longest > POSITIONS else own
+    return {TEACHER: whole, **students, OWN: own, CHUNKS: lambda ids: teacher(input_ids=ids.view(-1, POSITIONS))}
 
 
 def runs(name: str, length: int, full: bool) -> bool:

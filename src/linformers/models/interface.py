@@ -5,7 +5,7 @@ Encoders of transformers hand queries, keys and values, projected and rotated, t
 """
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -25,6 +25,7 @@ NAME = "linformers"
 POOLING_KINDS = {name: kind for name, kind in PROJECTION_KINDS.items() if issubclass(kind, AttentionPoolProjection)}
 # What some models hand to their attention that changes its result.
 NOT_TAKEN = ("softcap", "s_aux", "position_bias", "cache", "cu_seq_lens_q", "cu_seq_lens_k", "head_mask")
+ModelT = TypeVar("ModelT", bound=nn.Module)
 SOFTMAX = 'set attn_implementation="sdpa" for this model'
 
 
@@ -235,7 +236,7 @@ def padding_mask(
     return attention_mask if torch.compiler.is_compiling() or not bool(attention_mask.all()) else None
 
 
-def configure(model: PreTrainedModel, **settings: Any) -> PreTrainedModel:
+def configure(model: ModelT, **settings: Any) -> ModelT:
     """Make a model's attention linear, in its own class and in place.
 
     >>> from transformers import BertConfig, BertModel
@@ -246,7 +247,7 @@ def configure(model: PreTrainedModel, **settings: Any) -> PreTrainedModel:
     What is not given stays as it is.
 
     Args:
-        model: An encoder of transformers, or a model that holds some.
+        model: An encoder of transformers, or what holds some, such as a ``SentenceTransformer``.
         settings: Of ``Settings``.
 
     Returns:
@@ -257,13 +258,16 @@ def configure(model: PreTrainedModel, **settings: Any) -> PreTrainedModel:
         ValueError: An unknown setting, one out of range, or a model whose attention cannot be set.
     """
     parts = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
+    if not parts:
+        raise ValueError(f"{type(model).__name__} holds no model of transformers")
     for part in parts:
         check_model(type(part))
     for config in {id(part.config): part.config for part in parts}.values():
         given = {**(getattr(config, NAME, None) or {}), **settings}
         chosen = asdict(Settings.of(given))
         setattr(config, NAME, {name: list(x) if isinstance(x := chosen[name], tuple) else x for name in given})
-    model.set_attn_implementation(NAME)
+    for part in parts:
+        part.set_attn_implementation(NAME)
     return model
 
 
@@ -280,15 +284,15 @@ def check_model(model_class: type[PreTrainedModel]) -> None:
         )
 
 
-def extend_positions(model: PreTrainedModel, max_length: int) -> PreTrainedModel:
+def extend_positions(model: ModelT, max_length: int) -> ModelT:
     """Make room for longer inputs in a model with learned positions, in its own class and in place.
 
     The table is tiled: position 512 of a model of 512 starts as its position 0. Models that rotate queries and keys
     (RoPE) have no table, and need none of this.
 
     Args:
-        model: A BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, ELECTRA or ALBERT, with any head, or a model that
-            embeds its tokens as these do.
+        model: A BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, ELECTRA or ALBERT, with any head, or what embeds
+            its tokens as these do; of a ``SentenceTransformer`` also ``max_seq_length`` is raised.
         max_length: Tokens to make room for.
 
     Returns:
@@ -310,6 +314,7 @@ def extend_positions(model: PreTrainedModel, max_length: int) -> PreTrainedModel
         )
     for embeddings in found:
         table = embeddings.position_embeddings
+        assert isinstance(table, nn.Embedding)
         # RoBERTa and its heirs count from behind the padding, whose own row and those before it stay.
         kept = 0 if table.padding_idx is None else table.padding_idx + 1
         length = table.num_embeddings - kept
@@ -330,6 +335,8 @@ def extend_positions(model: PreTrainedModel, max_length: int) -> PreTrainedModel
         for config in {id(x.config): x.config for x in model.modules() if isinstance(x, PreTrainedModel)}.values():
             if hasattr(config, "max_position_embeddings"):
                 config.max_position_embeddings = len(weight)
+    if hasattr(model, "max_seq_length"):
+        model.max_seq_length = max_length  # pyright: ignore[reportArgumentType]
     return model
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, BartModel, BertConfig, BertModel
 from transformers.models.mpnet.modeling_mpnet import MPNetConfig, MPNetModel
@@ -368,3 +369,35 @@ def test_heads_train():
         optimizer.zero_grad()
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft's, of transformers
+def test_adapters_work_on_what_slots_read():
+    """Merged and unmerged are one model, on texts longer than k, and other than without the adapter."""
+    model = build("bert", exact_length=0, projected_dim=8)
+    torch.manual_seed(4)
+    adapted = get_peft_model(model, LoraConfig(target_modules=["query", "key", "value"], init_lora_weights=False))
+    adapted.eval()
+    batch = inputs("bert")
+    with torch.no_grad():
+        found = states(adapted, batch)
+        with adapted.disable_adapter():
+            plain = states(adapted, batch)
+        merged = states(adapted.merge_and_unload(), batch)
+    torch.testing.assert_close(merged, found, atol=1e-3, rtol=1e-3)
+    assert (found - plain).abs().max() > 0.05
+
+
+def test_what_holds_a_model_is_configured_too():
+    class Embedder(nn.Module):
+        max_seq_length = 512
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = build("bert", "sdpa")
+
+    embedder = linformers.extend_positions(linformers.configure(Embedder(), projected_dim=16), 1024)
+    assert embedder.model.config.linformers == {"projected_dim": 16} and embedder.max_seq_length == 1024
+    assert embedder.model.config._attn_implementation == "linformers"
+    with pytest.raises(ValueError, match="holds no model of transformers"):
+        linformers.configure(nn.Linear(1, 1))
