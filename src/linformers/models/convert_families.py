@@ -172,6 +172,7 @@ FAMILIES: dict[str, Family] = {
     "bert": _BERT,
     "roberta": _ROBERTA,
     "xlm-roberta": _ROBERTA,
+    "camembert": _ROBERTA,
     "distilbert": _DISTILBERT,
     "electra": _ELECTRA,
 }

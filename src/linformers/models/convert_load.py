@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 from transformers import (
+    CONFIG_MAPPING,
     AutoConfig,
     AutoModel,
     AutoModelForAudioClassification,
@@ -192,10 +193,11 @@ def _check_family(model_type: Any, where: str, families: Mapping[str, Family]) -
     if model_type == "linformer":
         raise ValueError(f"{where} is a Linformer already; resize_max_length(n) makes it take longer sequences.")
     if model_type not in families:
-        raise ValueError(
-            f"{where}: cannot convert model_type={model_type!r}; known are {', '.join(families)}."
-            f"{closest(str(model_type), families)}"
-        )
+        # A type that transformers knows is no misspelling: under another name it would be converted wrongly.
+        hint = closest(str(model_type), families)
+        if model_type in CONFIG_MAPPING:
+            hint = ' Most encoders become linear in their own class: load it with attn_implementation="linformers".'
+        raise ValueError(f"{where}: cannot convert model_type={model_type!r}; known are {', '.join(families)}.{hint}")
 
 
 def _check_config(config: PreTrainedConfig, head: str) -> None:

@@ -15,7 +15,8 @@ from linformers.attention import LinformerAttention, SoftmaxAttention
 from linformers.models.convert_families import FAMILIES
 
 CLASSES = {"bert": "Bert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta", "distilbert": "DistilBert"}
-CLASSES["electra"] = "Electra"
+CLASSES |= {"electra": "Electra", "camembert": "Camembert"}
+ROBERTAS = ("roberta", "xlm-roberta", "camembert")  # whose positions begin behind the padding
 HEADS = [
     "Model",
     "ForMaskedLM",
@@ -35,13 +36,13 @@ def teacher_of(family: str, head: str = "Model", **changes) -> transformers.PreT
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
         "intermediate_size": 24,
-        "max_position_embeddings": 26 if "roberta" in family else 24,
+        "max_position_embeddings": 26 if family in ROBERTAS else 24,
         "pad_token_id": 1,
     }
     if family == "distilbert":
         settings["hidden_dim"] = settings.pop("intermediate_size")
     else:
-        settings["type_vocab_size"] = 1 if "roberta" in family else 2
+        settings["type_vocab_size"] = 1 if family in ROBERTAS else 2
     if family == "electra":
         settings["embedding_size"] = 16
     if head in ("ForSequenceClassification", "ForTokenClassification"):
@@ -373,3 +374,13 @@ def test_folders_that_cannot_be_converted(tmp_path: Path) -> None:
 
 def test_public_name() -> None:
     assert linformers.linearise is linearise
+
+
+def test_a_family_that_is_not_known_is_told_of_its_own_class(tmp_path):
+    """Under the name of another family it would be converted, and wrongly."""
+    transformers.AlbertModel(
+        transformers.AlbertConfig(hidden_size=16, num_attention_heads=2, vocab_size=50)
+    ).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match='attn_implementation="linformers"') as caught:
+        linearise(tmp_path, projected_dim=4)
+    assert "Did you mean" not in str(caught.value)
