@@ -24,7 +24,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help:
 	@echo "make quickstart  linearise MiniLM, train a Linformer beside a Transformer, in minutes; writes runs/quickstart/"
 	@echo "make setup       a development environment in $(VENV)"
-	@echo "make test        the tests, then the unit tests again with every array shape checked"
+	@echo "make test        the tests, then those of arrays again with every shape checked"
 	@echo "make lint type   ruff and codespell; pyright"
 	@echo "make format      let ruff rewrite the code"
 	@echo "make docs        the documentation, into site/; broken links are errors"
@@ -37,7 +37,8 @@ quickstart: $(VENV)/.core
 
 test: $(VENV)/.dev
 	$(PYTEST) -m "not slow" $(ARGS)
-	$(PYTEST) -rfE -m "not slow" tests/unit --ignore=tests/unit/test_import.py --ignore=tests/unit/test_cli.py \
+	$(PYTEST) -rfE -m "not slow" $(addprefix tests/unit/,attention models data training analysis scoring) \
+	    --deselect tests/unit/attention/test_compile.py --deselect tests/unit/models/test_compile.py \
 	    --jaxtyping-packages=$(SHAPED),beartype.beartype $(ARGS)
 
 lint: $(VENV)/.dev

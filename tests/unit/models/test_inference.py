@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import linformers
-from linformers.attention import base, documents, slots
+from linformers.attention import base, documents, projection, slots
 from linformers.attention import linformer as linformer_attention
 from linformers.attention.documents import GROUP_PADDING, GROUP_TOKENS, group_by_length
 from linformers.models import encoder, text
@@ -152,7 +152,9 @@ def test_nothing_but_the_hidden_states_is_as_long_as_the_input(options, tiny_con
     monkeypatch.setattr(text, "EMBED_TOKENS", 64)
     monkeypatch.setattr(base, "READ_CHUNK_TOKENS", 64)
     monkeypatch.setattr(linformer_attention, "POOL_TOKENS", 64)
+    monkeypatch.setattr(linformer_attention, "AT_ONCE_TOKENS", 64)
     monkeypatch.setattr(slots, "SAMPLE_TOKENS", 64)
+    monkeypatch.setattr(projection, "FEW", 64)
     model = model_of(tiny_config(max_position_embeddings=1000, **options))
     with torch.no_grad(), Sizes() as made:
         model(torch.arange(997)[None] % 100)

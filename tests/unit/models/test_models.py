@@ -129,7 +129,7 @@ def test_outputs_of_every_layer(tiny_config, batch):
     config = tiny_config(local_window=2, attention_type=["linformer", "softmax", "none"], projected_dim=8)
     model = build(config).eval()
     output = model(**batch, output_attentions=True, output_hidden_states=True)
-    assert [tuple(w.shape) for w in output.attentions] == [(3, 4, 37, 8 + 32 + 4), (3, 4, 37, 37)]
+    assert [tuple(w.shape) for w in output.attentions] == [(3, 4, 37, 8 + 5), (3, 4, 37, 37)]
     assert len(output.hidden_states) == 4
     real = batch["attention_mask"].bool()
     for weights in output.attentions:
