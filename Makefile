@@ -38,7 +38,6 @@ quickstart: $(VENV)/.core
 test: $(VENV)/.dev
 	$(PYTEST) -m "not slow" $(ARGS)
 	$(PYTEST) -rfE -m "not slow" $(addprefix tests/unit/,attention models data training analysis scoring) \
-	    --deselect tests/unit/attention/test_compile.py --deselect tests/unit/models/test_compile.py \
 	    --jaxtyping-packages=$(SHAPED),beartype.beartype $(ARGS)
 
 lint: $(VENV)/.dev

@@ -281,6 +281,7 @@ def test_models_that_take_no_implementation_are_refused():
         ({"exact_length": -1}, ValueError, "exact_length"),
     ],
 )
+@pytest.mark.usefixtures("bad_input")
 def test_wrong_settings(settings, error, message):
     model = build("bert")
     with pytest.raises(error, match=message):
@@ -340,6 +341,7 @@ def test_settings_are_printed():
     assert Settings.of({"projected_dim": [8, None]}).projected_dim == (8, None)
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("family", ["bert", "modernbert"])
 def test_compiles_and_exports_for_every_length(family):
     model = build(family, exact_length=0, projected_dim=8, local_window=4)
