@@ -91,9 +91,17 @@ class Settings:
 SETTINGS = tuple(field.name for field in fields(Settings))
 
 
+_KNOWN: dict[str, Settings] = {}  # by what configurations hold: reading that anew takes longer than a short attention
+
+
 def settings_of(config: Any) -> Settings:
     """The settings of a model's configuration; the defaults where it has none."""
-    return Settings.of(getattr(config, NAME, None) or {})
+    given = getattr(config, NAME, None) or {}
+    if torch.compiler.is_compiling():
+        return Settings.of(given)
+    if (key := repr(given)) not in _KNOWN:
+        _KNOWN[key] = Settings.of(given)
+    return _KNOWN[key]
 
 
 def attention(
@@ -147,13 +155,15 @@ def attention(
     if scaling is not None and scaling != size**-0.5:
         query = query * (scaling * size**0.5)
     keep = _padding(attention_mask, key.shape[0], key.shape[2], type(module).__name__)
-    if key.shape[2] != query.shape[2] or _is_cross(module):
+    settings = settings_of(getattr(module, "config", None))
+    k, kind = settings.slots(module), POOLING_KINDS[settings.projection_kind]
+    short = keep is None and sliding_window is None and not torch.compiler.is_compiling()
+    short = short and key.shape[2] <= settings.exact_length
+    if short or key.shape[2] != query.shape[2] or _is_cross(module):
         mask = None if keep is None else keep[:, None, None]
         read = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
         return read.transpose(1, 2).contiguous(), None
 
-    settings = settings_of(getattr(module, "config", None))
-    k, kind = settings.slots(module), POOLING_KINDS[settings.projection_kind]
     documents = Documents(keep, key.shape[2], key.device)
     query, key, value = (documents.align(x.transpose(1, 2)) for x in (query, key, value))
     if documents.padded:
