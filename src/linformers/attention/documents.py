@@ -236,6 +236,11 @@ def take_rows(x: Tensor, index: Tensor) -> Tensor:
     return x.flatten(0, 1).index_select(0, (index + offset).flatten()).unflatten(0, (batch, index.shape[1]))
 
 
+def wide(x: Tensor) -> torch.dtype:
+    """At least float32: what sums and softmaxes of a tensor are computed in."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
 def read_mask(mask: Tensor | None, x: Shaped[Tensor, "batch seq *rest"]) -> Bool[Tensor, "batch seq"] | None:
     """Check the ``attention_mask`` of some tokens; None if nothing is padded.
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from linformers.attention.documents import Documents
+from linformers.attention.documents import Documents, wide
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,7 @@ def attend(
     scores = query @ seen.keys.transpose(-1, -2) * query.shape[-1] ** -0.5
     if bias is not None:
         scores = scores + bias
-    accumulate = torch.promote_types(scores.dtype, torch.float32)
-    weights = F.dropout(scores.softmax(-1, dtype=accumulate).to(query.dtype), dropout)
+    weights = F.dropout(scores.softmax(-1, dtype=wide(scores)).to(query.dtype), dropout)
     return weights @ seen.values, weights
 
 

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from linformers.attention.base import Attention, read_chunk
-from linformers.attention.documents import Documents
+from linformers.attention.documents import Documents, wide
 from linformers.attention.keys import join_parts, weighted_part
 
 
@@ -38,7 +38,7 @@ class KFreeAttention(Attention):
         for start in [0] if at_once else range(0, source.shape[1], size):
             x = source if at_once else source[:, start : start + size]
             keys, values = (self.split_heads(linear(x)) for linear in (self.k_proj, self.v_proj))
-            scores = keys.to(torch.promote_types(keys.dtype, torch.float32)).transpose(-1, -2)
+            scores = keys.to(wide(keys)).transpose(-1, -2)
             if documents.padded:  # not -inf: a part may be all padding
                 kept = documents.keep[:, start : start + x.shape[1]] if not at_once else documents.keep
                 scores = scores.masked_fill(~kept[:, None, None], torch.finfo(scores.dtype).min)
@@ -62,4 +62,4 @@ class KFreeAttention(Attention):
 
 
 def _softmax(x: Tensor, dim: int) -> Tensor:
-    return x.softmax(dim, dtype=torch.promote_types(x.dtype, torch.float32)).to(x.dtype)
+    return x.softmax(dim, dtype=wide(x)).to(x.dtype)

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from linformers.attention.base import Attention
 from linformers.attention.checks import check_int
-from linformers.attention.documents import Documents
+from linformers.attention.documents import Documents, wide
 from linformers.attention.keys import Keys, bias_of, token_keys
-from linformers.attention.memory import Gathered, Memory, Tokens, plan_slots, wide, with_global
+from linformers.attention.memory import Gathered, Memory, Tokens, plan_slots, with_global
 from linformers.attention.projection import Projection
 from linformers.attention.sharing import PROJECTION_KINDS, ProjectionBank
 from linformers.attention.slots import AttentionPoolProjection, SlotPlan

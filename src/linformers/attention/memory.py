@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from linformers.attention.documents import Documents
+from linformers.attention.documents import Documents, wide
 from linformers.attention.keys import Keys, attend, bias_of, join_parts, weighted_part
 from linformers.attention.projection import Projection
 from linformers.attention.slots import AttentionPoolProjection, Pooled, SlotPlan, SlotSums, finish
@@ -203,8 +203,3 @@ def memory_of_tokens(
     seen = with_global(seen, first_tokens, documents)
     nearby = found.nearby(pooling, rest, documents, window)
     return Memory(seen, documents, window, g, nearby, found.global_reads, slope)
-
-
-def wide(x: Tensor) -> torch.dtype:
-    """At least float32."""
-    return torch.promote_types(x.dtype, torch.float32)

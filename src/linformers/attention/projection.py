@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from linformers.attention.checks import check_int
-from linformers.attention.documents import Documents
+from linformers.attention.documents import Documents, wide
 
 
 class Projection(nn.Module, abc.ABC):
@@ -196,7 +196,7 @@ class MeanPoolProjection(Pooling):
 
     def compress(self, x: Float[Tensor, "batch seq dim"], documents: Documents) -> Tensor:
         """Average the tokens of each slot; an empty slot gives zero."""
-        slots, shares = self.members(documents, torch.promote_types(x.dtype, torch.float32))
+        slots, shares = self.members(documents, wide(x))
         return sum_slots([x], slots[:, None], shares[:, None], self.projected_dim)[0]
 
 
@@ -240,14 +240,11 @@ def sum_slots(
     if torch.compiler.is_compiling() or seq * count <= FEW:
         numbers = torch.arange(count, device=slots.device)[:, None]
         matrix = torch.where(slots[:, :, None] == numbers, weights[:, :, None], 0)
-        wide = [
-            x.reshape(batch, seq, heads, -1).transpose(1, 2).to(torch.promote_types(x.dtype, torch.float32))
-            for x in rows
-        ]
-        sums = [(matrix.to(x.dtype) @ x).to(rows[0].dtype) for x in wide]
+        tokens = [x.reshape(batch, seq, heads, -1).transpose(1, 2).to(wide(x)) for x in rows]
+        sums = [(matrix.to(part.dtype) @ part).to(x.dtype) for x, part in zip(rows, tokens, strict=True)]
         return sums if has_heads else [x[:, 0] for x in sums]
     slots = slots.expand(batch, heads, seq).reshape(-1, seq)
-    order = _order(slots)
+    order = _order(slots, count)
     slots = slots.gather(1, order)
     lines = torch.arange(batch * heads, device=slots.device)[:, None]
     starts = torch.searchsorted(slots, torch.arange(count, device=slots.device).repeat(len(lines), 1)) + lines * seq
@@ -255,16 +252,16 @@ def sum_slots(
     tokens = ((lines // heads * seq + order) * heads + lines % heads).flatten()
     sums = []
     for x in rows:
-        wide = torch.promote_types(x.dtype, torch.float32)  # low precision would be summed in itself
-        flat = x.reshape(batch * seq * heads, -1).to(wide)
-        bags = F.embedding_bag(tokens, flat, starts.flatten(), mode="sum", per_sample_weights=weights.to(wide))
+        dtype = wide(x)  # low precision would be summed in itself
+        flat = x.reshape(batch * seq * heads, -1).to(dtype)
+        bags = F.embedding_bag(tokens, flat, starts.flatten(), mode="sum", per_sample_weights=weights.to(dtype))
         sums.append(bags.to(x.dtype).unflatten(0, (batch, heads, count) if has_heads else (batch, count)))
     return sums
 
 
-def _order(slots: Int[Tensor, "lines seq"]) -> Int[Tensor, "lines seq"]:
+def _order(slots: Int[Tensor, "lines seq"], count: int) -> Int[Tensor, "lines seq"]:
     """What sorts the tokens of each line by slot."""
-    if slots.device.type != "cpu":
+    if slots.device.type != "cpu" or count > 2**16:
         return slots.argsort(dim=-1, stable=True)
     # NumPy sorts integers of 16 bits by their digits, in a tenth of the time.
     return torch.from_numpy(np.argsort(slots.numpy().astype(np.uint16), axis=-1, kind="stable"))

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from linformers.attention.documents import Documents
+from linformers.attention.documents import Documents, wide
 from linformers.attention.keys import Keys
 from linformers.attention.projection import Pooling, sum_slots
 
@@ -153,7 +153,7 @@ class AttentionPoolProjection(Pooling):
     ) -> Pooled:
         """Sums over some tokens, in at least float32."""
         batch, seq, heads, _ = keys.shape
-        keys, values = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (keys, values))
+        keys, values = (x.to(wide(x)) for x in (keys, values))
         by_head = keys.transpose(1, 2)
         with torch.autocast(keys.device.type, enabled=False):
             slots = self.assign(by_head, plan, documents).expand(batch, heads, seq)

@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from linformers.attention import LinformerAttention
+from linformers.attention.projection import sum_slots
 
 
 def softmax_twin(module: LinformerAttention) -> nn.Module:
@@ -215,3 +216,11 @@ def test_adapters_on_the_feature_projections_reach_everything(kind, sharing, win
     with torch.set_grad_enabled(gradients):
         torch.testing.assert_close(adapted(x), merged(x), **EXACT)
     assert not torch.allclose(merged(x), plain(x), atol=1e-3)
+
+
+def test_more_slots_than_sixteen_bits_count():
+    """Slots are sorted as integers of 16 bits where they fit, and 65,536 is not 0."""
+    rows = torch.tensor([[[1.0], [2.0], [4.0]]])
+    (sums,) = sum_slots([rows], torch.tensor([[[0, 65_536, 70_000]]]), torch.ones(1, 1, 3), 70_001)
+    assert sums.nonzero().tolist() == [[0, 0, 0], [0, 65_536, 0], [0, 70_000, 0]]
+    assert sums[0, [0, 65_536, 70_000], 0].tolist() == [1, 2, 4]
