@@ -24,7 +24,8 @@ from linformers.data.packing import encode
 from linformers.data.passages import cut_passages
 from linformers.data.progress import ReadProgress
 from linformers.data.regions import split_regions
-from linformers.models.convert import EXACT_LENGTH, linearise
+from linformers.models.config import EXACT_LENGTH
+from linformers.models.convert import linearise
 from linformers.models.convert_load import load_teacher, load_tokenizer, longest_input
 from linformers.report import words
 from linformers.report.conversion import LABELS

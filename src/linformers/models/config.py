@@ -11,6 +11,9 @@ from linformers.attention.linformer import check_exact_length
 from linformers.attention.sharing import PROJECTION_KINDS, SHARING_MODES, per_layer
 from linformers.models.grid import PatchGrid, patch_grid
 
+# In tokens: the default of what reads through slots that stand for tokens. Softmax attention and 128 slots take the
+# same time on a CPU a little above it (results/conversion-speed.csv).
+EXACT_LENGTH = 1024
 ATTENTION_TYPES = ("linformer", "kfree", "softmax", "none")
 
 # What transformers itself passes or stores beside the declared fields.

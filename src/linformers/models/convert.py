@@ -14,7 +14,7 @@ from linformers.attention.checks import check_choice, check_int
 from linformers.attention.projection import LinearProjection
 from linformers.attention.sharing import PROJECTION_KINDS, per_layer
 from linformers.models import audio, heads, text, vision
-from linformers.models.config import LinformerConfig
+from linformers.models.config import EXACT_LENGTH, LinformerConfig
 from linformers.models.convert_families import Family
 from linformers.models.convert_fit import fit_projections
 from linformers.models.convert_load import head_of, load_teacher, load_tokenizer, longest_input, name_of
@@ -23,8 +23,6 @@ from linformers.models.resize import Positions
 from linformers.models.text import LinformerPreTrainedModel
 
 PROJECTION_INITS = ("pooling", "random", "fit")
-# In tokens. About where 128 slots and softmax attention took the same time on a CPU, in a trial (see docs/log.md).
-EXACT_LENGTH = 1024
 
 _ENCODERS: dict[str, type[LinformerPreTrainedModel]] = {
     "text": text.LinformerModel,

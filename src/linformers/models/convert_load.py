@@ -30,6 +30,7 @@ from transformers.utils.hub import cached_file
 from linformers.attention.checks import closest
 from linformers.models.convert_families import FAMILIES, Family
 from linformers.models.convert_patches import ALL_FAMILIES
+from linformers.models.resize import reserved_positions
 
 AUTO: dict[str, Any] = {
     "Model": AutoModel,
@@ -184,9 +185,7 @@ def longest_input(model: PreTrainedModel) -> int:
     if isinstance(patches, nn.Parameter):  # ViT and its kin
         return patches.shape[1]
     tables = (module for name, module in model.named_modules() if name.endswith("position_embeddings"))
-    padding = getattr(next(tables, None), "padding_idx", None)
-    reserved = 0 if padding is None else padding + 1
-    return getattr(model.config, "max_position_embeddings", 512) - reserved
+    return getattr(model.config, "max_position_embeddings", 512) - reserved_positions(next(tables, None))
 
 
 def _check_family(model_type: Any, where: str, families: Mapping[str, Family]) -> None:

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import bidirectional_mask_function, sdpa_mask
 
+from linformers._registration import ATTENTION as NAME
+from linformers._registration import MODEL_TYPE
 from linformers.attention.checks import check_choice, check_int
 from linformers.attention.documents import Documents
 from linformers.attention.keys import Keys, token_keys
@@ -20,8 +22,9 @@ from linformers.attention.memory import Memory, memory_of_tokens
 from linformers.attention.sharing import PROJECTION_KINDS
 from linformers.attention.slots import AttentionPoolProjection
 from linformers.attention.window import Nearby
+from linformers.models.config import EXACT_LENGTH
+from linformers.models.resize import reserved_positions, resize_table
 
-NAME = "linformers"
 POOLING_KINDS = {name: kind for name, kind in PROJECTION_KINDS.items() if issubclass(kind, AttentionPoolProjection)}
 # What some models hand to their attention that changes its result.
 NOT_TAKEN = ("softcap", "s_aux", "position_bias", "cache", "cu_seq_lens_q", "cu_seq_lens_k", "head_mask")
@@ -45,7 +48,7 @@ class Settings:
     projection_kind: Literal["cluster", "attention_pool"] = "cluster"
     local_window: int = 0
     global_tokens: int = 1
-    exact_length: int = 1024
+    exact_length: int = EXACT_LENGTH
 
     def __post_init__(self) -> None:
         for k in self.projected_dim if isinstance(self.projected_dim, tuple) else (self.projected_dim,):
@@ -203,13 +206,16 @@ def _padding(mask: Tensor | None, batch: int, keys: int, name: str) -> Bool[Tens
     if mask is None:
         return None
     if mask.ndim == 4:
-        rows = mask[:, :1, :1]
-        if not torch.compiler.is_compiling() and mask.shape[1:3] != (1, 1) and not bool((mask == rows).all()):
+        rows, traced = mask[:, :1, :1], torch.compiler.is_compiling()
+        several, additive = mask.shape[1:3] != (1, 1), mask.is_floating_point()
+        more = several if traced else several and not bool((mask == rows).all())
+        # What is added to scores is padding if it is 0 or removes a key; a position bias is neither.
+        if more or (additive and not traced and not bool(((rows == 0) | (rows <= -1e4)).all())):
             raise ValueError(
                 f"{name} has an attention mask that is more than padding, {tuple(mask.shape)}, which linear attention "
                 f"does not take: {SOFTMAX}."
             )
-        mask = rows[:, 0, 0] if mask.dtype == torch.bool else rows[:, 0, 0] == 0
+        mask = rows[:, 0, 0] == 0 if additive else rows[:, 0, 0]
     if mask.ndim != 2 or mask.shape[1] != keys:
         raise ValueError(
             f"{name} has an attention mask of shape {tuple(mask.shape)}, not (batch, keys) = ({batch}, {keys}): give "
@@ -285,8 +291,12 @@ def check_model(model_class: type[PreTrainedModel]) -> None:
     """Refuse a model that would go on with softmax attention.
 
     Raises:
-        ValueError: Its attention asks no attention implementation.
+        ValueError: Its attention asks no attention implementation, or is ours.
     """
+    if getattr(model_class.config_class, "model_type", None) == MODEL_TYPE:
+        raise ValueError(
+            f"{model_class.__name__} has linear attention of its own: its configuration holds projected_dim and the rest."
+        )
     if not model_class._can_set_attn_implementation():
         raise ValueError(
             f"{model_class.__name__} computes its attention itself and takes no attn_implementation, so it would stay "
@@ -322,29 +332,23 @@ def extend_positions(model: ModelT, max_length: int) -> ModelT:
             f"{type(model).__name__} has no table of learned positions beside its words; if it rotates queries and "
             "keys, its configuration says how far (rope_parameters, max_position_embeddings)."
         )
-    for embeddings in found:
-        table = embeddings.position_embeddings
+    tables = [module.get_submodule("position_embeddings") for module in found]
+    for table in tables:
         assert isinstance(table, nn.Embedding)
-        # RoBERTa and its heirs count from behind the padding, whose own row and those before it stay.
-        kept = 0 if table.padding_idx is None else table.padding_idx + 1
-        length = table.num_embeddings - kept
-        if max_length <= length:
+        if max_length <= (length := table.num_embeddings - reserved_positions(table)):
             raise ValueError(f"max_length={max_length} is no more than the {length} positions that the model has")
-        rows = kept + torch.arange(max_length, device=table.weight.device) % length
-        weight = torch.cat([table.weight.data[:kept], table.weight.data[rows]])
-        longer = nn.Embedding(
-            len(weight), table.embedding_dim, table.padding_idx, device=weight.device, dtype=weight.dtype
-        )
-        longer.weight = nn.Parameter(weight, requires_grad=table.weight.requires_grad)
-        embeddings.position_embeddings = longer
+    for embeddings, table in zip(found, tables, strict=True):
+        assert isinstance(table, nn.Embedding)
+        resize_table(table, max_length)
         for name in ("position_ids", "token_type_ids"):
-            ids = getattr(embeddings, name, None)
-            if isinstance(ids, Tensor):
-                fresh = torch.arange(len(weight), device=ids.device)[None]
+            if isinstance(ids := getattr(embeddings, name, None), Tensor):
+                fresh = torch.arange(table.num_embeddings, device=ids.device)[None]
                 embeddings.register_buffer(name, fresh if name == "position_ids" else fresh * 0, persistent=False)
-        for config in {id(x.config): x.config for x in model.modules() if isinstance(x, PreTrainedModel)}.values():
-            if hasattr(config, "max_position_embeddings"):
-                config.max_position_embeddings = len(weight)
+        for part in model.modules():  # of a model with several encoders only those that hold these embeddings
+            if not isinstance(part, PreTrainedModel) or all(module is not embeddings for module in part.modules()):
+                continue
+            if hasattr(part.config, "max_position_embeddings"):
+                part.config.max_position_embeddings = table.num_embeddings
     if hasattr(model, "max_seq_length"):
         model.max_seq_length = max_length  # pyright: ignore[reportArgumentType]
     return model

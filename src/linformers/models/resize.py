@@ -1,7 +1,7 @@
 """Make a model take longer (or shorter) sequences: positions and projections at another length."""
 
 import math
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -22,20 +22,29 @@ def resize_max_length(model: PreTrainedModel, max_length: int, positions: str = 
     check_choice("positions", positions, get_args(Positions))
     table = model.base_model.get_submodule("embeddings.position_embeddings")
     assert isinstance(table, nn.Embedding)
-    table.weight = like(table.weight, _resize_positions(table.weight, max_length, positions))
-    table.num_embeddings = max_length
+    resize_table(table, max_length, positions)
     for module in model.modules():
         if isinstance(module, Projection):
             resize_projection(module, max_length)
     model.config.max_position_embeddings = max_length
 
 
-def _resize_positions(
-    table: Float[Tensor, "old hidden"], length: int, positions: str
-) -> Float[Tensor, "length hidden"]:
+def reserved_positions(table: Any) -> int:
+    """Rows that a table of positions does not give to tokens: RoBERTa and its kin count from behind the padding."""
+    padding = getattr(table, "padding_idx", None)
+    return 0 if padding is None else padding + 1
+
+
+@torch.no_grad()
+def resize_table(table: nn.Embedding, length: int, positions: str = "tile") -> None:
+    """Make a table of positions one for so many tokens, in place; reserved rows stay."""
+    kept, rows = table.weight.split([reserved := reserved_positions(table), table.num_embeddings - reserved])
     if positions == "interpolate":
-        return _interpolate(table, length)
-    return table[torch.arange(length, device=table.device) % len(table)]
+        rows = _interpolate(rows, length)
+    else:
+        rows = rows[torch.arange(length, device=rows.device) % len(rows)]
+    table.weight = like(table.weight, torch.cat([kept, rows.to(kept.dtype)]))
+    table.num_embeddings = reserved + length
 
 
 def _interpolate(rows: Float[Tensor, "*heads old columns"], length: int) -> Float[Tensor, "*heads length columns"]:

@@ -10,7 +10,16 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, BartModel, BertConfig, BertModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    BartModel,
+    BertConfig,
+    BertModel,
+    Trainer,
+    TrainingArguments,
+)
 from transformers.models.mpnet.modeling_mpnet import MPNetConfig, MPNetModel
 
 import linformers
@@ -57,11 +66,16 @@ def build(family: str, implementation: str = "linformers", **settings: Any) -> A
     model = AutoModel.from_config(
         AutoConfig.for_model(family, **copy.deepcopy(FAMILIES[family])), attn_implementation=implementation
     ).eval()
+    sharpen(model)
+    return linformers.configure(model, **settings) if settings else model
+
+
+def sharpen(model: nn.Module) -> None:
+    """Weights that make attention far from uniform; always the same."""
     generator = torch.Generator().manual_seed(1)
     for name, weight in model.named_parameters():
         if weight.ndim == 2 and "embed" not in name:
             nn.init.normal_(weight, std=0.35, generator=generator)
-    return linformers.configure(model, **settings) if settings else model
 
 
 def inputs(family: str) -> dict[str, torch.Tensor]:
@@ -155,10 +169,16 @@ def test_sliding_layers_stay_what_they_are():
     for implementation in ("sdpa", "linformers"):
         torch.manual_seed(0)
         models.append(AutoModel.from_config(copy.deepcopy(config), attn_implementation=implementation).eval())
+        sharpen(models[-1])
     linformers.configure(models[1], exact_length=0, projected_dim=8)
     with torch.no_grad():
         a, b = (model(ids, attention_mask=mask).last_hidden_state[mask.bool()] for model in models)
-    torch.testing.assert_close(b, a, atol=1e-5, rtol=1e-5)
+        config.layer_types = ["full_attention", "full_attention"]
+        full = AutoModel.from_config(config, attn_implementation="sdpa").eval()
+        sharpen(full)
+        full = full(ids, attention_mask=mask).last_hidden_state[mask.bool()]
+    torch.testing.assert_close(b, a, atol=1e-4, rtol=1e-4)
+    assert (full - a).abs().max() > 0.1, "the window decides something"
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
@@ -171,11 +191,24 @@ def test_other_dtypes(dtype):
     assert torch.cosine_similarity(found.double(), exact, dim=-1).min() > (0.9 if dtype == torch.bfloat16 else 1 - 1e-9)
 
 
-@pytest.mark.parametrize("kwargs", [{}, {"attention_mask": torch.ones(2, 40)}])
-def test_float_masks(kwargs):
-    model, ids = build("bert", exact_length=0, projected_dim=8), inputs("bert")["input_ids"]
+def test_masks_in_other_forms():
+    """Floats of 0 and 1, and four axes of bools or of what is added to scores; None is a mask of ones."""
+    model, batch = build("bert", exact_length=0, projected_dim=8), inputs("bert")
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    added = torch.zeros(2, 1, 1, 40).masked_fill(mask[:, None, None] == 0, torch.finfo(torch.float32).min)
     with torch.no_grad():
-        torch.testing.assert_close(model(ids, **kwargs).last_hidden_state, model(ids).last_hidden_state)
+        expected = states(model, batch)
+        for other in (
+            mask.float(),
+            mask[:, None, None].bool(),
+            mask[:, None, None].bool().expand(-1, 1, 40, -1),
+            added,
+        ):
+            found = model(ids, attention_mask=other).last_hidden_state[mask.bool()]
+            torch.testing.assert_close(found, expected, msg=lambda m, shape=other.shape: f"{shape}: {m}")
+        ones = model(ids, attention_mask=torch.ones(2, 40)).last_hidden_state
+        torch.testing.assert_close(model(ids).last_hidden_state, ones)
+        assert (ones[mask.bool()] - expected).abs().max() > 1e-3, "the mask decides something"
 
 
 def test_a_layer_of_softmax_and_settings_by_layer():
@@ -262,10 +295,13 @@ def test_models_without_a_table_say_so():
         linformers.extend_positions(build("modernbert"), 4096)
 
 
-def test_models_that_take_no_implementation_are_refused():
-    config = MPNetConfig(**WORDS)
-    with pytest.raises(ValueError, match="MPNetModel computes its attention itself"):
-        AutoModel.from_config(config, attn_implementation="linformers")
+@pytest.mark.parametrize("family", ["mpnet", "deberta", "deberta-v2", "layoutlmv3"])
+def test_models_that_take_no_implementation_are_refused(family):
+    with pytest.raises(ValueError, match="computes its attention itself"):
+        AutoModel.from_config(AutoConfig.for_model(family, **WORDS), attn_implementation="linformers")
+
+
+def test_a_model_that_takes_no_implementation_cannot_be_configured():
     with pytest.raises(ValueError, match="MPNetModel computes its attention itself"):
         linformers.configure(MPNetModel(MPNetConfig(**WORDS)))
 
@@ -313,6 +349,8 @@ def test_what_is_not_taken_is_named():
     with pytest.raises(ValueError, match="more than padding"):
         model(batch["input_ids"], attention_mask=triangle)
     query = torch.randn(1, 2, 5, 4)
+    with pytest.raises(ValueError, match="more than padding"):
+        attention(nn.Linear(1, 1), query, query, query, torch.tensor([0.0, -0.5, 0.0, -1.0, 0.0]).view(1, 1, 1, 5))
     with pytest.raises(ValueError, match="softcap"):
         attention(nn.Linear(1, 1), query, query, query, None, softcap=30.0)
     with pytest.raises(ValueError, match="causal"):
@@ -403,3 +441,37 @@ def test_what_holds_a_model_is_configured_too():
     assert embedder.model.config._attn_implementation == "linformers"
     with pytest.raises(ValueError, match="holds no model of transformers"):
         linformers.configure(nn.Linear(1, 1))
+
+
+def test_our_own_class_has_its_attention_already(tmp_path):
+    model = linformers.LinformerModel(linformers.LinformerConfig(**WORDS, max_position_embeddings=64, projected_dim=8))
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="LinformerModel"):
+        AutoModel.from_pretrained(tmp_path, attn_implementation="linformers")
+    with pytest.raises(ValueError, match="LinformerModel"):
+        linformers.configure(model, projected_dim=16)
+
+
+def test_only_the_encoder_with_the_table_grows():
+    """A model of text and images has two configurations."""
+    text = {**WORDS, "max_position_embeddings": 40}
+    model = AutoModel.from_config(AutoConfig.for_model("chinese_clip", text_config=text, vision_config=IMAGES))
+    linformers.extend_positions(model, 100)
+    assert model.config.text_config.max_position_embeddings == 100
+    assert model.text_model.embeddings.position_embeddings.num_embeddings == 100
+    assert getattr(model.config.vision_config, "max_position_embeddings", None) != 100
+    assert model.vision_model.embeddings.position_embedding.num_embeddings == 37
+
+
+def test_trainer_trains_it(tmp_path):
+    model = AutoModelForSequenceClassification.from_config(
+        AutoConfig.for_model("bert", **WORDS), attn_implementation="linformers"
+    )
+    linformers.configure(model, exact_length=0, projected_dim=8)
+    batch = inputs("bert")
+    rows = [{name: x[i] for name, x in batch.items()} | {"labels": i} for i in range(2)]
+    options = {"max_steps": 10, "learning_rate": 5e-3, "report_to": "none", "use_cpu": True, "logging_steps": 1}
+    trainer = Trainer(model, TrainingArguments(str(tmp_path), save_strategy="no", **options), train_dataset=rows)
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses[-1] < 0.7 * losses[0]
