@@ -295,7 +295,7 @@ def check_model(model_class: type[PreTrainedModel]) -> None:
     """
     if getattr(model_class.config_class, "model_type", None) == MODEL_TYPE:
         raise ValueError(
-            f"{model_class.__name__} has linear attention of its own: its configuration holds projected_dim and the rest."
+            f"{model_class.__name__} has linear attention of its own: set projected_dim in its configuration."
         )
     if not model_class._can_set_attn_implementation():
         raise ValueError(
