@@ -210,6 +210,8 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="only write where the time of the linearised model goes")
     parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "results", help="folder")
     arguments = parser.parse_args()
+    if min(arguments.lengths) < 1:
+        parser.error(f"--lengths must be at least 1, got {min(arguments.lengths)}")
     console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
     stem = arguments.output / "conversion-speed"
     if arguments.profile:

@@ -270,9 +270,10 @@ def configure(model: ModelT, **settings: Any) -> ModelT:
         The model.
 
     Raises:
-        TypeError: A setting of the wrong type.
+        TypeError: No module, or a setting of the wrong type.
         ValueError: An unknown setting, one out of range, or a model whose attention cannot be set.
     """
+    _check_module(model)
     parts = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
     if not parts:
         raise ValueError(f"{type(model).__name__} holds no model of transformers")
@@ -285,6 +286,13 @@ def configure(model: ModelT, **settings: Any) -> ModelT:
     for part in parts:
         part.set_attn_implementation(NAME)
     return model
+
+
+def _check_module(model: Any) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"model must be a module, got {type(model).__name__}: load it first, by AutoModel.from_pretrained."
+        )
 
 
 def check_model(model_class: type[PreTrainedModel]) -> None:
@@ -319,8 +327,10 @@ def extend_positions(model: ModelT, max_length: int) -> ModelT:
         The model; its configuration says what it now reads.
 
     Raises:
+        TypeError: No module, or ``max_length`` is no integer.
         ValueError: A model without such a table, or one that is as long already.
     """
+    _check_module(model)
     check_int("max_length", max_length)
     found = [
         module

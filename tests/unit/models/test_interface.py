@@ -290,6 +290,13 @@ def test_longer_positions_begin_as_the_first_ones(family):
         linformers.extend_positions(model, length)
 
 
+@pytest.mark.usefixtures("bad_input")
+def test_a_name_is_no_model():
+    for function, value in ((linformers.configure, {}), (linformers.extend_positions, {"max_length": 1024})):
+        with pytest.raises(TypeError, match="load it first"):
+            function("path/to/encoder", **value)
+
+
 def test_models_without_a_table_say_so():
     with pytest.raises(ValueError, match="no table of learned positions"):
         linformers.extend_positions(build("modernbert"), 4096)
