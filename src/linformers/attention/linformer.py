@@ -147,7 +147,7 @@ class LinformerAttention(Attention):
         compress_first = not pools and self._compress_first(documents.longest)
         at_once = bool(window) or not (pools or compress_first)
         if pools or g:
-            few = source.shape[0] * source.shape[1] <= AT_ONCE_TOKENS
+            few = source.shape[0] * documents.longest <= AT_ONCE_TOKENS  # the same in all processes
             at_once = at_once or few or torch.is_grad_enabled() or torch.compiler.is_compiling()
         tokens = self._keys_and_values(source) if at_once else None
         plan = self._plan(source, tokens, rest, readers) if pools else None
