@@ -26,7 +26,7 @@ from rich.table import Table
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging
 
-from linformers import advise_projected_dims, linearise, spectrum
+from linformers import advise_projected_dims, spectrum, to_linformer
 from linformers.analysis.advise import slot_grid
 from linformers.analysis.fidelity import measure_fidelity
 from linformers.analysis.spectrum import Spectrum
@@ -65,7 +65,7 @@ class Judge:
 
     def measure(self, dims: int | list[int]) -> dict[str, Any]:
         """Relative error and cosine of the last hidden states of each text."""
-        student = linearise(self.teacher, projected_dim=dims, exact_length=0)
+        student = to_linformer(self.teacher, projected_dim=dims, exact_length=0)
         found = [
             measure_fidelity(student, self.teacher, self.tokenizer, [text], max_length=LENGTH) for text in self.texts
         ]

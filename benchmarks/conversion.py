@@ -23,7 +23,7 @@ from rich.table import Table
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging
 
-from linformers import linearise
+from linformers import to_linformer
 from linformers.analysis.fidelity import measure_fidelity
 from linformers.data.books import load_books
 
@@ -76,7 +76,7 @@ def main() -> None:
         torch.manual_seed(0)
         more = {"texts": others, "tokenizer": tokenizer} if options.get("projection_init") == "fit" else {}
         start = time.perf_counter()
-        student = linearise(teacher, **{"max_length": length, "exact_length": 0, **options, **more})
+        student = to_linformer(teacher, **{"max_length": length, "exact_length": 0, **options, **more})
         seconds = time.perf_counter() - start
         found = measure_fidelity(student, teacher, tokenizer, texts, max_length=length)
         last = found.layers[-1]

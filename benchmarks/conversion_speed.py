@@ -33,7 +33,7 @@ from torch import Tensor
 from transformers import AutoModel, BertConfig, BertModel
 from transformers.utils import logging
 
-from linformers import configure, extend_positions, linearise
+from linformers import configure, extend_positions, to_linformer
 from linformers.benchmark.memory import peak_bytes, start_peak
 from linformers.benchmark.sweep import in_fresh_process
 from linformers.report.environment import command_line, describe_environment
@@ -80,7 +80,7 @@ def contenders(teacher: Any, longest: int) -> dict[str, Pass]:
     def whole(ids: Tensor) -> object:
         return teacher(input_ids=ids, position_ids=torch.arange(ids.shape[1])[None] % POSITIONS)
 
-    students = {name: linearise(teacher, max_length=longest, **options) for name, options in WAYS.items()}
+    students = {name: to_linformer(teacher, max_length=longest, **options) for name, options in WAYS.items()}
     own = configure(copy.deepcopy(teacher))
     own = extend_positions(own, longest) if longest > POSITIONS else own
     return {TEACHER: whole, **students, OWN: own, CHUNKS: lambda ids: teacher(input_ids=ids.view(-1, POSITIONS))}
@@ -115,7 +115,7 @@ def time_rounds(passes: dict[str, Pass], length: int, rounds: int, seconds: floa
 def measure_peak(model: str, name: str, length: int) -> int | None:
     """Bytes of one pass beyond what the process held before it."""
     teacher, cpu = build(model), torch.device("cpu")
-    student = linearise(teacher, max_length=max(length, SMALL), **WAYS[name])
+    student = to_linformer(teacher, max_length=max(length, SMALL), **WAYS[name])
     del teacher
     student(torch.randint(1000, 30000, (1, SMALL)))
     ids = torch.randint(1000, 30000, (1, length))
@@ -156,7 +156,7 @@ def profile(models: list[str], lengths: list[int], path: Path, console: Console)
     machine = describe_environment(torch.device("cpu"))
     text = [f"{command_line()}\n{json.dumps(machine)}\n"]
     for model in models:
-        student = linearise(build(model), max_length=max(lengths))
+        student = to_linformer(build(model), max_length=max(lengths))
         for length in lengths:
             ids = torch.randint(1000, 30000, (1, length))
             student(ids)

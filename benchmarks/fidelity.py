@@ -41,7 +41,7 @@ from transformers import AutoModel, AutoTokenizer
 from transformers.models.mpnet.modeling_mpnet import MPNetSelfAttention
 from transformers.utils import logging
 
-from linformers import LinformerAttention, linearise
+from linformers import LinformerAttention, to_linformer
 from linformers.attention.documents import Documents
 from linformers.attention.keys import Keys
 from linformers.attention.slots import AttentionPoolProjection, ClusterProjection, SlotPlan, finish
@@ -56,7 +56,7 @@ Reader = Callable[[Tensor], Tensor]  # token ids (1, n) -> last hidden states (n
 
 
 def slots(kind: str, k: int, window: int = 0) -> dict[str, Any]:
-    """Options of ``linearise``, without softmax attention for short texts."""
+    """Options of ``to_linformer``, without softmax attention for short texts."""
     return {"projection_kind": kind, "projected_dim": k, "local_window": window, "exact_length": 0}
 
 
@@ -220,7 +220,7 @@ def minilm_readers(teacher: Any, length: int) -> Iterator[tuple[str, int, Reader
     """Ways to read, with their keys a query."""
 
     def convert(**options: Any) -> tuple[int, Reader]:
-        student = linearise(teacher, max_length=length, **options)
+        student = to_linformer(teacher, max_length=length, **options)
         attention = next((x for x in student.modules() if isinstance(x, LinformerAttention)), None)
         if attention is None or length <= attention.exact_length:
             keys = length

@@ -5,9 +5,9 @@
 
 The test documents have at least 512 words: film reviews (IMDB's test rows) and e-mails (half of SpamAssassin's; it has
 no split). The teacher is all-MiniLM-L6-v2, fine-tuned at 512 tokens by ``linformers finetune``. It is converted for
-2,048 tokens (``linearise``'s defaults: 128 clusters, one global token, up to 1,024 tokens softmax attention; positions
-tiled), measured, fine-tuned at that length on some training documents, and measured again. All read the same documents
-one by one, in turns, cut at 2,048 tokens.
+2,048 tokens (``to_linformer``'s defaults: 128 clusters, one global token, up to 1,024 tokens softmax attention;
+positions tiled), measured, fine-tuned at that length on some training documents, and measured again. All read the same
+documents one by one, in turns, cut at 2,048 tokens.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
 
-from linformers import linearise
+from linformers import to_linformer
 from linformers.data.progress import ReadProgress
 from linformers.report.environment import command_line, describe_environment
 from linformers.training.metrics import estimate
@@ -179,7 +179,7 @@ def main() -> None:
             teacher = folder / "model"
         model = AutoModelForSequenceClassification.from_pretrained(teacher).eval()
         tokenizer = AutoTokenizer.from_pretrained(teacher)
-        linear = linearise(model, max_length=LONG, tokenizer=tokenizer)
+        linear = to_linformer(model, max_length=LONG, tokenizer=tokenizer)
         converted = arguments.runs / f"{task}-converted"
         linear.save_pretrained(converted)
         tokenizer.save_pretrained(converted)

@@ -42,7 +42,7 @@ from rich.console import Console
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 from transformers.utils import logging
 
-from linformers import export_onnx, linearise
+from linformers import export_onnx, to_linformer
 from linformers.data.books import load_books
 from linformers.export.folder import Format
 from linformers.scoring.networks import load_network
@@ -89,7 +89,7 @@ def make_model(folder: Path) -> Path:
     torch.manual_seed(0)
     names = {"id2label": {0: "ham", 1: "spam"}, "label2id": {"ham": 0, "spam": 1}}
     teacher = AutoModelForSequenceClassification.from_pretrained(source, num_labels=2, **names)
-    linearise(teacher, max_length=LENGTH).save_pretrained(folder)
+    to_linformer(teacher, max_length=LENGTH).save_pretrained(folder)
     AutoTokenizer.from_pretrained(source, model_max_length=LENGTH).save_pretrained(folder)
     return folder
 

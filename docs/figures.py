@@ -13,7 +13,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from linformers import linearise
+from linformers import to_linformer
 from linformers.analysis.spectrum_maps import visit_maps
 from linformers.analysis.spectrum_projection import matrix_of
 from linformers.attention import PROJECTION_KINDS, Documents
@@ -46,7 +46,7 @@ def attention_maps() -> Figure:
         ("16 clusters, the first token seen by all", "cluster", 0, 1),
     ):
         options = {"projection_kind": kind, "local_window": window, "global_tokens": first}
-        shown[title] = linearise(teacher, projected_dim=16, exact_length=0, **options)
+        shown[title] = to_linformer(teacher, projected_dim=16, exact_length=0, **options)
     figure = Figure(figsize=(7, 7), layout="constrained")
     for axes, (title, model) in zip(figure.subplots(2, 2).flat, shown.items(), strict=True):
         maps: dict[tuple[int, int], np.ndarray] = {}

@@ -29,8 +29,10 @@ if TYPE_CHECKING:
         LinformerImageModel,
         LinformerModel,
     )
-    from linformers.models.convert import linearise
-    from linformers.models.interface import configure, extend_positions
+    from linformers.models.convert import to_linformer
+    from linformers.models.interface import configure
+    from linformers.models.linearise import linearise
+    from linformers.models.resize import extend_positions
 
 __all__ = [
     "KFreeAttention",
@@ -55,16 +57,18 @@ __all__ = [
     "extend_positions",
     "linearise",
     "spectrum",
+    "to_linformer",
 ]
 
 _ATTENTION = {"KFreeAttention", "LinformerAttention", "ProjectionBank", "SoftmaxAttention"}
 _ELSEWHERE = {
     "advise_projected_dims": "linformers.analysis.advise",
     "configure": "linformers.models.interface",
-    "extend_positions": "linformers.models.interface",
+    "extend_positions": "linformers.models.resize",
     "export_onnx": "linformers.export.folder",
-    "linearise": "linformers.models.convert",
+    "linearise": "linformers.models.linearise",
     "spectrum": "linformers.analysis.spectrum",
+    "to_linformer": "linformers.models.convert",
 }
 
 

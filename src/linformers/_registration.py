@@ -84,6 +84,15 @@ def _register_attention(modeling_utils: ModuleType) -> None:
         return correct(self, requested_attention, *args, **kwargs)
 
     model_class.get_correct_attn_implementation = checked
+    finish = model_class.post_init
+
+    @functools.wraps(finish)
+    def numbered(self: Any, *args: Any, **kwargs: Any) -> None:
+        finish(self, *args, **kwargs)
+        if isinstance((vars(self.config).get(ATTENTION) or {}).get("projected_dim"), list | tuple):
+            importlib.import_module("linformers.models.interface").number_layers(self)
+
+    model_class.post_init = numbered
 
 
 def _restore_settings(configuration_utils: ModuleType) -> None:

@@ -25,7 +25,8 @@ from linformers.data.passages import cut_passages
 from linformers.data.progress import ReadProgress
 from linformers.data.regions import split_regions
 from linformers.models.config import EXACT_LENGTH
-from linformers.models.convert import linearise
+from linformers.models.convert import to_linformer
+from linformers.models.convert_families import FAMILIES
 from linformers.models.convert_load import load_teacher, load_tokenizer, longest_input
 from linformers.report import words
 from linformers.report.conversion import LABELS
@@ -77,7 +78,7 @@ def compare_with_teacher(
         device: where the models run.
         console: where to print.
     """
-    teacher, tokenizer = load_teacher(folder), load_tokenizer(folder)
+    teacher, tokenizer = load_teacher(folder, FAMILIES), load_tokenizer(folder)
     assert tokenizer is not None
     teacher.to(device)  # type: ignore[arg-type]  (a decorator hides the signature)
     window = longest_input(teacher)
@@ -85,9 +86,9 @@ def compare_with_teacher(
     length = scale.chunks * (window - 2) + 2
     names = ("projected_dim", "local_window", "global_tokens", "exact_length", "positions")
     options = {name: getattr(scale, name) for name in names}
-    linear = linearise(teacher, **options, max_length=length, tokenizer=tokenizer)
+    linear = to_linformer(teacher, **options, max_length=length, tokenizer=tokenizer)
     # What the slots lose, on texts that they are spared: with softmax attention these are read as by the teacher.
-    slots = linearise(teacher, **{**options, "exact_length": 0}, max_length=length, tokenizer=tokenizer)
+    slots = to_linformer(teacher, **{**options, "exact_length": 0}, max_length=length, tokenizer=tokenizer)
     regions = [split_regions(book.text) for book in books]
     texts = [held_out[0] for _, held_out in regions][: scale.fidelity_texts]
     fidelity = measure_fidelity(slots, teacher, tokenizer, texts, max_length=window, batch_size=1)

@@ -44,9 +44,9 @@ def test_a_classifier_learns_on_from_the_rows_of_its_teacher(work: Path, capsys:
     finetune = advised(shown, "next: ")
     assert finetune[finetune.index("--text") + 1] == "words" and finetune[finetune.index("--max-length") + 1] == "64"
     shown = run(capsys, [*finetune, *SHORT])
-    assert "For longer inputs" not in shown  # it is a Linformer already
+    assert "For longer inputs" not in shown  # it is linear already
     config = json.loads((work / "teacher-linear-finetuned" / "model" / "config.json").read_text())
-    assert config["model_type"] == "linformer" and config["max_position_embeddings"] == 4096
+    assert config["linformers"]["projected_dim"] == 4 and config["max_position_embeddings"] == 4096
 
 
 def test_an_encoder_is_distilled_on_the_books(

@@ -26,7 +26,9 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = AutoModelForSequenceClassification.from_pretrained(teacher)
     tokenizer = AutoTokenizer.from_pretrained(teacher)
     far: dict[str, Any] = {"projected_dim": 4, "projection_kind": "mean_pool", "local_window": 0}
-    made = {f"student{name}": linformers.linearise(model, exact_length=n, **far) for name, n in (("", 0), ("-32", 32))}
+    made = {
+        f"student{name}": linformers.to_linformer(model, exact_length=n, **far) for name, n in (("", 0), ("-32", 32))
+    }
     for name, one in {"teacher": model, **made}.items():
         one.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from finetune_helpers import PLAIN, make_model
 
-from linformers import LinformerModel, linearise, spectrum
+from linformers import LinformerModel, spectrum, to_linformer
 from linformers.cli.main import run
 
 LENGTH = 32
@@ -179,7 +179,7 @@ def test_advise(encoder: Path, texts: Path, tmp_path: Path, capsys) -> None:
     dims = advice["projected_dim"]
     assert sum(dims) <= 8 and advice["hidden_error"] <= advice["uniform_error"] and advice["costs"] == []
     assert f"--projected-dim {dims[0]},{dims[1]} --local-window 2 --global-tokens 1" in shown
-    model = linearise(encoder, **json.loads((output / "linearise.json").read_text()))
+    model = to_linformer(encoder, **json.loads((output / "linearise.json").read_text()))
     assert isinstance(model, LinformerModel) and [k for _, k in model.config.layer_attention] == dims
 
     assert run([*options, "--target-mass", "0.999999", "--no-timing"]) == 0  # an earlier advice is replaced

@@ -18,7 +18,7 @@ from linformers.cli.finetune import finetune
 from linformers.cli.score import score
 from linformers.cli.spectrum import spectrum
 from linformers.export.folder import export_onnx
-from linformers.models.convert import linearise
+from linformers.models.convert import to_linformer
 from linformers.scoring.settings import Reading, ScoreSettings
 from linformers.training.classify_settings import FinetuneSettings
 from linformers.training.distil_run import DistilSettings
@@ -59,7 +59,7 @@ def test_options_are_the_settings_with_their_defaults(command: Any, settings: An
 
 def test_options_of_convert_have_the_defaults_of_linearise() -> None:
     options = defaults(convert)
-    for name, value in defaults(linearise).items():
+    for name, value in defaults(to_linformer).items():
         if name in options and value is not inspect.Parameter.empty and name != "texts":  # here, texts to measure on
             assert (options[name] or None) == (value or None), name
 

@@ -1,4 +1,4 @@
-"""Which k does each layer need? Measured on the model and text at hand, for the conversion that ``linearise`` makes.
+"""Which k does each layer need? Measured on the model and text at hand, for the conversion that ``to_linformer`` makes.
 
 Singular values say how well a map could be compressed by the best E for that one text; a converted model has one way
 to compress all texts. So beside the paper's criterion (a share of the spectrum) stand two that measure conversion
@@ -19,7 +19,8 @@ from transformers import PreTrainedModel
 from linformers.analysis.spectrum import SpectrumSums, check_lengths, cut_windows, measure_windows
 from linformers.attention import Attention, LinformerAttention
 from linformers.attention.checks import check_int
-from linformers.models.convert import linearise
+from linformers.models.convert import to_linformer
+from linformers.models.convert_families import FAMILIES
 from linformers.models.convert_load import load_teacher, load_tokenizer
 
 GRID = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2)  # of the length
@@ -35,11 +36,11 @@ class Advice:
     """Slots for each layer.
 
     Args:
-        projected_dim: Slots for ``linearise``; None = this layer should keep softmax attention.
+        projected_dim: Slots for ``to_linformer``; None = this layer should keep softmax attention.
         target: Quantity that was asked for: ``mass``, ``error`` or ``mean_dim``.
         value: Its value.
         length: Tokens of the texts it was measured on.
-        local_window: Window for ``linearise``, as it was measured with.
+        local_window: Window for ``to_linformer``, as it was measured with.
         global_tokens: Global tokens, likewise.
         grid: Slots at which ``errors`` were measured.
         errors: Errors of each layer, by ``target``: the share of the spectrum left out; the relative error of its
@@ -61,7 +62,7 @@ class Advice:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Arguments of ``linearise``."""
+        """Arguments of ``to_linformer``."""
         return {
             "projected_dim": list(self.projected_dim),
             "projection_kind": KIND,
@@ -91,7 +92,7 @@ def advise_projected_dims(
     by slots, also those that the converted model will read by softmax attention as they are short (``exact_length``).
 
     Args:
-        model: Model that ``linearise`` takes, or its folder.
+        model: Model that ``to_linformer`` takes, or its folder.
         texts: Texts, read until there are enough; those with fewer than ``length`` tokens are passed over.
         target_mass: Share of the sum that as many singular values as there are slots have at least (the paper's).
         target_error: Relative error of each layer's attention at most; the fewest slots that do.
@@ -100,8 +101,8 @@ def advise_projected_dims(
         length: Tokens of a text, special tokens included.
         max_texts: Texts to measure.
         windows_per_text: Stretches of ``length`` tokens to take of one text at most.
-        local_window: Window, as of ``linearise``.
-        global_tokens: Global tokens, as of ``linearise``.
+        local_window: Window, as of ``to_linformer``.
+        global_tokens: Global tokens, as of ``to_linformer``.
         on_progress: Function called with the measurements done and their number.
 
     Raises:
@@ -115,7 +116,7 @@ def advise_projected_dims(
     target, value = _target(target_mass, target_error, mean_dim, length)
     if isinstance(model, str | Path):
         tokenizer = tokenizer or load_tokenizer(model)
-        model = load_teacher(model)
+        model = load_teacher(model, FAMILIES)
     if tokenizer is None:
         raise ValueError("tokenizer is missing: give the model's tokenizer.")
     check_lengths(model, length, 1)
@@ -269,7 +270,7 @@ class _Stack:
     """
 
     def __init__(self, teacher: PreTrainedModel, ids: Tensor, local_window: int, global_tokens: int) -> None:
-        student: Any = linearise(teacher, attention_type="softmax").base_model
+        student: Any = to_linformer(teacher, attention_type="softmax").base_model
         self.encoder, self.layers = student, list(student.encoder.layers)
         self.exact: list[Attention] = [layer.attention for layer in self.layers]
         self.ids = ids.to(student.device)

@@ -18,6 +18,7 @@ from linformers.data.folders import check_output, write_folder
 from linformers.data.progress import ReadProgress
 from linformers.data.rejects import Rejects
 from linformers.data.sources import DocumentUnit, Source
+from linformers.models.convert_families import FAMILIES
 from linformers.models.convert_load import load_teacher, load_tokenizer, name_of
 from linformers.report.environment import describe_environment
 
@@ -58,7 +59,7 @@ def run_advise(settings: AdviseSettings, console: Console) -> None:
     """
     output = Path(settings.output)
     check_output(output, ADVICE)
-    model, tokenizer = load_teacher(settings.model), load_tokenizer(settings.model)
+    model, tokenizer = load_teacher(settings.model, FAMILIES), load_tokenizer(settings.model)
     with ReadProgress(console, "measuring", unit="layers of a text") as progress:
 
         def show(done: int, whole: int) -> None:

@@ -5,16 +5,19 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from transformers import PreTrainedModel
 from transformers.utils import FEATURE_EXTRACTOR_NAME
 
-from linformers.analysis.conversion_card import conversion_card
+from linformers.analysis.conversion_card import SETTINGS, conversion_card, teacher_card
 from linformers.analysis.fidelity import Fidelity, measure_fidelity
+from linformers.analysis.parity import check_parity
 from linformers.attention.sharing import PROJECTION_KINDS
 from linformers.data.documents import read_documents
 from linformers.data.folders import check_output, write_folder
@@ -22,14 +25,31 @@ from linformers.data.progress import ReadProgress
 from linformers.data.rejects import Rejects
 from linformers.data.sources import Source
 from linformers.models.config import LinformerConfig
-from linformers.models.convert import linearise
+from linformers.models.convert import to_linformer
 from linformers.models.convert_fairseq import convert_fairseq_linformer
 from linformers.models.convert_load import load_processor, load_teacher, load_tokenizer, longest_input, name_of
 from linformers.models.convert_patches import ALL_FAMILIES
+from linformers.models.interface import settings_of
+from linformers.models.linearise import linearise
+from linformers.models.surroundings import carry, modules_of, with_surroundings
 from linformers.report.environment import describe_environment
 
 CONVERSION, FIDELITY = "conversion.json", "fidelity.json"
-INPUTS = {"text": "texts", "image": "images", "audio": "recordings"}
+ARCHITECTURES = ("own", "linformer")
+INPUTS = {"pixel_values": "images", "input_values": "recordings", "input_features": "recordings"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Converted:
+    """A converted model, and what is known of it."""
+
+    student: PreTrainedModel
+    name: str
+    teacher: PreTrainedModel | None
+    teacher_length: int
+    exact_length: int
+    exact_up_to: int
+    settings: dict[str, Any]
 
 
 def convert_to_folder(
@@ -37,6 +57,7 @@ def convert_to_folder(
     output: Path,
     options: Mapping[str, Any],
     *,
+    architecture: str = "own",
     sources: Sequence[Source] = (),
     fit_sources: Sequence[Source] = (),
     max_texts: int = 64,
@@ -44,11 +65,15 @@ def convert_to_folder(
 ) -> dict[str, Any]:
     """Write the converted model; the folder appears whole or not at all.
 
+    A model that does not compute what its teacher computes on short texts is not written.
+
     Args:
         model: folder or hub id of what is converted, or a safetensors file of fairseq's Linformer-RoBERTa.
         output: new folder, or one of an earlier conversion, which is replaced.
-        options: of ``linearise``, with ``max_length``, ``positions`` and ``projection_kind`` among them; for a file the
-            first two alone.
+        options: of ``linearise`` or ``to_linformer``, with ``max_length``, ``positions`` and ``projection_kind`` among
+            them; for a file the first two alone.
+        architecture: ``own``, the model's class, with all that a folder of sentence-transformers holds around it; or
+            ``linformer``, ours. A file of fairseq becomes ours.
         sources: texts on which to measure how far the result is from its teacher.
         fit_sources: texts to fit projections to.
         max_texts: how many of the texts are used, from the first on.
@@ -63,41 +88,39 @@ def convert_to_folder(
     """
     check_output(output, CONVERSION)
     texts, fit_texts = read_texts("texts", sources, max_texts), read_texts("fit_texts", fit_sources, max_texts)
+    own = architecture == "own" and not Path(model).is_file()
+    folder = with_surroundings(model) if own else model
     started = time.perf_counter()
-    teacher, tokenizer, processor, modality = None, None, None, "text"
+    tokenizer, processor, inputs = None, None, "texts"
     if Path(model).is_file():
-        student = convert_fairseq_linformer(model)
-        teacher_length = student.config.max_position_embeddings
-        if options["max_length"] is not None:
-            student.resize_max_length(**options)
+        made = _of_fairseq(model, options)
     else:
-        teacher = load_teacher(model, ALL_FAMILIES)
-        modality = ALL_FAMILIES[teacher.config.model_type].modality
-        teacher_length = longest_input(teacher)
-        if modality == "text":
-            tokenizer = load_tokenizer(model)
-            _check_length(options, teacher_length)
+        teacher = load_teacher(folder, None if own else ALL_FAMILIES)
+        inputs = INPUTS.get(teacher.main_input_name, "texts")
+        if inputs == "texts":
+            tokenizer = load_tokenizer(folder)
+            _check_length(options, longest_input(teacher))
         else:
-            processor = load_processor(model)
+            processor = load_processor(folder)
             for name, given in (("texts", texts), ("fit_texts", fit_texts)):
                 if given:
-                    raise ValueError(f"{name} has no effect on {model}, which reads {INPUTS[modality]}: leave it out")
+                    raise ValueError(f"{name} has no effect on {model}, which reads {inputs}: leave it out")
         if texts and tokenizer is None:
             raise ValueError(
                 f"{model} has no tokenizer, and texts={sources[0].path} needs one: copy it beside the weights"
             )
-        with ReadProgress(console if fit_texts else None, "fitting", unit="steps") as progress:
-            student = linearise(
-                teacher, **options, texts=fit_texts, tokenizer=tokenizer, on_progress=_shown_by(progress)
-            )
-    config, seconds = student.config, time.perf_counter() - started
+        made = _own(teacher, options) if own else _linformer(teacher, options, fit_texts, tokenizer, console)
+    student, teacher = made.student, made.teacher
+    seconds, longest = time.perf_counter() - started, longest_input(student)
     console.print(
-        f"{config.converted_from} -> {type(student).__name__}, {student.num_parameters():,} parameters, up to "
-        f"{config.max_position_embeddings:,} tokens, in {seconds:.1f} s"
+        f"{made.name} -> {type(student).__name__}, {student.num_parameters():,} parameters, up to "
+        f"{longest:,} tokens, in {seconds:.1f} s"
     )
-    if config.max_position_embeddings <= config.exact_length:
+    if teacher is not None:
+        _say_parity(_parity(made, options, tokenizer, own=own), console)
+    if longest <= made.exact_length:
         console.print(
-            f"it takes no text of more than exact_length={config.exact_length:,} tokens, so it is softmax attention "
+            f"it takes no text of more than exact_length={made.exact_length:,} tokens, so it is softmax attention "
             "throughout: give a greater --max-length (text), or --exact-length 0"
         )
     fidelity = None
@@ -105,46 +128,55 @@ def convert_to_folder(
         with ReadProgress(console, "measuring", unit="texts") as progress:
             fidelity = measure_fidelity(student, teacher, tokenizer, texts, on_progress=_shown_by(progress))
         console.print(fidelity_table(fidelity))
-        if fidelity.longest <= config.exact_length:
+        if fidelity.longest <= made.exact_length:
             console.print(
-                f"softmax attention itself read all texts, as exact_length={config.exact_length:,} is no shorter; with "
+                f"softmax attention itself read all texts, as exact_length={made.exact_length:,} is no shorter; with "
                 "--exact-length 0 the slots are measured"
             )
     facts = {
-        "converted_from": config.converted_from,
+        "converted_from": made.name,
         "architecture": type(student).__name__,
+        "own_class": own,
+        "sentence_transformers": own and bool(modules_of(Path(folder))),
         "command": shlex.join(["linformers", *map(_public, sys.argv[1:])]),
         "options": dict(options),
-        "inputs": INPUTS[modality],
+        "settings": made.settings | {"longest input": longest},
+        "inputs": inputs,
         "has_teacher": teacher is not None,
-        "teacher_length": teacher_length,
-        "max_length": config.max_position_embeddings,
-        "exact_length": config.exact_length,
-        "exact_up_to": _exact_up_to(config, teacher_length, options["positions"], fairseq=teacher is None),
+        "teacher_length": made.teacher_length,
+        "max_length": longest,
+        "exact_length": made.exact_length,
+        "exact_up_to": made.exact_up_to,
         "texts": [_public(source.path) for source in sources],
         "fit_texts": [_public(source.path) for source in fit_sources],
         "seconds": round(seconds, 2),
         "environment": describe_environment(student.device),
     }
+    notes: list[str] = []
 
-    def write(folder: Path) -> None:
-        student.save_pretrained(folder)
+    def write(target: Path) -> None:
+        inner = carry(Path(folder), target, options["max_length"], notes) if own else target
+        student.save_pretrained(inner)
         if tokenizer is not None:
-            tokenizer.model_max_length = config.max_position_embeddings
+            if not own or options["max_length"] is not None:
+                tokenizer.model_max_length = longest
             if tokenizer.is_fast:  # what is set there would cut texts where a program reads tokenizer.json alone
                 tokenizer.backend_tokenizer.no_truncation()
                 tokenizer.backend_tokenizer.no_padding()
-            tokenizer.save_pretrained(str(folder))
+            tokenizer.save_pretrained(str(inner))
         if processor is not None:
-            (folder / FEATURE_EXTRACTOR_NAME).write_text(json.dumps(processor, indent=2), encoding="utf-8")
-        (folder / CONVERSION).write_text(json.dumps(facts, indent=2), encoding="utf-8")
+            (inner / FEATURE_EXTRACTOR_NAME).write_text(json.dumps(processor, indent=2), encoding="utf-8")
+        (target / CONVERSION).write_text(json.dumps(facts | {"notes": notes}, indent=2), encoding="utf-8")
         if fidelity is not None:
-            (folder / FIDELITY).write_text(json.dumps(fidelity.to_dict(), indent=2), encoding="utf-8")
-        (folder / "README.md").write_text(conversion_card(config, facts, fidelity), encoding="utf-8")
+            (target / FIDELITY).write_text(json.dumps(fidelity.to_dict(), indent=2), encoding="utf-8")
+        card = conversion_card(facts | {"notes": notes}, fidelity, teacher_card(folder))
+        (target / "README.md").write_text(card, encoding="utf-8")
 
     write_folder(output, write)
+    for note in notes:
+        console.print(note)
     console.print(f"model in {output}; what it is, and its limits: {output / 'README.md'}")
-    if modality != "text":
+    if inputs != "texts":
         if processor is None:
             console.print(
                 f"{model} has no {FEATURE_EXTRACTOR_NAME}: pipelines need one, so save a processor to {output}"
@@ -153,6 +185,80 @@ def convert_to_folder(
         folders = output if teacher is None else f"{model} and to {output}"
         console.print(f"{model} has no tokenizer: copy one of the same vocabulary to {folders}")
     return facts
+
+
+def _of_fairseq(file: str, options: Mapping[str, Any]) -> _Converted:
+    student: Any = convert_fairseq_linformer(file)
+    before = student.config.max_position_embeddings
+    if options["max_length"] is not None:
+        student.resize_max_length(**options)
+    after = student.config.max_position_embeddings
+    exact = before if after == before else 0
+    return _described(student, None, before, exact)
+
+
+def _linformer(
+    teacher: PreTrainedModel, options: Mapping[str, Any], fit_texts: Sequence[str], tokenizer: Any, console: Console
+) -> _Converted:
+    """A model of ours."""
+    with ReadProgress(console if fit_texts else None, "fitting", unit="steps") as progress:
+        student = to_linformer(
+            teacher, **options, texts=fit_texts, tokenizer=tokenizer, on_progress=_shown_by(progress)
+        )
+    before = longest_input(teacher)
+    return _described(student, teacher, before, _exact_up_to(student.config, before, options["positions"]))
+
+
+def _described(student: Any, teacher: PreTrainedModel | None, before: int, exact_up_to: int) -> _Converted:
+    config = student.config
+    return _Converted(
+        student=student,
+        name=config.converted_from,
+        teacher=teacher,
+        teacher_length=before,
+        exact_length=config.exact_length,
+        exact_up_to=exact_up_to,
+        settings={name: getattr(config, name) for name in SETTINGS},
+    )
+
+
+def _own(teacher: PreTrainedModel, options: Mapping[str, Any]) -> _Converted:
+    """The model in its own class."""
+    student = linearise(teacher, **options)
+    settings, before, after = settings_of(student.config), longest_input(teacher), longest_input(student)
+    both, first = min(before, after), settings.global_tokens
+    dims = settings.projected_dim if isinstance(settings.projected_dim, tuple) else (settings.projected_dim,)
+    near = max(settings.exact_length, settings.local_window + 1 + first)
+    exact = min([both, *(max(k + first, near) for k in dims if k is not None)])
+    stretched = after != before and options["positions"] == "interpolate"
+    return _Converted(
+        student=student,
+        name=name_of(teacher),
+        teacher=teacher,
+        teacher_length=before,
+        exact_length=settings.exact_length,
+        exact_up_to=0 if stretched else exact,
+        settings=asdict(settings),
+    )
+
+
+def _parity(made: _Converted, options: Mapping[str, Any], tokenizer: Any, *, own: bool) -> int | None:
+    """Compare with the teacher, where nothing is approximated; of ours also the same weights with softmax attention."""
+    assert made.teacher is not None
+    found = check_parity(made.student, made.teacher, tokenizer, made.exact_up_to) if made.exact_up_to else None
+    if found is None and not own:
+        found = check_parity(
+            to_linformer(made.teacher, attention_type="softmax"), made.teacher, tokenizer, made.teacher_length
+        )
+    return found
+
+
+def _say_parity(length: int | None, console: Console) -> None:
+    if length is None:
+        console.print("not compared with its teacher, as it reads no input exactly: measure it by --texts")
+    else:
+        what = f"on texts of up to {length:,} tokens" if length else "on random inputs"
+        console.print(f"gives what its teacher gives {what}")
 
 
 def _check_length(options: Mapping[str, Any], teacher_length: int) -> None:
@@ -165,12 +271,10 @@ def _check_length(options: Mapping[str, Any], teacher_length: int) -> None:
         )
 
 
-def _exact_up_to(config: LinformerConfig, teacher_length: int, positions: str, *, fairseq: bool) -> int:
+def _exact_up_to(config: LinformerConfig, teacher_length: int, positions: str) -> int:
     """Tokens of the longest texts for which a converted model computes what its teacher computes."""
     both = min(config.max_position_embeddings, teacher_length)
     resized = config.max_position_embeddings != teacher_length
-    if fairseq:
-        return 0 if resized else both
     slots = [k for kind, k in config.layer_attention if kind == "linformer" and k is not None]
     softmax = config.layer_attention.count(("softmax", None))
     k_free = len(slots) + softmax < config.num_hidden_layers

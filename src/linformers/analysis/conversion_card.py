@@ -1,14 +1,14 @@
 """The model card of a converted model: where it comes from, how far it is from that, and its limits."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from linformers.analysis.fidelity import Fidelity
-from linformers.models.config import LinformerConfig
 
-_SETTINGS = (
+SETTINGS = (
     "attention_type",
     "projected_dim",
     "projection_kind",
@@ -16,41 +16,52 @@ _SETTINGS = (
     "local_window",
     "global_tokens",
     "exact_length",
-    "max_position_embeddings",
 )
 _TAGS = {"texts": "long-documents", "images": "vision", "recordings": "audio"}
+_KEPT = ("license", "license_name", "license_link", "language", "pipeline_tag", "base_model", "tags")
 
 
-def conversion_card(config: LinformerConfig, facts: Mapping[str, Any], fidelity: Fidelity | None) -> str:
+def teacher_card(folder: str | Path) -> dict[str, Any]:
+    """What the header of a teacher's card says that holds for its conversion too; nothing where there is none."""
+    file = Path(folder) / "README.md"
+    text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+    _, dashes, rest = text.partition("---\n")
+    try:
+        header = yaml.safe_load(rest.partition("\n---")[0]) if dashes and not text.partition("---\n")[0].strip() else {}
+    except yaml.YAMLError:
+        return {}
+    return {name: header[name] for name in _KEPT if name in header} if isinstance(header, dict) else {}
+
+
+def conversion_card(facts: Mapping[str, Any], fidelity: Fidelity | None, teacher: Mapping[str, Any]) -> str:
     """Markdown with the metadata that model hubs read.
 
     Args:
-        config: of the converted model.
         facts: what ``conversion.json`` holds.
         fidelity: how far it is from its teacher; None = not measured.
+        teacher: header of the teacher's card, as ``teacher_card`` gives it.
     """
-    name = facts["architecture"]
-    longer = config.max_position_embeddings > facts["teacher_length"]
+    longer = facts["max_length"] > facts["teacher_length"]
     untrained = f"; positions beyond {facts['teacher_length']:,} have seen no training" if longer else ""
-    header = {"library_name": "linformers", "tags": ["linformer", _TAGS[facts["inputs"]]]}
-    settings = "\n".join(f"| `{field}` | {getattr(config, field)} |" for field in _SETTINGS)
+    library = "linformers"
+    if facts["own_class"]:
+        library = "sentence-transformers" if facts["sentence_transformers"] else "transformers"
+    tags = dict.fromkeys(["linformers", _TAGS[facts["inputs"]], *(teacher.get("tags") or [])])
+    header = {"library_name": library, **teacher, "tags": list(tags)}
+    settings = "\n".join(f"| `{name}` | {value} |" for name, value in facts["settings"].items())
     versions = facts["environment"]["versions"]
+    title = "with linear attention" if facts["own_class"] else "as a Linformer"
+    notes = "".join(f"\n- {note[0].upper()}{note[1:]}." for note in facts["notes"])
     return f"""---
 {yaml.safe_dump(header, sort_keys=False).strip()}
 ---
 
-# {facts["converted_from"]} as a Linformer
+# {facts["converted_from"]} {title}
 
 The weights of {facts["converted_from"]}, with attention whose time is linear in the length of the input, made by
-[Linformers](https://pypi.org/project/linformers/). Up to {config.max_position_embeddings:,} tokens.
+[Linformers](https://pypi.org/project/linformers/). Up to {facts["max_length"]:,} tokens.
 
-```python
-from linformers import {name}
-
-model = {name}.from_pretrained("this folder")
-```
-
-After `import linformers`, transformers' Auto classes and pipelines know it too.
+{_use(facts)}
 
 ## Conversion
 
@@ -70,10 +81,40 @@ It took {facts["seconds"]:.1f} s ({facts["environment"]["processor"]}; torch {ve
 
 ## Limits
 
-{_limits(facts)}{_softmax_up_to(config)}
+{_limits(facts)}{_softmax_up_to(facts)}
 - It has the errors and biases of {facts["converted_from"]}, whose licence and card hold for these weights too.
-- {facts["inputs"].capitalize()} above {config.max_position_embeddings:,} tokens are refused{untrained}.
+- {facts["inputs"].capitalize()} above {facts["max_length"]:,} tokens are refused{untrained}.{notes}
 """
+
+
+def _use(facts: Mapping[str, Any]) -> str:
+    name = facts["architecture"]
+    if not facts["own_class"]:
+        return f"""```python
+from linformers import {name}
+
+model = {name}.from_pretrained("this folder")
+```
+
+After `import linformers`, transformers' Auto classes and pipelines know it too."""
+    library = "sentence_transformers" if facts["sentence_transformers"] else "transformers"
+    call = loader(facts)
+    return f"""```python
+import linformers
+from {library} import {call.partition(".")[0]}
+
+model = {call}("this folder")
+```
+
+Without `import linformers` it is the same model with softmax attention, in time quadratic in the length."""
+
+
+def loader(facts: Mapping[str, Any]) -> str:
+    """What loads a model in its own class, of transformers or of sentence-transformers."""
+    name = facts["architecture"]
+    if not facts["sentence_transformers"]:
+        return f"{name}.from_pretrained"
+    return "CrossEncoder" if name.endswith("ForSequenceClassification") else "SentenceTransformer"
 
 
 def _distance(facts: Mapping[str, Any], fidelity: Fidelity | None) -> str:
@@ -95,10 +136,10 @@ longest {fidelity.longest:,}), against the teacher's, as means over tokens:
 Cosine of the mean embedding of a text: **{fidelity.embedding_cosine:.4f}**."""
 
 
-def _softmax_up_to(config: LinformerConfig) -> str:
-    if not config.exact_length:
+def _softmax_up_to(facts: Mapping[str, Any]) -> str:
+    if not facts["exact_length"]:
         return ""
-    return f"\n- Up to {config.exact_length:,} tokens attention is softmax itself; above, it takes linear time."
+    return f"\n- Up to {facts['exact_length']:,} tokens attention is softmax itself; above, it takes linear time."
 
 
 def _limits(facts: Mapping[str, Any]) -> str:

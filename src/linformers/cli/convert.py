@@ -1,7 +1,8 @@
-"""``linformers convert``: a trained encoder as a Linformer."""
+"""``linformers convert``: a trained encoder with linear attention, in its own class or as a Linformer."""
 
 import json
 import shlex
+from enum import Enum
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +11,7 @@ import typer
 
 from linformers.data.sources import DocumentUnit
 
-_OF_LINEARISE = (
+_OF_LINFORMER = (
     "projected_dim",
     "max_length",
     "projection_kind",
@@ -23,7 +24,26 @@ _OF_LINEARISE = (
     "positions",
     "attention_type",
 )
+_OF_OWN = (
+    "projected_dim",
+    "max_length",
+    "projection_kind",
+    "local_window",
+    "global_tokens",
+    "exact_length",
+    "softmax_layers",
+    "positions",
+)
 _OF_FAIRSEQ = ("max_length", "positions")  # what a Linformer-RoBERTa of fairseq leaves a choice about
+_ALWAYS = {"model", "output", "architecture"}
+_MEASURING = {"texts", "text_column", "documents", "max_texts"}
+
+
+class Architecture(str, Enum):
+    """Whose class the result has."""
+
+    own = "own"
+    linformer = "linformer"
 
 
 def _dims(text: Any) -> Any:
@@ -40,12 +60,19 @@ def convert(
     model: Annotated[
         str,
         typer.Option(
-            help="Folder or hub id of a BERT, RoBERTa, XLM-R, DistilBERT or ELECTRA, a ViT or DeiT (images), an AST "
-            "(audio); or a safetensors file of fairseq's Linformer-RoBERTa.",
+            help="Folder or hub id of an encoder, of sentence-transformers too; or a safetensors file of fairseq's "
+            "Linformer-RoBERTa.",
             show_default=False,
         ),
     ],
     output: Annotated[Path, typer.Option(help="Folder for the converted model.", show_default=False)],
+    architecture: Annotated[
+        Architecture,
+        typer.Option(
+            help="own: the model's class, with all that is around it. linformer: a class of ours, for learned "
+            "projections and streaming (BERT, RoBERTa, XLM-R, CamemBERT, DistilBERT, ELECTRA, ViT, DeiT, AST)."
+        ),
+    ] = Architecture.own,
     projected_dim: Annotated[
         Any,
         typer.Option(
@@ -59,11 +86,14 @@ def convert(
         int | None, typer.Option(help="Longest input, in tokens.", show_default="the model's")
     ] = None,
     projection_kind: Annotated[
-        str, typer.Option(help="cluster, attention_pool, mean_pool, max_pool, linear or conv.")
+        str, typer.Option(help="cluster or attention_pool; of a linformer also mean_pool, max_pool, linear or conv.")
     ] = "cluster",
-    projection_sharing: Annotated[str, typer.Option(help="none, headwise, key_value or layerwise.")] = "key_value",
+    projection_sharing: Annotated[
+        str, typer.Option(help="Of a linformer: none, headwise, key_value or layerwise.")
+    ] = "key_value",
     projection_init: Annotated[
-        str, typer.Option(help="How projections start: pooling, random (linear) or fit (needs --fit-texts).")
+        str,
+        typer.Option(help="How projections of a linformer start: pooling, random (linear) or fit (needs --fit-texts)."),
     ] = "pooling",
     local_window: Annotated[
         int | None,
@@ -84,31 +114,34 @@ def convert(
         list[int] | None, typer.Option(help="Layer that keeps softmax attention; -1 is the last. Repeatable.")
     ] = None,
     positions: Annotated[str, typer.Option(help="How positions grow: tile or interpolate.")] = "tile",
-    attention_type: Annotated[str, typer.Option(help="linformer, kfree or softmax.")] = "linformer",
+    attention_type: Annotated[str, typer.Option(help="Of a linformer: linformer, kfree or softmax.")] = "linformer",
     texts: Annotated[
         list[str] | None,
         typer.Option(help="Measure the distance to the teacher on this text (a file, as of pretrain). Repeatable."),
     ] = None,
-    fit_texts: Annotated[list[str] | None, typer.Option(help="Text to fit projections to. Repeatable.")] = None,
+    fit_texts: Annotated[
+        list[str] | None, typer.Option(help="Text to fit projections of a linformer to. Repeatable.")
+    ] = None,
     text_column: Annotated[str | None, typer.Option(help="Column of the texts; found by itself if usual.")] = None,
     documents: Annotated[DocumentUnit, typer.Option(help="A text of .txt files.")] = "file",
     max_texts: Annotated[int, typer.Option(min=1, help="Texts that are used at most.")] = 64,
 ) -> None:
-    """Convert an encoder to a Linformer with its weights, head and tokenizer.
+    """Give an encoder linear attention and room for long inputs, with its weights, head, tokenizer and modules.
 
     Inputs of at most --exact-length or --projected-dim tokens give what they gave before (but not with linear and
     conv); longer ones are approximated, in time linear in their length.
     """
     given = {**locals(), "softmax_layers": softmax_layers or ()}
-    chosen = _OF_LINEARISE
+    chosen, where, remedy = _OF_LINFORMER, "", ""
     if Path(model).is_file():
-        chosen = _OF_FAIRSEQ
-        for name in sorted(set(context.params) - {"model", "output", *_OF_FAIRSEQ}):
-            if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE":
-                option = f"--{name.replace('_', '-')}"
-                raise ValueError(
-                    f"{option} has no effect on a fairseq Linformer, which has its projections: leave it out"
-                )
+        chosen, where, remedy = _OF_FAIRSEQ, "a fairseq Linformer, which has its projections", ""
+    elif architecture == "own":
+        chosen, where, remedy = _OF_OWN, "a model in its own class", ", or give --architecture linformer"
+        given["local_window"] = (0 if projection_kind == "cluster" else 64) if local_window is None else local_window
+    taken = {*_ALWAYS, *chosen} | ({"fit_texts"} if chosen is _OF_LINFORMER else set())
+    for name in sorted(set(context.params) - taken - (set() if chosen is _OF_FAIRSEQ else _MEASURING)):
+        if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE":
+            raise ValueError(f"--{name.replace('_', '-')} has no effect on {where}: leave it out{remedy}")
 
     from rich.console import Console
     from transformers.utils import logging
@@ -124,7 +157,8 @@ def convert(
     facts = convert_to_folder(
         model,
         output,
-        {name: given[name] for name in chosen},
+        {name: given[name] for name in chosen if given[name] is not None or name == "max_length"},
+        architecture=architecture.value,
         sources=sources(texts),
         fit_sources=sources(fit_texts),
         max_texts=max_texts,
@@ -135,10 +169,13 @@ def convert(
 
 def _next(facts: dict[str, Any], model: str, output: Path) -> str:
     """What to do with the result: a whole command, which runs as it is printed."""
-    from linformers.analysis.conversion_card import distillation_length
+    from linformers.analysis.conversion_card import distillation_length, loader
 
     length = distillation_length(facts)
     if length is None:
+        if facts["own_class"]:
+            library = "sentence_transformers" if facts["sentence_transformers"] else "transformers"
+            return f"next, in Python: import linformers, {library}; {library}.{loader(facts)}({str(output)!r})"
         return f"next, in Python: linformers.{facts['architecture']}.from_pretrained({str(output)!r})"
     both = ["--model", str(output), "--teacher", model]
     # Texts that softmax attention reads have nothing to teach.

@@ -1,4 +1,4 @@
-"""Linearise: turn a trained encoder with softmax attention into a Linformer with its weights."""
+"""Turn a trained encoder with softmax attention into a Linformer, a class of ours, with its weights."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,14 +10,21 @@ from transformers import PreTrainedModel
 from transformers.configuration_utils import PreTrainedConfig
 
 from linformers.attention import LinformerAttention
-from linformers.attention.checks import check_choice, check_int
+from linformers.attention.checks import check_choice
 from linformers.attention.projection import LinearProjection
 from linformers.attention.sharing import PROJECTION_KINDS, per_layer
 from linformers.models import audio, heads, text, vision
 from linformers.models.config import EXACT_LENGTH, LinformerConfig
 from linformers.models.convert_families import Family
 from linformers.models.convert_fit import fit_projections
-from linformers.models.convert_load import head_of, load_teacher, load_tokenizer, longest_input, name_of
+from linformers.models.convert_load import (
+    head_of,
+    layer_numbers,
+    load_teacher,
+    load_tokenizer,
+    longest_input,
+    name_of,
+)
 from linformers.models.convert_patches import ALL_FAMILIES
 from linformers.models.resize import Positions
 from linformers.models.text import LinformerPreTrainedModel
@@ -71,7 +78,7 @@ _OF_PATCHES = (
 )
 
 
-def linearise(
+def to_linformer(
     model_or_path: PreTrainedModel | str | Path,
     *,
     projected_dim: int | Sequence[int | None] = 128,
@@ -89,9 +96,11 @@ def linearise(
     tokenizer: Any = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> LinformerPreTrainedModel:
-    """Give a trained encoder attention that is linear in sequence length.
+    """Give the weights of a trained encoder to a class of ours, whose attention is linear in sequence length.
 
-    It may be a BERT, RoBERTa, XLM-R, DistilBERT or ELECTRA, of images a ViT or DeiT, of audio an AST.
+    ``linearise`` leaves a model in its own class, with all that people do with that. Ours is for what only it can do:
+    the paper's learned projections and its modes of sharing them, streaming, and sequence parallelism. The encoder may
+    be a BERT, RoBERTa, XLM-R, CamemBERT, DistilBERT or ELECTRA, of images a ViT or DeiT, of audio an AST.
 
     The result has the teacher's weights and head. Where slots stand for tokens (all kinds but ``linear`` and ``conv``)
     it computes what the teacher computes on texts of up to ``projected_dim`` tokens beside the global ones, and on all
@@ -145,7 +154,7 @@ def linearise(
         raise ValueError("projection_init='fit' needs the model's tokenizer, and there is none: give tokenizer=...")
 
     layers = teacher.config.num_hidden_layers
-    kept = _layer_numbers(softmax_layers, layers)
+    kept = layer_numbers(softmax_layers, layers)
     types = ["softmax" if layer in kept else attention_type for layer in range(layers)]
     dims = per_layer("projected_dim", projected_dim, layers)
     if not any(kind == "linformer" and k is not None for kind, k in zip(types, dims, strict=True)):
@@ -214,14 +223,6 @@ def _check_patches(model_type: str, projection_init: str, max_length: int | None
             f"max_length={max_length} is for text, but a {model_type} has a grid of patches: leave it out. Images of "
             "other sizes go after resize_image_size."
         )
-
-
-def _layer_numbers(softmax_layers: Sequence[int], layers: int) -> set[int]:
-    for layer in softmax_layers:
-        check_int("softmax_layers", layer, minimum=-layers)
-        if layer >= layers:
-            raise ValueError(f"softmax_layers={list(softmax_layers)}: there are {layers} layers, 0 to {layers - 1}.")
-    return {layer % layers for layer in softmax_layers}
 
 
 def _settings(config: PreTrainedConfig, family: Family, head: str) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
+import transformers
 from torch import nn
 from transformers import (
     CONFIG_MAPPING,
@@ -27,10 +28,12 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import FEATURE_EXTRACTOR_NAME, logging
 from transformers.utils.hub import cached_file
 
-from linformers.attention.checks import closest
-from linformers.models.convert_families import FAMILIES, Family
+from linformers._registration import ATTENTION
+from linformers.attention.checks import check_int, closest
+from linformers.models.convert_families import Family
 from linformers.models.convert_patches import ALL_FAMILIES
 from linformers.models.resize import reserved_positions
+from linformers.models.surroundings import encoder_folder
 
 AUTO: dict[str, Any] = {
     "Model": AutoModel,
@@ -45,25 +48,31 @@ AUTO: dict[str, Any] = {
 }
 
 
-def load_teacher(path: str | Path, families: Mapping[str, Family] = FAMILIES) -> PreTrainedModel:
-    """Load a model that can be converted, with the head it was saved with.
+def load_teacher(path: str | Path, families: Mapping[str, Family] | None = None) -> PreTrainedModel:
+    """Load a trained encoder with the head it was saved with, and softmax attention.
 
-    Weights are read as safetensors only, and no code of the folder is run.
+    Weights are read as safetensors only, and no code of the folder is run. Of a folder of sentence-transformers it is
+    the encoder.
 
     Args:
         path: a folder, or a name on the hub.
-        families: to choose from; those of text.
+        families: to choose from, whose pretraining heads become the part of them that we have; None = any encoder of
+            transformers, in the class that it was saved in.
 
     Raises:
         OSError: no such model, no safetensors in it, or a file that is damaged.
         ValueError: a model that cannot be converted.
     """
+    path = encoder_folder(path)
     if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
         raise OSError(f"model={path} has no config.json: give the folder of a saved model.")
     with reading(path):
         settings, _ = PreTrainedConfig.get_config_dict(path)
     model_type = settings.get("model_type")
-    _check_family(model_type, str(path), families)
+    if families is None:
+        _check_known(settings, str(path))
+    else:
+        _check_family(model_type, str(path), families)
     code = [name for name in settings.get("auto_map", {}) if name.startswith(("AutoConfig", "AutoModel"))]
     if code:
         raise ValueError(
@@ -75,27 +84,41 @@ def load_teacher(path: str | Path, families: Mapping[str, Family] = FAMILIES) ->
             f"{path} holds no weights as safetensors; other formats can run code when they are read. Where you trust "
             "the files, load them with transformers and call save_pretrained, then convert what that wrote."
         )
-    head = saved_head(settings)
     with reading(path):
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-    _check_config(config, head)
+    if families is None:
+        head = (settings.get("architectures") or ["AutoModel"])[0]
+        auto = getattr(transformers, head)
+        if getattr(config, ATTENTION, None) is not None:  # it is linear already, and is made so anew
+            config._attn_implementation = "sdpa"
+    else:
+        head = saved_head(settings)
+        auto = AUTO[head]
+        _check_config(config, head)
     with reading(path):
-        teacher, report = AUTO[head].from_pretrained(
-            path, use_safetensors=True, trust_remote_code=False, ignore_mismatched_sizes=True, output_loading_info=True
+        teacher, report = auto.from_pretrained(
+            path,
+            config=config,
+            use_safetensors=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
         )
     missing = {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
-    missing = sorted(name for name in missing if head != "Model" or "pooler." not in name)
-    if missing:
+    poolers = {name for name in missing if head.endswith("Model") and "pooler." in name}
+    if missing := sorted(missing - poolers):
         raise ValueError(
             f"{path} lacks weights of its {head}, or has them in another shape: {', '.join(missing[:3])}"
             f"{', ...' if missing[3:] else ''}. Correct its config.json (`architectures` names the head)."
         )
+    if poolers and hasattr(teacher, "pooler"):
+        teacher.pooler = None  # it was not trained, and saving it would say that it was
     return teacher.eval()
 
 
 def load_tokenizer(path: str | Path) -> Any | None:
     """The tokenizer beside the weights; None where a folder has none (transformers would make up an empty one)."""
-    folder = Path(path)
+    folder = Path(path := encoder_folder(path))
     files = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
     if folder.is_dir() and not any(any(folder.glob(name)) for name in files):
         return None
@@ -199,6 +222,22 @@ def _check_family(model_type: Any, where: str, families: Mapping[str, Family]) -
         raise ValueError(f"{where}: cannot convert model_type={model_type!r}; known are {', '.join(families)}.{hint}")
 
 
+def _check_known(settings: Mapping[str, Any], where: str) -> None:
+    """Refuse what transformers does not know, or what is no encoder."""
+    model_type, head = settings.get("model_type"), (settings.get("architectures") or ["AutoModel"])[0]
+    if model_type == "linformer":
+        raise ValueError(f"{where} is a Linformer already; resize_max_length(n) makes it take longer sequences.")
+    if model_type not in CONFIG_MAPPING:
+        raise ValueError(
+            f"{where}: model_type={model_type!r} is unknown to transformers {transformers.__version__}."
+            f"{closest(str(model_type), CONFIG_MAPPING)}"
+        )
+    if not isinstance(getattr(transformers, head, None), type):
+        raise ValueError(f"{where}: architectures={[head]} is no class of transformers {transformers.__version__}.")
+    if settings.get("is_decoder") or settings.get("add_cross_attention"):
+        raise ValueError(f"{where} is a decoder (is_decoder): only encoders become linear.")
+
+
 def _check_config(config: PreTrainedConfig, head: str) -> None:
     """Refuse what the family's name does not tell."""
 
@@ -238,3 +277,17 @@ def saved_head(settings: dict[str, Any]) -> str:
     if head not in AUTO:
         raise ValueError(f"cannot convert architectures={names}: the head must be one of {', '.join(AUTO)}.")
     return head
+
+
+def layer_numbers(softmax_layers: Sequence[int], layers: int) -> set[int]:
+    """Numbers of layers from 0, of such as may be counted from the last.
+
+    Raises:
+        TypeError: one is no integer.
+        ValueError: there is no such layer.
+    """
+    for layer in softmax_layers:
+        check_int("softmax_layers", layer, minimum=-layers)
+        if layer >= layers:
+            raise ValueError(f"softmax_layers={list(softmax_layers)}: there are {layers} layers, 0 to {layers - 1}.")
+    return {layer % layers for layer in softmax_layers}

@@ -23,7 +23,7 @@ from linformers.attention.sharing import PROJECTION_KINDS
 from linformers.attention.slots import AttentionPoolProjection
 from linformers.attention.window import Nearby
 from linformers.models.config import EXACT_LENGTH
-from linformers.models.resize import reserved_positions, resize_table
+from linformers.models.resize import check_module
 
 POOLING_KINDS = {name: kind for name, kind in PROJECTION_KINDS.items() if issubclass(kind, AttentionPoolProjection)}
 # What some models hand to their attention that changes its result.
@@ -95,6 +95,13 @@ SETTINGS = tuple(field.name for field in fields(Settings))
 
 
 _KNOWN: dict[str, Settings] = {}  # by what configurations hold: reading that anew takes longer than a short attention
+
+
+def exact_length(config: Any) -> int:
+    """Tokens up to which a model, ours or another's, reads by softmax attention though it is linear; 0 = none."""
+    if getattr(config, NAME, None) is not None:
+        return settings_of(config).exact_length
+    return getattr(config, "exact_length", 0)
 
 
 def settings_of(config: Any) -> Settings:
@@ -273,7 +280,7 @@ def configure(model: ModelT, **settings: Any) -> ModelT:
         TypeError: No module, or a setting of the wrong type.
         ValueError: An unknown setting, one out of range, or a model whose attention cannot be set.
     """
-    _check_module(model)
+    check_module(model)
     parts = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
     if not parts:
         raise ValueError(f"{type(model).__name__} holds no model of transformers")
@@ -285,14 +292,8 @@ def configure(model: ModelT, **settings: Any) -> ModelT:
         setattr(config, NAME, {name: list(x) if isinstance(x := chosen[name], tuple) else x for name in given})
     for part in parts:
         part.set_attn_implementation(NAME)
+        number_layers(part)
     return model
-
-
-def _check_module(model: Any) -> None:
-    if not isinstance(model, nn.Module):
-        raise TypeError(
-            f"model must be a module, got {type(model).__name__}: load it first, by AutoModel.from_pretrained."
-        )
 
 
 def check_model(model_class: type[PreTrainedModel]) -> None:
@@ -308,60 +309,19 @@ def check_model(model_class: type[PreTrainedModel]) -> None:
     if not model_class._can_set_attn_implementation():
         raise ValueError(
             f"{model_class.__name__} computes its attention itself and takes no attn_implementation, so it would stay "
-            "as it is: linearise(model) converts some of these, and says which."
+            "as it is: to_linformer(model) converts some of these to a class of ours, and says which."
         )
 
 
-def extend_positions(model: ModelT, max_length: int) -> ModelT:
-    """Make room for longer inputs in a model with learned positions, in its own class and in place.
-
-    The table is tiled: position 512 of a model of 512 starts as its position 0. Models that rotate queries and keys
-    (RoPE) have no table, and need none of this.
-
-    Args:
-        model: A BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, ELECTRA or ALBERT, with any head, or what embeds
-            its tokens as these do; of a ``SentenceTransformer`` also ``max_seq_length`` is raised.
-        max_length: Tokens to make room for.
-
-    Returns:
-        The model; its configuration says what it now reads.
-
-    Raises:
-        TypeError: No module, or ``max_length`` is no integer.
-        ValueError: A model without such a table, or one that is as long already.
-    """
-    _check_module(model)
-    check_int("max_length", max_length)
-    found = [
-        module
-        for module in model.modules()
-        if isinstance(getattr(module, "position_embeddings", None), nn.Embedding) and hasattr(module, "word_embeddings")
-    ]
-    if not found:
-        raise ValueError(
-            f"{type(model).__name__} has no table of learned positions beside its words; if it rotates queries and "
-            "keys, its configuration says how far (rope_parameters, max_position_embeddings)."
-        )
-    tables = [module.get_submodule("position_embeddings") for module in found]
-    for table in tables:
-        assert isinstance(table, nn.Embedding)
-        if max_length <= (length := table.num_embeddings - reserved_positions(table)):
-            raise ValueError(f"max_length={max_length} is no more than the {length} positions that the model has")
-    for embeddings, table in zip(found, tables, strict=True):
-        assert isinstance(table, nn.Embedding)
-        resize_table(table, max_length)
-        for name in ("position_ids", "token_type_ids"):
-            if isinstance(ids := getattr(embeddings, name, None), Tensor):
-                fresh = torch.arange(table.num_embeddings, device=ids.device)[None]
-                embeddings.register_buffer(name, fresh if name == "position_ids" else fresh * 0, persistent=False)
-        for part in model.modules():  # of a model with several encoders only those that hold these embeddings
-            if not isinstance(part, PreTrainedModel) or all(module is not embeddings for module in part.modules()):
-                continue
-            if hasattr(part.config, "max_position_embeddings"):
-                part.config.max_position_embeddings = table.num_embeddings
-    if hasattr(model, "max_seq_length"):
-        model.max_seq_length = max_length  # pyright: ignore[reportArgumentType]
-    return model
+def number_layers(model: nn.Module) -> None:
+    """Tell attention modules their layer, where their class does not: settings may be given layer by layer."""
+    count = getattr(getattr(model, "config", None), "num_hidden_layers", None)
+    for layers in model.modules():
+        if isinstance(layers, nn.ModuleList) and len(layers) == count:
+            for number, layer in enumerate(layers):
+                for module in layer.modules():
+                    if "Attention" in type(module).__name__ and getattr(module, "layer_idx", None) is None:
+                        vars(module)["layer_idx"] = number
 
 
 AttentionInterface.register(NAME, attention)

@@ -1,7 +1,7 @@
 """Make a model take longer (or shorter) sequences: positions and projections at another length."""
 
 import math
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,7 @@ from linformers.attention.checks import check_choice, check_int
 from linformers.attention.projection import ConvProjection, LinearProjection
 
 Positions = Literal["tile", "interpolate"]
+ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
 @torch.no_grad()
@@ -27,6 +28,78 @@ def resize_max_length(model: PreTrainedModel, max_length: int, positions: str = 
         if isinstance(module, Projection):
             resize_projection(module, max_length)
     model.config.max_position_embeddings = max_length
+
+
+def extend_positions(model: ModelT, max_length: int, positions: str = "tile") -> ModelT:
+    """Make room for longer inputs in a model with learned positions, in its own class and in place.
+
+    The table is tiled: position 512 of a model of 512 starts as its position 0. Models that rotate queries and keys
+    (RoPE) have no table; they read what their configuration says.
+
+    Args:
+        model: A BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, ELECTRA or ALBERT, with any head, or what embeds
+            its tokens as these do; of a ``SentenceTransformer`` or ``CrossEncoder`` also ``max_seq_length`` is raised.
+        max_length: Tokens to make room for.
+        positions: ``tile``, or ``interpolate`` between the positions that it has.
+
+    Returns:
+        The model; its configuration says what it now reads.
+
+    Raises:
+        TypeError: No module, or ``max_length`` is no integer.
+        ValueError: A model that has no such table and reads less, or one that reads more already.
+    """
+    check_module(model)
+    check_int("max_length", max_length)
+    check_choice("positions", positions, get_args(Positions))
+    found = [
+        module
+        for module in model.modules()
+        if isinstance(getattr(module, "position_embeddings", None), nn.Embedding) and hasattr(module, "word_embeddings")
+    ]
+    if not found and max_length > (longest := _longest_without_table(model)):
+        raise ValueError(
+            f"{type(model).__name__} has no table of learned positions beside its words, and reads {longest:,} tokens, "
+            f"not {max_length:,}; if it rotates queries and keys, its configuration says how far (rope_parameters, "
+            "max_position_embeddings)."
+        )
+    tables = [module.get_submodule("position_embeddings") for module in found]
+    for table in tables:
+        assert isinstance(table, nn.Embedding)
+        if max_length < (length := table.num_embeddings - reserved_positions(table)):
+            raise ValueError(f"max_length={max_length} is less than the {length} positions that the model has")
+    for embeddings, table in zip(found, tables, strict=True):
+        assert isinstance(table, nn.Embedding)
+        resize_table(table, max_length, positions)
+        for name in ("position_ids", "token_type_ids"):
+            if isinstance(ids := getattr(embeddings, name, None), Tensor):
+                fresh = torch.arange(table.num_embeddings, device=ids.device)[None]
+                embeddings.register_buffer(name, fresh if name == "position_ids" else fresh * 0, persistent=False)
+        for part in model.modules():  # of a model with several encoders only those that hold these embeddings
+            if not isinstance(part, PreTrainedModel) or all(module is not embeddings for module in part.modules()):
+                continue
+            if hasattr(part.config, "max_position_embeddings"):
+                part.config.max_position_embeddings = table.num_embeddings
+    if hasattr(model, "max_seq_length"):
+        model.max_seq_length = max_length  # pyright: ignore[reportArgumentType]
+    return model
+
+
+def _longest_without_table(model: nn.Module) -> int:
+    parts = [part.config for part in model.modules() if isinstance(part, PreTrainedModel)]
+    return min((getattr(config, "max_position_embeddings", None) or 0 for config in parts), default=0)
+
+
+def check_module(model: Any) -> None:
+    """Refuse a name in place of a model.
+
+    Raises:
+        TypeError: no module.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"model must be a module, got {type(model).__name__}: load it first, by AutoModel.from_pretrained."
+        )
 
 
 def reserved_positions(table: Any) -> int:

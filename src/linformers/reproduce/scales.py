@@ -107,7 +107,7 @@ class Table2Scale:
         teacher: what is fine-tuned and converted: as ``models`` of Figure 1; none = no conversion.
         teacher_rate: its learning rate, and that of ``encoders``.
         student_rate: a student starts where its teacher stands; at the teacher's rate it would lose that.
-        students: by name, arguments of ``linearise``.
+        students: by name, arguments of ``to_linformer``.
         more_students: by task, further ones.
         scratch: tasks where a converted shape with random weights is trained as long as a student.
         encoders: by name, cells of Figure 3 that are fine-tuned.

@@ -20,7 +20,7 @@ import torch
 from rich.console import Console
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from linformers import linearise
+from linformers import to_linformer
 from linformers.attention.checks import check_choice
 from linformers.data.folders import file_hash, write_folder
 from linformers.data.rejects import Rejects
@@ -39,7 +39,7 @@ from linformers.training.strict import build
 
 TITLE = "Table 2: classification"
 BOOKS = "books"  # the task made of the shipped books
-STUDENT_OPTIONS = tuple(inspect.signature(linearise).parameters)[1:]
+STUDENT_OPTIONS = tuple(inspect.signature(to_linformer).parameters)[1:]
 SIZES = ("train_size", "validation_size", "test_size", "split_seed")
 
 
@@ -88,7 +88,7 @@ def check(scale: Scale, context: Context) -> None:
         build(FinetuneSettings, options, {}, f"table2.tasks.{task}.")
         for name, student in size.students_of(task).items():
             for key in student:
-                check_choice(f"argument of linearise in table2, student {name!r},", key, STUDENT_OPTIONS)
+                check_choice(f"argument of to_linformer in table2, student {name!r},", key, STUDENT_OPTIONS)
     if size.teacher is not None:
         figure1.encoder(size.teacher, context)
     cells = figure3.grid(scale.figure3)
@@ -159,7 +159,7 @@ class _Task:
             tokenizer = AutoTokenizer.from_pretrained(teacher.run / "model")
             torch.manual_seed(0)  # of a random E
             began = time.perf_counter()
-            student = linearise(model, **options)
+            student = to_linformer(model, **options)
             seconds = time.perf_counter() - began
 
             def write(folder: Path) -> None:
@@ -197,7 +197,7 @@ class _Task:
             model: Any = AutoModelForSequenceClassification.from_pretrained(teacher.run / "model")
             tokenizer = AutoTokenizer.from_pretrained(teacher.run / "model")
             torch.manual_seed(0)
-            start = AutoModelForSequenceClassification.from_config(linearise(model, **options).config)
+            start = AutoModelForSequenceClassification.from_config(to_linformer(model, **options).config)
 
             def write(folder: Path) -> None:
                 start.save_pretrained(folder)

@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 from linformers.data.folders import file_hash
 from linformers.data.tasks_rules import Kind, kind_of_config
 from linformers.models.convert_load import longest_input, saved_head
+from linformers.models.surroundings import encoder_folder
 from linformers.scoring.settings import Reading
 from linformers.training.loading import LOCAL, load_tokenizer, reported
 
@@ -81,8 +82,8 @@ def load_network(reading: Reading) -> Network:
     Raises:
         ValueError: a model that cannot be loaded, lacks weights, or is neither a classifier nor an encoder of texts.
     """
-    folder = Path(reading.model)
     with reported("model", reading.model):
+        folder = Path(encoder_folder(reading.model))
         config: Any = AutoConfig.from_pretrained(folder, **LOCAL)
     tokenizer = load_tokenizer("model", reading.model)
     exported = (folder / GRAPH).is_file() and not any(folder.glob("*.safetensors"))

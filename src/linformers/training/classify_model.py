@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from linformers.data.tasks import Task
 from linformers.data.tasks_rules import PROBLEM_TYPES
 from linformers.models.convert_load import longest_input
+from linformers.models.surroundings import encoder_folder
 from linformers.training.loading import LOCAL, check_pair, reported
 
 DEFAULT_MAX_LENGTH = 512
@@ -26,7 +27,8 @@ def load_model(
         ValueError: transformers cannot load it, or it holds no weights for the encoder.
     """
     with reported(option, name):
-        config: Any = AutoConfig.from_pretrained(name, **LOCAL)
+        folder = encoder_folder(name)
+        config: Any = AutoConfig.from_pretrained(folder, **LOCAL)
         saved = [config.id2label[index] for index in sorted(config.id2label)]
         keep = saved == task.classes or saved == [f"LABEL_{index}" for index in range(len(task.classes))]
         config.id2label = dict(enumerate(task.classes))
@@ -34,7 +36,7 @@ def load_model(
         config.problem_type = PROBLEM_TYPES[task.kind]
         fresh = auto.from_config(config, **LOCAL)
         model, info = auto.from_pretrained(
-            name, config=config, use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True, **LOCAL
+            folder, config=config, use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True, **LOCAL
         )
     base = model.base_model_prefix + "."
     absent = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
@@ -61,7 +63,7 @@ def load_teacher(name: str, student: PreTrainedModel, tokenizer: Tokenizer, max_
     """
     with reported("teacher", name):
         teacher, info = AutoModelForSequenceClassification.from_pretrained(
-            name, use_safetensors=True, output_loading_info=True, **LOCAL
+            encoder_folder(name), use_safetensors=True, output_loading_info=True, **LOCAL
         )
     ours: Any = student.config
     theirs: Any = teacher.config

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from linformers._registration import ATTENTION
 from linformers.data.folders import reports_full_disk
 from linformers.data.tasks import Task
 from linformers.models.convert_families import FAMILIES
@@ -141,7 +142,8 @@ def conclude(results: dict[str, Any], path: Path, console: Console) -> None:
         table.add_row(LABELS[name], f"{found['value']:.4f}", f"{found['low']:.4f} to {found['high']:.4f}")
     console.print(table)
     model = path / MODEL
-    kind = json.loads((model / "config.json").read_text(encoding="utf-8"))["model_type"]
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    short = config["model_type"] in FAMILIES and ATTENTION not in config
     plan = json.loads((model / PLAN).read_text(encoding="utf-8"))
     task = f"{plan.get('modality', 'text')}-classification"
     use = f"transformers.pipeline({task!r}, model={str(model)!r})"
@@ -153,7 +155,7 @@ def conclude(results: dict[str, Any], path: Path, console: Console) -> None:
         f"{results['seconds']:,.0f} s of training.\n"
         f"Model and card: {model}\nMetrics: {path / RESULTS}; predictions: {path / PREDICTIONS}\n"
         f"Next: import linformers, then {use}"
-        + (f"\nFor longer inputs: {shlex.join(['linformers', 'convert', *convert])}" if kind in FAMILIES else ""),
+        + (f"\nFor longer inputs: {shlex.join(['linformers', 'convert', *convert])}" if short else ""),
         highlight=False,
         markup=False,
         soft_wrap=True,

@@ -23,6 +23,8 @@ from linformers.data.masking import IGNORED
 from linformers.data.sources import Source
 from linformers.data.streams import collate
 from linformers.models.convert_load import longest_input
+from linformers.models.interface import exact_length
+from linformers.models.surroundings import carry
 from linformers.report.environment import describe_environment
 from linformers.training import tensors
 from linformers.training.arguments import training_arguments
@@ -187,7 +189,7 @@ def _run(settings: DistilSettings, folder: Folder, console: Console) -> int:
         raise ValueError(
             f"length={settings.length} is more than the {longest_input(model):,} tokens the model can read"
         )
-    exact = getattr(model.config, "exact_length", 0)
+    exact = exact_length(model.config)
     if settings.length <= exact:
         raise ValueError(
             f"length={settings.length}: texts of up to exact_length={exact} tokens are read by softmax attention, "
@@ -226,7 +228,7 @@ def _run(settings: DistilSettings, folder: Folder, console: Console) -> int:
                 measure_start=True,
                 callbacks=[progress, signals],
                 teacher=teacher,
-                order=LayerOrder(encoder.encoder, _order(settings, encoder, teacher, evaluation), settings.steps),
+                order=LayerOrder(encoder, _order(settings, encoder, teacher, evaluation), settings.steps),
             )
             with progress:
                 trainer.train(resume_from_checkpoint=checkpoint)
@@ -284,8 +286,9 @@ def _publish(
     }
 
     def write(target: Path) -> None:
-        model.save_pretrained(target)
-        tokenizer.save_pretrained(target)
+        inner = carry(Path(settings.model), target, None)
+        model.save_pretrained(inner)
+        tokenizer.save_pretrained(inner)
         shutil.copyfile(folder.path / PLAN, target / PLAN)
         card = Path(settings.model) / "README.md"
         text = card.read_text(encoding="utf-8") if card.is_file() else f"# {folder.path.name}\n"

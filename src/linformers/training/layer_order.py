@@ -1,6 +1,6 @@
 """Converting the layers one after another while distilling, instead of all at once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,7 +9,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from linformers._registration import ATTENTION, MODEL_TYPE
 from linformers.attention import LinformerAttention, SoftmaxAttention
+from linformers.models.interface import number_layers, settings_of
 
 GREEDY_SHARE = 0.5  # of the steps, over which the layers become linear
 
@@ -25,17 +27,57 @@ def easiest_first(student: PreTrainedModel, teacher: PreTrainedModel, input_ids:
         teacher: what it was converted from, with as many layers.
         input_ids: sequences without padding.
     """
-    encoder: Any = student.encoder
-    errors: dict[int, float] = {}
     with torch.no_grad():
         states: Sequence[Float[Tensor, "batch seq hidden"]] = teacher(
             input_ids, output_hidden_states=True
         ).hidden_states
-        for i, layer in enumerate(encoder.layers):
-            if isinstance(layer.attention, LinformerAttention):
-                own, _ = layer(states[i])
-                errors[i] = ((own - states[i + 1]).square().sum() / states[i + 1].square().sum()).item()
+        found = (
+            _errors_of_ours(student, states)
+            if student.config.model_type == MODEL_TYPE
+            else _errors_in_own_class(student, input_ids, states)
+        )
+        errors = {i: error / states[i + 1].square().sum().item() for i, error in found}
     return sorted(errors, key=lambda i: errors[i])
+
+
+def _errors_of_ours(student: Any, states: Sequence[Tensor]) -> Iterator[tuple[int, float]]:
+    for i, layer in enumerate(student.encoder.layers):
+        if isinstance(layer.attention, LinformerAttention):
+            own, _ = layer(states[i])
+            yield i, (own - states[i + 1]).square().sum().item()
+
+
+def _errors_in_own_class(
+    student: Any, input_ids: Int[Tensor, "batch seq"], states: Sequence[Tensor]
+) -> Iterator[tuple[int, float]]:
+    """With softmax attention before it, a layer is given the teacher's input of it."""
+    compressed = _compressed(student)
+    for i in compressed:
+        with _softmax_in(student, [layer for layer in compressed if layer != i]):
+            own = student(input_ids, output_hidden_states=True).hidden_states[i + 1]
+        yield i, (own - states[i + 1]).square().sum().item()
+
+
+def _dims(model: Any) -> list[int | None]:
+    k = settings_of(model.config).projected_dim
+    return list(k) if isinstance(k, tuple) else [k] * model.config.num_hidden_layers
+
+
+def _compressed(model: Any) -> list[int]:
+    return [i for i, k in enumerate(_dims(model)) if k is not None]
+
+
+@contextmanager
+def _softmax_in(model: Any, layers: Sequence[int]) -> Iterator[None]:
+    """Softmax attention in some layers of a model in its own class."""
+    before = getattr(model.config, ATTENTION)
+    dims = [None if i in layers else k for i, k in enumerate(_dims(model))]
+    number_layers(model)
+    setattr(model.config, ATTENTION, {**before, "projected_dim": dims})
+    try:
+        yield
+    finally:
+        setattr(model.config, ATTENTION, before)
 
 
 class LayerOrder:
@@ -44,16 +86,16 @@ class LayerOrder:
     Over the first half of the steps the layers become linear at equal intervals, the first of them before the first.
 
     Args:
-        encoder: of the student; its ``layers`` are changed within ``at`` alone.
+        model: the student, without its head; it is changed within ``at`` alone.
         order: layers in the order of their conversion.
         steps: of the whole run.
     """
 
-    def __init__(self, encoder: Any, order: Sequence[int], steps: int) -> None:
-        self.order = list(order)
+    def __init__(self, model: Any, order: Sequence[int], steps: int) -> None:
+        self.order, self.model = list(order), model
         self.interval = max(steps * GREEDY_SHARE / max(len(self.order), 1), 1)
-        self.layers = encoder.layers
-        self.stand_ins = {i: _softmax_of(self.layers[i].attention) for i in self.order}
+        self.ours = model.config.model_type == MODEL_TYPE
+        self.stand_ins = {i: _softmax_of(model.encoder.layers[i].attention) for i in self.order} if self.ours else {}
 
     def waiting(self, step: int) -> list[int]:
         """The layers that are not linear yet at a step, counted from 0."""
@@ -61,15 +103,25 @@ class LayerOrder:
 
     @contextmanager
     def at(self, step: int) -> Iterator[None]:
-        """The encoder as it is at a step."""
-        linear = {i: self.layers[i].attention for i in self.waiting(step)}
-        for i in linear:
-            self.layers[i].attention = self.stand_ins[i]
-        try:
+        """The model as it is at a step."""
+        if not (waiting := self.waiting(step)):
             yield
-        finally:
-            for i, attention in linear.items():
-                self.layers[i].attention = attention
+            return
+        with _stand_ins(self.model, waiting, self.stand_ins) if self.ours else _softmax_in(self.model, waiting):
+            yield
+
+
+@contextmanager
+def _stand_ins(model: Any, layers: Sequence[int], stand_ins: Mapping[int, SoftmaxAttention]) -> Iterator[None]:
+    """Softmax attention in some layers of a model of ours."""
+    linear = {i: model.encoder.layers[i].attention for i in layers}
+    for i in linear:
+        model.encoder.layers[i].attention = stand_ins[i]
+    try:
+        yield
+    finally:
+        for i, attention in linear.items():
+            model.encoder.layers[i].attention = attention
 
 
 def _softmax_of(attention: LinformerAttention) -> SoftmaxAttention:

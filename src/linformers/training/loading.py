@@ -11,6 +11,7 @@ from transformers.utils import logging
 
 import linformers  # noqa: F401  (registers the model type)
 from linformers.models.convert_load import AUTO, longest_input, saved_head
+from linformers.models.surroundings import encoder_folder
 
 LOCAL: dict[str, Any] = {"trust_remote_code": False}
 
@@ -22,8 +23,9 @@ def load_saved(option: str, name: str) -> PreTrainedModel:
         ValueError: it cannot be loaded.
     """
     with reported(option, name):
-        config: Any = AutoConfig.from_pretrained(name, **LOCAL)
-        return AUTO[saved_head(config.to_dict())].from_pretrained(name, use_safetensors=True, **LOCAL)
+        folder = encoder_folder(name)
+        config: Any = AutoConfig.from_pretrained(folder, **LOCAL)
+        return AUTO[saved_head(config.to_dict())].from_pretrained(folder, use_safetensors=True, **LOCAL)
 
 
 def load_encoder(option: str, name: str) -> PreTrainedModel:
@@ -33,7 +35,7 @@ def load_encoder(option: str, name: str) -> PreTrainedModel:
         ValueError: it cannot be loaded.
     """
     with reported(option, name):
-        model = AutoModel.from_pretrained(name, use_safetensors=True, **LOCAL)
+        model = AutoModel.from_pretrained(encoder_folder(name), use_safetensors=True, **LOCAL)
     return model.eval().requires_grad_(False)
 
 
@@ -44,7 +46,7 @@ def load_tokenizer(option: str, name: str) -> Tokenizer:
         ValueError: there is none.
     """
     with reported(option, name):
-        return AutoTokenizer.from_pretrained(name, **LOCAL)
+        return AutoTokenizer.from_pretrained(encoder_folder(name), **LOCAL)
 
 
 def check_pair(

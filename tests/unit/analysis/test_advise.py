@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM
 
-from linformers import advise_projected_dims, linearise
+from linformers import advise_projected_dims, to_linformer
 from linformers.analysis.advise import slot_grid, split_slots
 
 LENGTH = 64
@@ -55,8 +55,8 @@ def advise(teacher: BertForMaskedLM, texts: list[str], **options: Any):
 
 
 def hidden_error(teacher: BertForMaskedLM, texts: list[str], dims: Any, **options: Any) -> float:
-    """Of a model that ``linearise`` makes."""
-    student = linearise(teacher, projected_dim=dims, exact_length=0, **options)
+    """Of a model that ``to_linformer`` makes."""
+    student = to_linformer(teacher, projected_dim=dims, exact_length=0, **options)
     ids = torch.tensor([Letters()(text, max_length=LENGTH)["input_ids"][0] for text in texts])
     with torch.no_grad():
         ours, theirs = (m.base_model(ids).last_hidden_state for m in (student, teacher))
@@ -95,7 +95,7 @@ def test_mean_dim(teacher: BertForMaskedLM, texts: list[str], options: dict[str,
     # The first layer hardly attends by content, so it needs no more than the others.
     assert advice.projected_dim[0] == min(k or 0 for k in advice.projected_dim)
     assert done[-1] == (18, 18)
-    converted = linearise(teacher, **advice.options).config
+    converted = to_linformer(teacher, **advice.options).config
     assert [k for _, k in converted.layer_attention] == list(advice.projected_dim)
 
 

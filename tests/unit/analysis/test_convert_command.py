@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
-from linformers import LinformerForMaskedLM, linearise
+from linformers import LinformerForMaskedLM, to_linformer
 from linformers.analysis.conversion import convert_to_folder
 from linformers.analysis.fidelity import measure_fidelity
 from linformers.cli.convert import _next
@@ -22,6 +22,7 @@ from linformers.data.sources import Source
 
 WORDS = [a + b for a in "bcdfgklm" for b in "aeiouy"]
 SLOTS = ["--exact-length", "0"]
+OURS = ["--architecture", "linformer"]
 TEXTS = [" ".join(WORDS[i : i + 4 + 5 * i]) for i in range(6)]
 
 
@@ -65,24 +66,46 @@ def text_file(tmp_path: Path) -> Path:
     return path
 
 
-def test_converts_measures_and_writes(teacher: Path, text_file: Path, tmp_path: Path, capsys) -> None:
+@pytest.mark.parametrize("ours", [False, True])
+def test_converts_measures_and_writes(ours: bool, teacher: Path, text_file: Path, tmp_path: Path, capsys) -> None:
     output = tmp_path / "out"
-    arguments = ["--projected-dim", "4", "--exact-length", "8", "--max-length", "64", "--softmax-layers", "-1"]
+    arguments = [
+        *(OURS if ours else []),
+        "--projected-dim",
+        "4",
+        "--exact-length",
+        "8",
+        "--max-length",
+        "64",
+        "--softmax-layers",
+        "-1",
+    ]
     command = ["convert", "--model", str(teacher), "--output", str(output), "--texts", str(text_file), *arguments]
     assert run(command) == 0
     shown = capsys.readouterr().out
-    assert "tiny-bert -> LinformerForMaskedLM" in shown and "Distance to the teacher: 6 texts" in shown
+    made = LinformerForMaskedLM if ours else BertForMaskedLM
+    assert (
+        f"tiny-bert -> {made.__name__}" in shown and "gives what its teacher gives on texts of up to 8 tokens" in shown
+    )
+    assert "Distance to the teacher: 6 texts" in shown
     following = shlex.split(shown.splitlines()[-1].partition("): ")[2])
     assert following[:6] == ["linformers", "distil", "--model", str(output), "--teacher", str(teacher)]
     model, tokenizer = AutoModelForMaskedLM.from_pretrained(output), AutoTokenizer.from_pretrained(output)
-    assert isinstance(model, LinformerForMaskedLM) and model.config.max_position_embeddings == 64
-    assert model.config.layer_attention == [("linformer", 4), ("softmax", None)]
+    assert type(model) is made and model.config.max_position_embeddings == 64
+    if ours:
+        assert model.config.layer_attention == [("linformer", 4), ("softmax", None)]
+    else:
+        kept = {"projected_dim": [4, None], "exact_length": 8, "projection_kind": "cluster"}
+        assert model.config.linformers == kept | {"local_window": 0, "global_tokens": 1}
+        assert model.config._attn_implementation == "linformers"
     assert tokenizer.model_max_length == 64 and len(tokenizer(" ".join(WORDS[:20]))["input_ids"]) == 20
     fidelity = json.loads((output / "fidelity.json").read_text())
     assert fidelity["texts"] == 6 and len(fidelity["layers"]) == 3 and fidelity["max_length"] == 48
     assert 0 < fidelity["layers"][2]["cosine"] < 1
     card = (output / "README.md").read_text()
-    assert "tiny-bert as a Linformer" in card and f"{fidelity['embedding_cosine']:.4f}" in card
+    assert (
+        "tiny-bert as a Linformer" if ours else "tiny-bert with linear attention"
+    ) in card and f"{fidelity['embedding_cosine']:.4f}" in card
     assert "| `exact_length` | 8 |" in card and "Up to 8 tokens attention is softmax itself" in card
     for name in ("README.md", "conversion.json", "config.json"):
         assert str(tmp_path) not in (output / name).read_text()
@@ -96,7 +119,7 @@ def test_converts_measures_and_writes(teacher: Path, text_file: Path, tmp_path: 
 
 
 def test_fits_on_text(teacher: Path, text_file: Path, tmp_path: Path) -> None:
-    options = ["--projection-kind", "linear", "--projected-dim", "4", "--projection-init", "fit"]
+    options = [*OURS, "--projection-kind", "linear", "--projected-dim", "4", "--projection-init", "fit"]
     output = ["--output", str(tmp_path / "out"), "--fit-texts", str(text_file)]
     assert run(["convert", "--model", str(teacher), *output, *options]) == 0
     assert "but the projections, on texts.jsonl" in (tmp_path / "out" / "README.md").read_text()
@@ -109,14 +132,19 @@ def test_a_bar_only_where_it_fits(fits: bool, teacher: Path, text_file: Path, tm
     options = {"projection_kind": "linear", "projection_init": "fit" if fits else "pooling"}
     options |= {"max_length": None, "positions": "tile"}
     source = [Source(path=str(text_file))] if fits else []
-    convert_to_folder(str(teacher), tmp_path / "out", options, fit_sources=source, console=console)
+    convert_to_folder(
+        str(teacher), tmp_path / "out", options, architecture="linformer", fit_sources=source, console=console
+    )
     assert ("fitting" in shown.getvalue()) == fits
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--projection-kind", "linear2"], "Did you mean 'linear'"),
+        (["--projection-kind", "clusters"], "Did you mean 'cluster'"),
+        ([*OURS, "--projection-kind", "linear2"], "Did you mean 'linear'"),
+        (["--projection-sharing", "none"], "--projection-sharing has no effect on a model in its own class"),
+        (["--architecture", "own", "--fit-texts", "texts.jsonl"], "or give --architecture linformer"),
         (["--texts", "nothing.jsonl"], "nothing.jsonl"),
         (["--texts", "empty.jsonl"], "holds no text"),
         (["--output", "texts.jsonl"], "is a file"),
@@ -124,12 +152,15 @@ def test_a_bar_only_where_it_fits(fits: bool, teacher: Path, text_file: Path, tm
         (["--model", "nothing/there"], "nothing/there is no folder"),
         (["--model", "."], "no config.json"),
         (["--softmax-layers", "7"], "there are 2 layers"),
-        (["--projection-init", "fit"], "nothing to fit"),
-        (["--fit-texts", "texts.jsonl"], "fit_texts) are read only by"),
+        ([*OURS, "--projection-init", "fit"], "nothing to fit"),
+        ([*OURS, "--fit-texts", "texts.jsonl"], "fit_texts) are read only by"),
         (["--texts", "folder"], "path=folder: none of its 0 files is readable"),
         (["--projected-dim", "0"], "projected_dim must be at least 1, got 0"),
         (["--max-length", "16"], "max_length=16 is below the 48 tokens of the teacher"),
-        (["--exact-length", "8", "--projection-kind", "conv"], "exact_length=8 needs slots that stand for tokens"),
+        (
+            [*OURS, "--exact-length", "8", "--projection-kind", "conv"],
+            "exact_length=8 needs slots that stand for tokens",
+        ),
         (["--exact-length", "-1"], "exact_length must be at least 0, got -1"),
         (["--positions", "stretch"], "positions='stretch'"),
         (["--output", "texts.jsonl/out"], "texts.jsonl is a file"),
@@ -161,16 +192,16 @@ def test_errors_leave_nothing(
         (["--projected-dim", "34", *SLOTS, "--local-window", "1"], 35),
         (["--projected-dim", "4", *SLOTS, "--projection-kind", "attention_pool"], 48),  # a window of 64
         *(
-            (["--projected-dim", "8", *SLOTS, "--projection-kind", kind, "--local-window", "0"], 9)
+            ([*OURS, "--projected-dim", "8", *SLOTS, "--projection-kind", kind, "--local-window", "0"], 9)
             for kind in ("mean_pool", "max_pool", "attention_pool")
         ),
         (["--projected-dim", "4", "--softmax-layers", "0", "--softmax-layers", "1", "--max-length", "64"], 48),
         (["--projected-dim", "64", *SLOTS, "--max-length", "64"], 48),
         (["--projected-dim", "64", "--max-length", "64", "--positions", "interpolate"], 0),
         (["--projected-dim", "64", "--positions", "interpolate"], 48),
-        (["--projected-dim", "64", "--projection-kind", "linear"], 0),
-        (["--projected-dim", "64", "--projection-kind", "linear", "--max-length", "16"], 0),
-        (["--attention-type", "kfree"], 0),
+        ([*OURS, "--projected-dim", "64", "--projection-kind", "linear"], 0),
+        ([*OURS, "--projected-dim", "64", "--projection-kind", "linear", "--max-length", "16"], 0),
+        ([*OURS, "--attention-type", "kfree"], 0),
     ],
 )
 def test_what_is_exact_and_what_comes_next(options: list[str], exact: int, teacher, tmp_path, capsys) -> None:
@@ -184,7 +215,7 @@ def test_what_is_exact_and_what_comes_next(options: list[str], exact: int, teach
     assert f"from_pretrained('{output}')" in shown or f"'{output}-distilled'" in shown
 
     original, student = AutoModelForMaskedLM.from_pretrained(teacher), AutoModelForMaskedLM.from_pretrained(output)
-    never_slots = student.config.max_position_embeddings <= student.config.exact_length
+    never_slots = facts["max_length"] <= facts["exact_length"]
     assert ("it is softmax attention throughout" in shown) == never_slots
     for length in (exact, min(exact + 1, 48)) if exact else (16,):
         ids = torch.randint(5, 40, (32, length), generator=torch.Generator().manual_seed(0))
@@ -208,7 +239,7 @@ def test_fairseq_file(tmp_path: Path, capsys, monkeypatch) -> None:
     command = ["convert", "--model", str(tmp_path / "model.safetensors"), "--output", str(tmp_path / "out")]
     assert run([*command, "--projected-dim", "8"]) == 1
     assert "--projected-dim has no effect" in capsys.readouterr().err
-    state = {"linformer": linearise(BertForMaskedLM(tiny_config()))}
+    state = {"linformer": to_linformer(BertForMaskedLM(tiny_config()))}
 
     monkeypatch.setattr("linformers.analysis.conversion.convert_fairseq_linformer", lambda path: state["linformer"])
     assert run([*command, "--max-length", "32"]) == 0
@@ -223,10 +254,10 @@ def tiny_config() -> BertConfig:
 def test_fidelity(teacher: Path) -> None:
     original = BertForMaskedLM.from_pretrained(teacher).eval()
     tokenizer = AutoTokenizer.from_pretrained(teacher)
-    equal = measure_fidelity(linearise(original), original, tokenizer, TEXTS, batch_size=4)
+    equal = measure_fidelity(to_linformer(original), original, tokenizer, TEXTS, batch_size=4)
     assert all(layer.cosine > 0.9999 and layer.relative_error < 1e-5 for layer in equal.layers)
     assert equal.embedding_cosine > 0.9999 and equal.tokens == sum(min(len(t.split()), 48) for t in TEXTS)
-    student = linearise(original, projected_dim=2, exact_length=0)
+    student = to_linformer(original, projected_dim=2, exact_length=0)
     together = measure_fidelity(student, original, tokenizer, TEXTS)
     one_by_one = measure_fidelity(student, original, tokenizer, TEXTS, batch_size=1)  # no padding
     assert together.layers[-1].cosine == pytest.approx(one_by_one.layers[-1].cosine, abs=1e-6)

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, pipeline
 
 import linformers
-from linformers import linearise
+from linformers import to_linformer
 from linformers.attention import LinformerAttention, SoftmaxAttention
 from linformers.models.convert_families import FAMILIES
 
@@ -91,9 +91,9 @@ def assert_close(ours, theirs) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_short_texts_are_exact(family: str, head: str, tmp_path: Path) -> None:
     teacher = teacher_of(family, head)
-    compare(teacher, linearise(teacher, projected_dim=20, exact_length=0), head)
+    compare(teacher, to_linformer(teacher, projected_dim=20, exact_length=0), head)
     teacher.save_pretrained(tmp_path / "teacher")
-    linearise(tmp_path / "teacher", projected_dim=21, global_tokens=0).save_pretrained(tmp_path / "student")
+    to_linformer(tmp_path / "teacher", projected_dim=21, global_tokens=0).save_pretrained(tmp_path / "student")
     auto = getattr(transformers, f"Auto{'Model' if head == 'Model' else 'Model' + head}")
     student = auto.from_pretrained(tmp_path / "student")
     assert type(student).__name__ == f"Linformer{head}" and student.config.converted_from == "teacher"
@@ -105,7 +105,7 @@ def test_short_texts_are_exact(family: str, head: str, tmp_path: Path) -> None:
 def test_pretraining_heads(family: str, head: str, tmp_path: Path) -> None:
     teacher = teacher_of(family, head)
     teacher.save_pretrained(tmp_path)
-    student = linearise(tmp_path, projected_dim=24)
+    student = to_linformer(tmp_path, projected_dim=24)
     inputs = inputs_of(teacher, head)
     if family == "bert":
         assert_close(student(**inputs).logits[0], teacher(**inputs).prediction_logits[0])
@@ -127,7 +127,7 @@ def test_pretraining_heads(family: str, head: str, tmp_path: Path) -> None:
 )
 def test_settings_of_the_teacher(family: str, head: str, changes: dict) -> None:
     teacher = teacher_of(family, head, **changes)
-    student = linearise(teacher, projected_dim=20)
+    student = to_linformer(teacher, projected_dim=20)
     compare(teacher, student, head)
     assert student.config.problem_type == teacher.config.problem_type
 
@@ -137,7 +137,8 @@ def test_long_texts_are_approximated() -> None:
     inputs = inputs_of(teacher, "Model")
     expected = teacher(**inputs).last_hidden_state[0]
     errors = [
-        (linearise(teacher, **options)(**inputs).last_hidden_state[0] - expected).norm().item() / expected.norm().item()
+        (to_linformer(teacher, **options)(**inputs).last_hidden_state[0] - expected).norm().item()
+        / expected.norm().item()
         for k, w in ((2, 0), (12, 0), (2, 20))
         for options in [{"projected_dim": k, "local_window": w, "exact_length": 0}]
     ]
@@ -147,7 +148,7 @@ def test_long_texts_are_approximated() -> None:
 def test_teacher_is_not_changed() -> None:
     teacher = teacher_of("roberta", "ForMaskedLM")
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
-    student = linearise(teacher, max_length=48)
+    student = to_linformer(teacher, max_length=48)
     with torch.no_grad():
         for parameter in student.parameters():
             parameter.zero_()
@@ -156,7 +157,7 @@ def test_teacher_is_not_changed() -> None:
 
 @pytest.mark.parametrize("softmax_layers", [[0], [-2], [0, -2]])
 def test_hybrid_stack(softmax_layers: list[int]) -> None:
-    student = linearise(teacher_of("bert"), projected_dim=4, softmax_layers=softmax_layers)
+    student = to_linformer(teacher_of("bert"), projected_dim=4, softmax_layers=softmax_layers)
     first, second = (layer.attention for layer in student.encoder.layers)
     assert type(first) is SoftmaxAttention and type(second) is LinformerAttention
     assert student.config.layer_attention == [("softmax", None), ("linformer", 4)]
@@ -165,25 +166,27 @@ def test_hybrid_stack(softmax_layers: list[int]) -> None:
 @pytest.mark.parametrize("options", [{"attention_type": "softmax"}, {"softmax_layers": [0, 1]}])
 def test_all_layers_softmax(options: dict) -> None:
     teacher = teacher_of("electra")
-    student = linearise(teacher, **options)
+    student = to_linformer(teacher, **options)
     assert student.config.local_window == student.config.global_tokens == 0
     compare(teacher, student, "Model")
 
 
 def test_k_free() -> None:
-    student = linearise(teacher_of("bert"), attention_type="kfree")
+    student = to_linformer(teacher_of("bert"), attention_type="kfree")
     assert student.config.layer_attention == [("kfree", None)] * 2
 
 
 @pytest.mark.parametrize("sharing", ["none", "headwise", "key_value", "layerwise"])
 def test_linear_starts_as_pooling(sharing: str) -> None:
     teacher = teacher_of("bert")
-    student = linearise(teacher, projected_dim=5, projection_kind="linear", projection_sharing=sharing, local_window=0)
+    student = to_linformer(
+        teacher, projected_dim=5, projection_kind="linear", projection_sharing=sharing, local_window=0
+    )
     for name, weight in student.named_parameters():
         if "projections" in name:
             assert ((weight > 0).sum(-1) == 1).all()
             assert_close(weight.sum(-2), torch.ones_like(weight.sum(-2)))
-    random = linearise(teacher, projected_dim=5, projection_kind="linear", projection_init="random")
+    random = to_linformer(teacher, projected_dim=5, projection_kind="linear", projection_init="random")
     assert (random.encoder.layers[0].attention.key_projection.weight < 0).any()
 
 
@@ -198,9 +201,9 @@ def test_fit_brings_attention_nearer(kind: str, sharing: str, tokenizer, tmp_pat
     options = {"projected_dim": 6, "projection_kind": kind, "projection_sharing": sharing, "local_window": 0}
     errors = []
     for more in ({}, {"projection_init": "fit", "texts": texts}):
-        student = linearise(tmp_path, **options, **more)
+        student = to_linformer(tmp_path, **options, **more)
         states = teacher(**inputs, output_hidden_states=True).hidden_states
-        exact = linearise(teacher, attention_type="softmax")
+        exact = to_linformer(teacher, attention_type="softmax")
         gaps = [
             (ours.attention(x) - theirs.attention(x)).square().sum()
             for ours, theirs, x in zip(student.encoder.layers, exact.encoder.layers, states, strict=False)
@@ -248,7 +251,7 @@ def words() -> list[str]:
 )
 def test_pipelines_agree(head: str, task: str, text: str, tokenizer, tmp_path: Path) -> None:
     teacher = teacher_of("bert", head)
-    student = linearise(teacher, projected_dim=24)
+    student = to_linformer(teacher, projected_dim=24)
     results = []
     for name, model in (("teacher", teacher), ("student", student)):
         model.save_pretrained(tmp_path / name)
@@ -279,9 +282,9 @@ def numbers_apart(value) -> tuple:
 def test_special_tokens_and_names(tokenizer, tmp_path: Path) -> None:
     folder = tmp_path / "my-bert" / "model"
     teacher_of("bert").save_pretrained(folder)
-    assert linearise(folder).config.bos_token_id is None
+    assert to_linformer(folder).config.bos_token_id is None
     tokenizer.save_pretrained(folder)
-    config = linearise(folder).config
+    config = to_linformer(folder).config
     assert (config.bos_token_id, config.eos_token_id, config.pad_token_id) == (0, 2, 1)
     assert config.converted_from == "my-bert/model"
     assert AutoTokenizer.from_pretrained(folder).cls_token_id == 0
@@ -311,7 +314,7 @@ def test_special_tokens_and_names(tokenizer, tmp_path: Path) -> None:
 )
 def test_wrong_options(options: dict, said: str) -> None:
     with pytest.raises(ValueError, match=said.replace("(", r"\(")):
-        linearise(teacher_of("bert"), **options)
+        to_linformer(teacher_of("bert"), **options)
 
 
 def tiny_albert() -> transformers.PreTrainedModel:
@@ -328,14 +331,14 @@ def test_models_that_cannot_be_converted(bad_input) -> None:
         (teacher_of("roberta", "ForMaskedLM", hidden_act="relu"), "hidden_act='relu'"),
         (teacher_of("bert", "ForQuestionAnswering", id2label={0: "a", 1: "b", 2: "c"}), "num_labels=3"),
         (teacher_of("electra", "ForMultipleChoice", summary_type="mean"), "summary_type='mean'"),
-        (linearise(teacher_of("bert")), "is a Linformer already"),
+        (to_linformer(teacher_of("bert")), "is a Linformer already"),
         (tiny_albert(), "model_type='albert'"),
     ]
     for teacher, said in cases:
         with pytest.raises(ValueError, match=said):
-            linearise(teacher)
+            to_linformer(teacher)
     with pytest.raises(TypeError, match="got Linear"):
-        linearise(torch.nn.Linear(2, 2))  # pyright: ignore[reportArgumentType]
+        to_linformer(torch.nn.Linear(2, 2))  # pyright: ignore[reportArgumentType]
 
 
 def test_folders_that_cannot_be_converted(tmp_path: Path) -> None:
@@ -369,11 +372,11 @@ def test_folders_that_cannot_be_converted(tmp_path: Path) -> None:
         (tmp_path / "nothing", OSError, "nothing is no folder"),
     ):
         with pytest.raises(error, match=said):
-            linearise(path)
+            to_linformer(path)
 
 
 def test_public_name() -> None:
-    assert linformers.linearise is linearise
+    assert linformers.to_linformer is to_linformer
 
 
 def test_a_family_that_is_not_known_is_told_of_its_own_class(tmp_path):
@@ -382,5 +385,5 @@ def test_a_family_that_is_not_known_is_told_of_its_own_class(tmp_path):
         transformers.AlbertConfig(hidden_size=16, num_attention_heads=2, vocab_size=50)
     ).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match='attn_implementation="linformers"') as caught:
-        linearise(tmp_path, projected_dim=4)
+        to_linformer(tmp_path, projected_dim=4)
     assert "Did you mean" not in str(caught.value)

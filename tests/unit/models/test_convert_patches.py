@@ -15,7 +15,7 @@ from linformers import (
     LinformerForAudioClassification,
     LinformerForImageClassification,
     LinformerImageModel,
-    linearise,
+    to_linformer,
 )
 from linformers.cli import main
 
@@ -74,9 +74,9 @@ def compare(teacher: Any, student: Any) -> None:
 def test_exact_where_each_patch_has_a_slot(name: str, ours: type, tmp_path: Path) -> None:
     teacher = teacher_of(name)
     tokens = teacher.base_model.embeddings.position_embeddings.shape[1]
-    compare(teacher, linearise(teacher, projected_dim=tokens, exact_length=0))
+    compare(teacher, to_linformer(teacher, projected_dim=tokens, exact_length=0))
     teacher.save_pretrained(tmp_path / "teacher")
-    linearise(tmp_path / "teacher", projected_dim=tokens, global_tokens=2).save_pretrained(tmp_path / "student")
+    to_linformer(tmp_path / "teacher", projected_dim=tokens, global_tokens=2).save_pretrained(tmp_path / "student")
     student = ours.from_pretrained(tmp_path / "student")
     assert student.config.max_position_embeddings == tokens and student.config.converted_from == "teacher"
     assert student.config.id2label == teacher.config.id2label
@@ -101,8 +101,8 @@ def test_exact_where_each_patch_has_a_slot(name: str, ours: type, tmp_path: Path
 )
 def test_settings_of_the_teacher(name: str, changes: dict[str, Any]) -> None:
     teacher = teacher_of(name, **changes)
-    compare(teacher, linearise(teacher, attention_type="softmax"))
-    compare(teacher, linearise(teacher, projected_dim=200))
+    compare(teacher, to_linformer(teacher, attention_type="softmax"))
+    compare(teacher, to_linformer(teacher, projected_dim=200))
 
 
 @pytest.mark.parametrize("name", ["DeiTForImageClassificationWithTeacher", "ASTForAudioClassification"])
@@ -110,16 +110,16 @@ def test_few_slots_are_near_and_learn(name: str) -> None:
     teacher = teacher_of(name)
     x = inputs_of(teacher)
     expected = teacher(x).logits
-    errors = [(linearise(teacher, projected_dim=k, exact_length=0)(x).logits - expected).norm() for k in (2, 12)]
+    errors = [(to_linformer(teacher, projected_dim=k, exact_length=0)(x).logits - expected).norm() for k in (2, 12)]
     assert errors[0] > errors[1] > 1e-4
-    student = linearise(teacher, projected_dim=4, projection_kind="linear").train()
+    student = to_linformer(teacher, projected_dim=4, projection_kind="linear").train()
     student(x, labels=torch.tensor([0, 1, 2])).loss.backward()
     assert [name for name, p in student.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
 def test_images_of_another_size_as_the_teacher_reads_them() -> None:
     teacher = teacher_of("ViTForImageClassification")
-    student = linearise(teacher, attention_type="softmax")
+    student = to_linformer(teacher, attention_type="softmax")
     x = torch.randn(2, 3, 24, 24, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         expected = teacher(x, interpolate_pos_encoding=True).logits
@@ -180,21 +180,21 @@ def test_command_without_a_processor(tmp_path: Path, capsys: pytest.CaptureFixtu
 )
 def test_options_of_text(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        linearise(teacher_of("ViTModel"), **options)
+        to_linformer(teacher_of("ViTModel"), **options)
 
 
 def test_models_that_cannot_be_converted(tmp_path: Path) -> None:
     teacher = teacher_of("ViTForImageClassification")
     masked = transformers.ViTForMaskedImageModeling(teacher.config)
     with pytest.raises(ValueError, match="a ViTForMaskedImageModeling: its head must be one of"):
-        linearise(masked)
+        to_linformer(masked)
     with pytest.raises(ValueError, match="no multiple of patch_size"):
-        linearise(teacher_of("ViTModel", image_size=18))
+        to_linformer(teacher_of("ViTModel", image_size=18))
     teacher.save_pretrained(tmp_path)
     config = tmp_path / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"hidden_size": 8}))
     with pytest.raises(ValueError, match="in another shape"):
-        linearise(tmp_path)
+        to_linformer(tmp_path)
 
 
 def test_processor_with_code_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -286,7 +286,7 @@ def test_longer_positions_begin_as_the_first_ones(family):
     longer = next(x for name, x in model.named_modules() if name.endswith("position_embeddings")).weight
     torch.testing.assert_close(longer[kept + length : kept + 2 * length], table[kept:])
     assert model.config.max_position_embeddings == kept + 2 * length + 7
-    with pytest.raises(ValueError, match=f"no more than the {2 * length + 7} positions"):
+    with pytest.raises(ValueError, match=f"less than the {2 * length + 7} positions"):
         linformers.extend_positions(model, length)
 
 
@@ -299,7 +299,8 @@ def test_a_name_is_no_model():
 
 def test_models_without_a_table_say_so():
     with pytest.raises(ValueError, match="no table of learned positions"):
-        linformers.extend_positions(build("modernbert"), 4096)
+        linformers.extend_positions(build("modernbert"), 10_000)
+    linformers.extend_positions(build("modernbert"), 4096)  # which it reads already
 
 
 @pytest.mark.parametrize("family", ["mpnet", "deberta", "deberta-v2", "layoutlmv3"])
@@ -340,10 +341,25 @@ def test_a_misspelt_setting_in_a_saved_file(tmp_path):
         AutoModel.from_pretrained(tmp_path)(torch.ones(1, 4, dtype=torch.long))
 
 
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "albert"])
+def test_settings_by_layer(family, tmp_path):
+    batch = inputs(family)
+    with torch.no_grad():
+        kept, all_slots, all_softmax = (
+            states(build(family, exact_length=0, projected_dim=k), batch) for k in ([8, None], 8, [None, None])
+        )
+        exact = states(build(family, "sdpa"), batch)
+        assert not torch.allclose(kept, exact, atol=1e-3)
+        assert torch.allclose(kept, all_slots, atol=1e-3) == (family == "modernbert")  # whose second layer slides
+        torch.testing.assert_close(all_softmax, exact, atol=1e-4, rtol=1e-4)
+        build(family, exact_length=0, projected_dim=[8, None]).save_pretrained(tmp_path)
+        torch.testing.assert_close(states(AutoModel.from_pretrained(tmp_path).eval(), batch), kept)
+
+
 def test_settings_by_layer_want_layers_that_know_their_number():
-    model = build("vit", projected_dim=[8, 8])
+    model = build("albert", projected_dim=[8, 8])  # whose layers are one
     with pytest.raises(ValueError, match="does not know its number"):
-        model(**inputs("vit"))
+        model(**inputs("albert"))
     with pytest.raises(ValueError, match="no entry for layer 1"):
         build("bert", projected_dim=[8])(**inputs("bert"))
 
