@@ -13,6 +13,8 @@ PINS := pyproject.toml constraints.txt
 # The packages whose signatures carry array shapes.
 SHAPED := linformers.attention,linformers.models,linformers.data,linformers.training,linformers.analysis,linformers.scoring
 PYTEST := $(BIN)/python -m pytest
+# One worker for each processor, each with one thread.
+PARALLEL := OMP_NUM_THREADS=1 $(PYTEST) -n logical --dist loadfile
 
 # Bytecode is made at the first import of what is used, not at installation of everything: half the time. Where the
 # environment forbids writing it, every start of Python would compile torch and transformers anew, about 10 s.
@@ -24,7 +26,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help:
 	@echo "make quickstart  linearise MiniLM, train a Linformer beside a Transformer, in minutes; writes runs/quickstart/"
 	@echo "make setup       a development environment in $(VENV)"
-	@echo "make test        the tests, then those of arrays again with every shape checked"
+	@echo "make test        the tests, those of arrays with every shape checked"
 	@echo "make lint type   ruff and codespell; pyright"
 	@echo "make format      let ruff rewrite the code"
 	@echo "make docs        the documentation, into site/; broken links are errors"
@@ -36,9 +38,9 @@ quickstart: $(VENV)/.core
 	$(BIN)/linformers quickstart $(ARGS)
 
 test: $(VENV)/.dev
-	$(PYTEST) -m "not slow" $(ARGS)
-	$(PYTEST) -rfE -m "not slow" $(addprefix tests/unit/,attention models data training analysis scoring) \
-	    --jaxtyping-packages=$(SHAPED),beartype.beartype $(ARGS)
+	$(PARALLEL) -m "not slow and not alone and (not shaped or unhooked)" $(ARGS)
+	$(PARALLEL) -m "not slow and shaped and not unhooked" --jaxtyping-packages=$(SHAPED),beartype.beartype $(ARGS)
+	$(PYTEST) -m "not slow and alone" $(ARGS) || test $$? = 5  # 5: ARGS leave none
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -17,18 +17,25 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 settings.register_profile("linformers", deadline=None, derandomize=True)
 settings.load_profile("linformers")
 
+# Folders of tests/unit whose tests `make test` runs with the shape of every array checked.
+SHAPED = {"attention", "models", "data", "training", "analysis", "scoring"}
+
 
 def shape_hook_active(config: pytest.Config) -> bool:
     """Whether `pytest --jaxtyping-packages=...` checks the shapes of every call into the package."""
     return bool(config.getoption("--jaxtyping-packages", None)) and not jaxtyping.config.jaxtyping_disable
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--jaxtyping-packages", None):
-        skip = pytest.mark.skip(reason="fullgraph tracing fails in modules that the shape hook has imported")
-        for item in items:
-            if "compile" in item.keywords:
-                item.add_marker(skip)
+    skip = pytest.mark.skip(reason="fullgraph tracing fails in modules that the shape hook has imported")
+    for item in items:
+        if item.path.parent.name in SHAPED and item.path.parent.parent.name == "unit":
+            item.add_marker("shaped")
+        if "compile" in item.keywords or "bad_input" in getattr(item, "fixturenames", ()):
+            item.add_marker("unhooked")
+        if "compile" in item.keywords and config.getoption("--jaxtyping-packages", None):
+            item.add_marker(skip)
 
 
 @pytest.fixture

@@ -111,6 +111,7 @@ def test_the_second_of_the_next_commands_runs(finished: tuple[Path, str]) -> Non
     assert done.returncode == 0 and "score" in done.stdout, done.stderr[-2000:]
 
 
+@pytest.mark.slow
 def test_a_second_run_gives_the_same_losses(finished: tuple[Path, str]) -> None:
     home, _ = finished
     before = load(home)

@@ -62,6 +62,7 @@ def of_softmax(kind: str) -> float:
     return min(times[0]) / min(times[1])
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("ratio", "bound"), [(of_limit, OF_LIMIT), (of_softmax, OF_SOFTMAX)])
 def test_speed(ratio: Any, bound: float, kind: str) -> None:

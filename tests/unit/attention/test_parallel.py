@@ -39,8 +39,11 @@ def _run(rank, world, port, work, arguments):
     dist.init_process_group("gloo", rank=rank, world_size=world)
     try:
         work(rank, world, *arguments)
+        dist.barrier()
     finally:
         dist.destroy_process_group()
+    # Threads of gloo that outlive its group abort some interpreters in their end, after all has passed.
+    os._exit(0)
 
 
 def on_processes(world, work, *arguments):
@@ -123,7 +126,7 @@ def equal_to_one_process(rank, world):
                 )
 
 
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("world", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_outputs_and_gradients_equal_one_process(world):
     on_processes(world, equal_to_one_process)
 
