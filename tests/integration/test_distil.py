@@ -66,6 +66,16 @@ def run(given: DistilSettings) -> dict[str, Any]:
     return json.loads((Path(given.output) / "results.json").read_text())
 
 
+def test_weights_stored_in_half_are_trained_in_full(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    AutoModelForSequenceClassification.from_pretrained(work / "student").half().save_pretrained(work / "half")
+    AutoTokenizer.from_pretrained(work / "teacher").save_pretrained(work / "half")
+    assert run_distil(settings(work, "of-half", model=str(work / "half"), steps=10), console=Console()) == 0
+    assert "stored in float16; they are trained in float32" in capsys.readouterr().out
+    card = (work / "of-half" / "model" / "README.md").read_text()
+    assert "Weights trained in float32; they were stored in float16." in card
+    assert AutoModelForSequenceClassification.from_pretrained(work / "of-half" / "model").dtype == torch.float32
+
+
 def test_the_student_comes_closer_and_keeps_its_head(work: Path) -> None:
     results = run(settings(work, "run"))
     assert results["best"]["loss"] < 0.73 * results["before"]["loss"]  # 0.697, whatever the number of threads

@@ -93,6 +93,21 @@ def test_it_learns_and_tests_on_other_rows(work: Path) -> None:
     assert "They chose nothing" in (work / "learns" / "model" / "README.md").read_text()
 
 
+def test_weights_stored_in_half_are_trained_in_full(work: Path, whole: Path, capsys) -> None:
+    """What is trained in bfloat16 takes steps too small for it, without a word, and learns next to nothing."""
+    half = AutoModelForSequenceClassification.from_pretrained(work / "encoder").to(torch.bfloat16)
+    half.save_pretrained(work / "half")
+    AutoTokenizer.from_pretrained(work / "encoder").save_pretrained(work / "half")
+    run_finetune(FinetuneSettings(**tiny(work, "of-half", model=str(work / "half"))), console=Console())
+    assert "stored in bfloat16; they are trained in float32" in capsys.readouterr().out
+    card = (work / "of-half" / "model" / "README.md").read_text()
+    assert "| dtype of the weights | float32; they were stored in bfloat16 |" in card
+    assert AutoModelForSequenceClassification.from_pretrained(work / "of-half" / "model").dtype == torch.float32
+    assert results(work / "of-half")["best"]["loss"] == pytest.approx(results(whole)["best"]["loss"], abs=0.02)
+    kept = run(work, "kept-half", model=str(work / "half"), dtype="bfloat16")
+    assert AutoModelForSequenceClassification.from_pretrained(kept / "model").dtype == torch.bfloat16
+
+
 def test_a_finished_run_is_left_alone_and_other_settings_are_refused(work: Path, whole: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
     run(work, "whole")

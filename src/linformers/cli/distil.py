@@ -24,6 +24,10 @@ def distil(
     evaluate_every: Annotated[int, typer.Option(help="Steps between evaluations.")] = 100,
     save_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 100,
     seed: Annotated[int, typer.Option(help="Seed of the order.")] = 0,
+    dtype: Annotated[
+        str,
+        typer.Option(help="float32 or bfloat16: the weights in training, whatever they are stored in."),
+    ] = "float32",
     device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
 ) -> None:
     """Distil a converted encoder from its teacher's hidden states, without labels.

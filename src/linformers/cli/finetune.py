@@ -62,6 +62,10 @@ def finetune(
     ] = None,
     save_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 250,
     seed: Annotated[int, typer.Option(help="Seed of everything random in training.")] = 0,
+    dtype: Annotated[
+        str,
+        typer.Option(help="float32 or bfloat16: the weights in training, whatever they are stored in."),
+    ] = "float32",
     device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
 ) -> None:
     """Fine-tune an encoder on labelled texts (whole documents up to --max-length), images or audio, and measure it.

@@ -30,6 +30,7 @@ from transformers.utils.hub import cached_file
 
 from linformers._registration import ATTENTION
 from linformers.attention.checks import check_int, closest
+from linformers.models.agreement import check_loaded, check_vocabulary
 from linformers.models.convert_families import Family
 from linformers.models.convert_patches import ALL_FAMILIES
 from linformers.models.resize import reserved_positions
@@ -104,13 +105,9 @@ def load_teacher(path: str | Path, families: Mapping[str, Family] | None = None)
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    missing = {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
-    poolers = {name for name in missing if head.endswith("Model") and "pooler." in name}
-    if missing := sorted(missing - poolers):
-        raise ValueError(
-            f"{path} lacks weights of its {head}, or has them in another shape: {', '.join(missing[:3])}"
-            f"{', ...' if missing[3:] else ''}. Correct its config.json (`architectures` names the head)."
-        )
+    without_head = type(teacher).__name__.endswith("Model")
+    poolers = [name for name in report["missing_keys"] if without_head and "pooler." in name]
+    check_loaded(str(path), teacher, report, head=not without_head)
     if poolers and hasattr(teacher, "pooler"):
         teacher.pooler = None  # it was not trained, and saving it would say that it was
     return teacher.eval()
@@ -123,7 +120,9 @@ def load_tokenizer(path: str | Path) -> Any | None:
     if folder.is_dir() and not any(any(folder.glob(name)) for name in files):
         return None
     with reading(path, "the tokenizer of "):
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    check_vocabulary(path, tokenizer)
+    return tokenizer
 
 
 def load_processor(path: str | Path) -> dict[str, Any] | None:

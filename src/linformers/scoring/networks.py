@@ -15,10 +15,11 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 
 from linformers.data.folders import file_hash
 from linformers.data.tasks_rules import Kind, kind_of_config
+from linformers.models.agreement import check_loaded
 from linformers.models.convert_load import longest_input, saved_head
 from linformers.models.surroundings import encoder_folder
 from linformers.scoring.settings import Reading
-from linformers.training.loading import LOCAL, load_tokenizer, reported
+from linformers.training.loading import LOCAL, REPORTED, load_tokenizer, reported
 
 GRAPH, GRAPH_FACTS = "model.onnx", "export.json"
 # What decides a result, of all that may lie in the folder of a model.
@@ -146,15 +147,9 @@ def _load(folder: Path, reading: Reading, classifies: bool, device: torch.device
     auto = AutoModelForSequenceClassification if classifies else AutoModel
     with reported("model", reading.model):
         model, report = auto.from_pretrained(
-            folder, use_safetensors=True, dtype=getattr(torch, reading.dtype), output_loading_info=True, **LOCAL
+            folder, use_safetensors=True, dtype=getattr(torch, reading.dtype), **REPORTED, **LOCAL
         )
-    missing = {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
-    missing = sorted(name for name in missing if classifies or "pooler." not in name)
-    if missing:
-        raise ValueError(
-            f"model={reading.model!r} lacks weights, or has them in another shape: {', '.join(missing[:3])}; "
-            "save it again, with its head"
-        )
+    check_loaded(f"model={reading.model!r}", model, report, head=classifies)
     return model.to(device).eval().requires_grad_(False)
 
 

@@ -31,7 +31,7 @@ from linformers.training.classify_results import KIND, PREDICTIONS, SayMetrics, 
 from linformers.training.classify_settings import PLAN, FinetuneSettings
 from linformers.training.classify_trainer import ClassifyTrainer, predict_logits
 from linformers.training.distil import Distillation, each_for_itself, one_of_many
-from linformers.training.loading import load_tokenizer
+from linformers.training.loading import load_tokenizer, stored_dtype
 from linformers.training.metrics import MAIN, predictions, probabilities, sign_of
 from linformers.training.processes import Layout, refuse_launcher
 from linformers.training.progress import TrainProgress
@@ -88,7 +88,8 @@ class _Job:
         self.media = None if settings.modality == "text" else Media(settings.modality, settings.model)
         self.task = task = self._read()
         set_seed(settings.seed)  # of a new classifier
-        model, new_head = load_model("model", settings.model, task, AUTO[HEADS[settings.modality]])
+        model, new_head = load_model("model", settings.model, task, AUTO[HEADS[settings.modality]], settings.dtype)
+        self.stored_dtype = stored_dtype("model", settings.model, settings.dtype, self.console)
         if self.media is None:
             self.processor: Any = load_tokenizer("model", settings.model)
             self.max_length = choose_max_length(settings.max_length, model, self.processor)
@@ -255,6 +256,7 @@ class _Job:
         scores = probabilities(logits, self.task.kind)
         results = summary(self.task, self.parts, state, best, last, scores) | {
             "parameters": self.parameters,
+            "stored_dtype": self.stored_dtype,
             "max_length": self.max_length,
             "grey": self.media is not None and self.media.mode == "L",
             "fingerprint": self.fingerprint,

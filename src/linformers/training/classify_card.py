@@ -1,5 +1,6 @@
 """The model card of a fine-tuned classifier: its data, its metrics with their intervals, and its limits."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -108,6 +109,7 @@ On the {parts[reported]["rows"]:,} {reported} rows, with 95% bootstrap intervals
 | weights | of step {results["best"]["step"]:,}, the best on the validation rows |
 | learning rate | {settings.learning_rate:g}, linear |
 | class weights | {settings.class_weights} |
+| dtype of the weights | {settings.dtype}{_stored(settings, results)} |
 | seed | {settings.seed} (split {settings.split_seed}) |
 
 All settings are in `finetune.json`. Trained in {results["seconds"] / 60:,.1f} minutes ({machine}); torch
@@ -120,6 +122,12 @@ All settings are in `finetune.json`. Trained in {results["seconds"] / 60:,.1f} m
 - It has the errors and biases of its training {noun}s, of their labels and of {_name(settings.model)}.
 - Inputs above {results["max_length"]:,} tokens were cut in training and in these figures.
 """
+
+
+def _stored(settings: FinetuneSettings, results: Mapping[str, Any]) -> str:
+    """That the weights were in another dtype before, where they were."""
+    before = results.get("stored_dtype", settings.dtype)
+    return "" if before == settings.dtype else f"; they were stored in {before}"
 
 
 def _name(path: str) -> str:

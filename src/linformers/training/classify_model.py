@@ -2,26 +2,28 @@
 
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from linformers.data.tasks import Task
 from linformers.data.tasks_rules import PROBLEM_TYPES
+from linformers.models.agreement import check_loaded
 from linformers.models.convert_load import longest_input
 from linformers.models.surroundings import encoder_folder
-from linformers.training.loading import LOCAL, check_pair, reported
+from linformers.training.loading import LOCAL, REPORTED, check_pair, reported
 
 DEFAULT_MAX_LENGTH = 512
 
 
 def load_model(
-    option: str, name: str, task: Task, auto: Any = AutoModelForSequenceClassification
+    option: str, name: str, task: Task, auto: Any = AutoModelForSequenceClassification, dtype: str = "float32"
 ) -> tuple[PreTrainedModel, bool]:
     """A model for the classes of a task, and whether its classifier is new.
 
     A saved classifier is kept where it has the classes of the task in their order (or none of its own); else a new one
-    takes its place. ``auto`` loads it.
+    takes its place. ``auto`` loads it, in ``dtype``, which need not be that of its file.
 
     Raises:
         ValueError: transformers cannot load it, or it holds no weights for the encoder.
@@ -36,7 +38,7 @@ def load_model(
         config.problem_type = PROBLEM_TYPES[task.kind]
         fresh = auto.from_config(config, **LOCAL)
         model, info = auto.from_pretrained(
-            folder, config=config, use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True, **LOCAL
+            folder, config=config, use_safetensors=True, dtype=getattr(torch, dtype), **REPORTED, **LOCAL
         )
     base = model.base_model_prefix + "."
     absent = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
@@ -56,19 +58,20 @@ def load_model(
 
 
 def load_teacher(name: str, student: PreTrainedModel, tokenizer: Tokenizer, max_length: int) -> PreTrainedModel:
-    """A trained classifier that fits the student, without gradients.
+    """A trained classifier that fits the student, in its dtype and without gradients.
 
     Raises:
         ValueError: it cannot be loaded, or has other classes, tokens, layers or width.
     """
     with reported("teacher", name):
         teacher, info = AutoModelForSequenceClassification.from_pretrained(
-            encoder_folder(name), use_safetensors=True, output_loading_info=True, **LOCAL
+            encoder_folder(name), use_safetensors=True, dtype=student.dtype, **REPORTED, **LOCAL
         )
     ours: Any = student.config
     theirs: Any = teacher.config
     if info["missing_keys"]:
         raise ValueError(f"teacher={name!r} has no trained classifier; fine-tune it on the task first")
+    check_loaded(f"teacher={name!r}", teacher, info)
     if theirs.id2label != ours.id2label:
         raise ValueError(
             f"teacher={name!r} tells apart {list(theirs.id2label.values())}, but the task has "

@@ -53,6 +53,8 @@ class FinetuneSettings:
         early_stopping: stop after so many evaluations without a better one; None = never.
         save_every: steps between checkpoints; a crash loses at most this.
         seed: of everything random in training.
+        dtype: of the weights while they are trained, whatever they were stored in; ``bfloat16`` halves the memory and
+            learns less well.
         device: ``auto`` takes a GPU where there is one.
     """
 
@@ -89,9 +91,11 @@ class FinetuneSettings:
     early_stopping: int | None = None
     save_every: int = 250
     seed: int = 0
+    dtype: Literal["float32", "bfloat16"] = "float32"
     device: Literal["auto", "cpu"] = "auto"
 
     def __post_init__(self) -> None:
+        check_choice("dtype", self.dtype, ("float32", "bfloat16"))
         for name in ("batch_size", "evaluation_batch_size", "save_every"):
             check_int(name, getattr(self, name))
         for name in ("train_size", "validation_size", "test_size", "evaluate_every", "early_stopping"):
@@ -137,4 +141,4 @@ class FinetuneSettings:
         """What the settings of another run, at this path, have that is different; its folder is none."""
         before: Any = json.loads(plan.read_text(encoding="utf-8"))
         now: Any = json.loads(self.as_json())
-        return differences({"modality": "text", **before, "output": ""}, {**now, "output": ""})
+        return differences({"modality": "text", "dtype": "float32", **before, "output": ""}, {**now, "output": ""})

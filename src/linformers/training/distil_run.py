@@ -32,7 +32,7 @@ from linformers.training.checkpoints import Checkpoints
 from linformers.training.corpus import cache_folder
 from linformers.training.distil import hidden_state_loss
 from linformers.training.layer_order import LayerOrder, easiest_first
-from linformers.training.loading import check_pair, load_encoder, load_saved, load_tokenizer
+from linformers.training.loading import check_pair, load_encoder, load_saved, load_tokenizer, stored_dtype
 from linformers.training.processes import Layout, StepBatches, evaluation_batches, refuse_launcher
 from linformers.training.progress import TrainProgress
 from linformers.training.recipe import TrainingRecipe
@@ -64,6 +64,8 @@ class DistilSettings:
         evaluate_every: steps between evaluations.
         save_every: steps between checkpoints; a crash loses at most this.
         seed: of the order.
+        dtype: of the weights while they are trained, whatever they were stored in; ``bfloat16`` halves the memory and
+            learns less well.
         device: ``auto`` takes a GPU where there is one.
     """
 
@@ -81,9 +83,11 @@ class DistilSettings:
     evaluate_every: int = 100
     save_every: int = 100
     seed: int = 0
+    dtype: Literal["float32", "bfloat16"] = "float32"
     device: Literal["auto", "cpu"] = "auto"
 
     def __post_init__(self) -> None:
+        check_choice("dtype", self.dtype, ("float32", "bfloat16"))
         check_int("length", self.length, minimum=8)
         check_int("evaluation_sequences", self.evaluation_sequences)
         check_choice("order", self.order, ("all", "greedy"))
@@ -116,7 +120,7 @@ class DistilSettings:
         """What the settings of another run, at this path, have that is different; its folder is none."""
         before: Any = json.loads(plan.read_text(encoding="utf-8"))
         now: Any = json.loads(self.as_json())
-        return differences({**before, "output": ""}, {**now, "output": ""})
+        return differences({"dtype": "float32", **before, "output": ""}, {**now, "output": ""})
 
 
 class DistilTrainer(ResumableTrainer):
@@ -182,7 +186,9 @@ def _run(settings: DistilSettings, folder: Folder, console: Console) -> int:
     path, training = folder.path, settings.training()
     checkpoints = Checkpoints(path / "checkpoints")
     checkpoints.tidy()
-    model, teacher = load_saved("model", settings.model), load_encoder("teacher", settings.teacher)
+    model = load_saved("model", settings.model, settings.dtype)
+    teacher = load_encoder("teacher", settings.teacher, settings.dtype)
+    stored = stored_dtype("model", settings.model, settings.dtype, console)
     encoder: Any = model.base_model  # what is trained; the head stays as it is
     tokenizer: Any = load_tokenizer("model", settings.model)
     if longest_input(model) < settings.length:
@@ -235,7 +241,7 @@ def _run(settings: DistilSettings, folder: Folder, console: Console) -> int:
             state = trainer.state
     if signals.received is not None:
         return say_stopped(signals.received, state.global_step, console)
-    results = _publish(settings, folder, model, tokenizer, state, checkpoints, console)
+    results = _publish(settings, folder, model, tokenizer, state, checkpoints, console, stored)
     conclude(results, path, console)
     return 0
 
@@ -244,7 +250,7 @@ def _order(settings: DistilSettings, encoder: Any, teacher: PreTrainedModel, eva
     """The order of ``greedy``, from the newly converted weights, so that a run that goes on finds the same."""
     if settings.order == "all":
         return []
-    converted: Any = load_saved("model", settings.model)
+    converted: Any = load_saved("model", settings.model, settings.dtype)
     batch = collate([evaluation[item] for item in range(min(len(evaluation), settings.batch_size))])
     return easiest_first(converted.base_model, teacher, batch["input_ids"])
 
@@ -266,6 +272,7 @@ def _publish(
     state: TrainerState,
     checkpoints: Checkpoints,
     console: Console,
+    stored: str,
 ) -> dict[str, Any]:
     last = checkpoints.path(state.global_step)
     best = best_weights(folder.path / "best", last, console)
@@ -297,7 +304,8 @@ def _publish(
             f"{text}\n## Distillation\n\nOn plain text, from the hidden states of its teacher: {results['tokens']:,} "
             f"tokens, sequences of {settings.length:,}. On held-out text the cosine of the last hidden states to the "
             f"teacher's went from {before['cosine']:.4f} to {after['cosine']:.4f}, the mean relative squared error of "
-            f"all layers from {before['loss']:.4f} to {after['loss']:.4f}.\n",
+            f"all layers from {before['loss']:.4f} to {after['loss']:.4f}. Weights trained in {settings.dtype}"
+            f"{'' if stored == settings.dtype else f'; they were stored in {stored}'}.\n",
             encoding="utf-8",
         )
 

@@ -5,19 +5,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+from rich.console import Console
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils import logging
 
 import linformers  # noqa: F401  (registers the model type)
+from linformers.models.agreement import check_loaded, check_vocabulary
 from linformers.models.convert_load import AUTO, longest_input, saved_head
 from linformers.models.surroundings import encoder_folder
 
 LOCAL: dict[str, Any] = {"trust_remote_code": False}
+REPORTED = {"ignore_mismatched_sizes": True, "output_loading_info": True}  # see check_loaded
 
 
-def load_saved(option: str, name: str) -> PreTrainedModel:
-    """A model with the head it was saved with.
+def load_saved(option: str, name: str, dtype: str = "float32") -> PreTrainedModel:
+    """A model with the head it was saved with, in a dtype that need not be that of its file.
 
     Raises:
         ValueError: it cannot be loaded.
@@ -25,18 +29,40 @@ def load_saved(option: str, name: str) -> PreTrainedModel:
     with reported(option, name):
         folder = encoder_folder(name)
         config: Any = AutoConfig.from_pretrained(folder, **LOCAL)
-        return AUTO[saved_head(config.to_dict())].from_pretrained(folder, use_safetensors=True, **LOCAL)
+        auto = AUTO[saved_head(config.to_dict())]
+        model, report = auto.from_pretrained(
+            folder, use_safetensors=True, dtype=getattr(torch, dtype), **REPORTED, **LOCAL
+        )
+    check_loaded(f"{option}={name!r}", model, report, head=auto is not AutoModel)
+    return model
 
 
-def load_encoder(option: str, name: str) -> PreTrainedModel:
-    """A model without its head, and without gradients.
+def load_encoder(option: str, name: str, dtype: str = "float32") -> PreTrainedModel:
+    """A model without its head, and without gradients, in a dtype that need not be that of its file.
 
     Raises:
         ValueError: it cannot be loaded.
     """
     with reported(option, name):
-        model = AutoModel.from_pretrained(encoder_folder(name), use_safetensors=True, **LOCAL)
+        model, report = AutoModel.from_pretrained(
+            encoder_folder(name), use_safetensors=True, dtype=getattr(torch, dtype), **REPORTED, **LOCAL
+        )
+    check_loaded(f"{option}={name!r}", model, report, head=False)
     return model.eval().requires_grad_(False)
+
+
+def stored_dtype(option: str, name: str, dtype: str, console: Console) -> str:
+    """In what dtype the weights of a model lie, by its configuration; says so where they are trained in another."""
+    with reported(option, name):
+        config: Any = AutoConfig.from_pretrained(encoder_folder(name), **LOCAL)
+    stored = str(config.dtype or torch.float32).removeprefix("torch.")
+    if stored != dtype:
+        console.print(
+            f"the weights of {name} are stored in {stored}; they are trained in {dtype}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    return stored
 
 
 def load_tokenizer(option: str, name: str) -> Tokenizer:
@@ -46,7 +72,9 @@ def load_tokenizer(option: str, name: str) -> Tokenizer:
         ValueError: there is none.
     """
     with reported(option, name):
-        return AutoTokenizer.from_pretrained(encoder_folder(name), **LOCAL)
+        tokenizer = AutoTokenizer.from_pretrained(encoder_folder(name), **LOCAL)
+    check_vocabulary(encoder_folder(name), tokenizer)
+    return tokenizer
 
 
 def check_pair(
