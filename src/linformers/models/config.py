@@ -5,6 +5,7 @@ from typing import Any, Literal, no_type_check
 from huggingface_hub.dataclasses import strict
 from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.utils import logging
 
 from linformers.attention.checks import check_choice, check_heads, check_int, check_probability, closest
 from linformers.attention.linformer import check_exact_length
@@ -35,12 +36,19 @@ _TRANSFORMERS_KEYS = {
 }
 
 
+# What other parts of transformers, and of the libraries around it, read from config.json themselves.
+_READ_ELSEWHERE = {"auto_map", "quantization_config", "task_specific_params", "sentence_transformers"}
+
+logger = logging.get_logger(__name__)
+
+
 @no_type_check  # @strict checks the fields; the shape-checking test hook must leave __init__ alone
 @strict
 class LinformerConfig(PreTrainedConfig):
     """Configuration of a Linformer encoder; defaults have the shape of RoBERTa-base.
 
-    Unknown keys raise, with the closest valid name. Sizes are in features, lengths in tokens.
+    Unknown keys raise, with the closest valid name; those of a saved file are kept, with a warning. Sizes are in
+    features, lengths in tokens.
 
     Args:
         vocab_size: Tokens of the vocabulary.
@@ -150,6 +158,24 @@ class LinformerConfig(PreTrainedConfig):
             raise ValueError("classifier_pooling='prefix' is for images (image_size): use 'cls' or 'mean'.")
         self._check_fields()
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Read what a file holds; keys that no field reads, such as a user's note, are kept as they are.
+
+        Raises:
+            ValueError: A value out of range, or fields that contradict each other.
+            StrictDataclassFieldValidationError: A field of the wrong type.
+        """
+        fields = {*cls.__dataclass_fields__, *_TRANSFORMERS_KEYS}
+        others = {key: value for key, value in config_dict.items() if key not in fields}
+        found = super().from_dict({key: value for key, value in config_dict.items() if key in fields}, **kwargs)
+        config = found[0] if isinstance(found, tuple) else found
+        for key, value in others.items():
+            setattr(config, key, value)
+        if unread := sorted(set(others) - _READ_ELSEWHERE):
+            logger.warning(f"config.json: {', '.join(unread)} is kept, but no field of LinformerConfig.{_hint(unread)}")
+        return found
+
     def _check_fields(self) -> None:
         """Check ranges and combinations."""
         check_heads(self.hidden_size, self.num_attention_heads)
@@ -205,3 +231,8 @@ class LinformerConfig(PreTrainedConfig):
                 layer_type = "softmax"
             layers.append((layer_type, k if layer_type == "linformer" else None))
         return layers
+
+
+def _hint(keys: list[str]) -> str:
+    """What the last of some unknown keys may have been meant to be."""
+    return closest(keys[-1], LinformerConfig.__dataclass_fields__)

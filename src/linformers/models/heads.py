@@ -214,17 +214,20 @@ class LinformerForMultipleChoice(LinformerPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        input_ids: Int[Tensor, "batch choices seq"],
+        input_ids: Int[Tensor, "batch choices seq"] | None = None,
         attention_mask: Shaped[Tensor, "batch choices seq"] | None = None,
         token_type_ids: Int[Tensor, "batch choices seq"] | None = None,
+        position_ids: Int[Tensor, "batch choices seq"] | None = None,
+        inputs_embeds: Float[Tensor, "batch choices seq hidden"] | None = None,
         labels: Int[Tensor, " batch"] | None = None,
         num_items_in_batch: Tensor | int | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
     ) -> MultipleChoiceModelOutput:
         """Score choices; ``labels`` are the indices of the right ones. See ``LinformerModel``."""
-        if input_ids.ndim != 3:
-            raise ValueError(f"input_ids must have shape (batch, choices, seq), got {tuple(input_ids.shape)}.")
+        for name, x, axes in (("input_ids", input_ids, 3), ("inputs_embeds", inputs_embeds, 4)):
+            if x is not None and x.ndim != axes:
+                raise ValueError(f"{name} must have shape (batch, choices, seq, ...), got {tuple(x.shape)}.")
 
         def flat(x: Tensor | None) -> Tensor | None:
             return None if x is None else x.flatten(0, 1)
@@ -234,11 +237,15 @@ class LinformerForMultipleChoice(LinformerPreTrainedModel):
             flat(input_ids),
             mask,
             flat(token_type_ids),
+            flat(position_ids),
+            flat(inputs_embeds),
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
             return_dict=True,
         )
-        logits = self.classifier(outputs.last_hidden_state, mask).unflatten(0, input_ids.shape[:2]).squeeze(-1)
+        given = input_ids if input_ids is not None else inputs_embeds
+        assert given is not None  # else the encoder has said so
+        logits = self.classifier(outputs.last_hidden_state, mask).unflatten(0, given.shape[:2]).squeeze(-1)
         loss = None
         if labels is not None:
             reduction = "mean" if num_items_in_batch is None else "sum"

@@ -5,7 +5,7 @@ Encoders of transformers hand queries, keys and values, projected and rotated, t
 """
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -45,7 +45,7 @@ class Settings:
     """
 
     projected_dim: int | tuple[int | None, ...] = 128
-    projection_kind: Literal["cluster", "attention_pool"] = "cluster"
+    projection_kind: str = "cluster"
     local_window: int = 0
     global_tokens: int = 1
     exact_length: int = EXACT_LENGTH

@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset
 from transformers import AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel, TrainerCallback, set_seed
 
+from linformers._registration import MODEL_TYPE
 from linformers.data.masking import Masking
 from linformers.data.packing import pack
-from linformers.data.streams import Curriculum, MaskedBlocks
+from linformers.data.streams import Curriculum, MaskedBlocks, collate
 from linformers.training.recipe import Stage
 from linformers.training.runner import History, TrainSettings, fit
 
@@ -72,5 +74,12 @@ def pretrain(
     """
     set_seed(settings.seed)
     model = AutoModelForMaskedLM.from_config(config)
-    history = fit(model, train, evaluation, settings, output_dir, callbacks=callbacks)
+    ours = config.model_type == MODEL_TYPE
+    batches = _without_logits if ours else collate
+    history = fit(model, train, evaluation, settings, output_dir, callbacks=callbacks, collate=batches)
     return model, history
+
+
+def _without_logits(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """A batch that asks for the loss alone."""
+    return {**collate(items), "return_logits": False}

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch.optim import Optimizer
 from torch.utils.data import Dataset
@@ -106,6 +107,7 @@ def fit(
     callbacks: Sequence[TrainerCallback] = (),
     compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
     optimizer: Optimizer | None = None,
+    collate: Callable[[Sequence[Any]], dict[str, Any]] = collate,
 ) -> History:
     """Train a model in place.
 
@@ -117,6 +119,7 @@ def fit(
         output_dir: for what Trainer writes; nothing unless checkpoints are asked for.
         callbacks: watch the run.
         compute_metrics: from the predictions of an evaluation; None evaluates the loss only.
+        collate: makes a batch of items.
         optimizer: for rates that differ between parameters; None = AdamW with those of ``settings``.
     """
     trainer = Trainer(

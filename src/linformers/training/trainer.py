@@ -67,7 +67,7 @@ class PretrainTrainer(ResumableTrainer):
     ) -> Tensor:
         """One forward and backward pass, of a stretch of the sequences where they are shared."""
         with self.layout.shared_sequence():
-            return super().training_step(model, inputs, num_items_in_batch)
+            return super().training_step(model, {**inputs, "return_logits": False}, num_items_in_batch)
 
     def measure(self, dataset: Any) -> dict[str, float]:
         """Mean loss per predicted token, in nats, and its exponential; exact over batches and processes."""

@@ -50,12 +50,23 @@ def test_round_trip(tiny_config, tmp_path):
     assert again.layer_attention == [("linformer", 8), ("kfree", None), ("softmax", None)]
 
 
-def test_an_unknown_key_in_a_saved_file_is_an_error(tiny_config, tmp_path):
-    tiny_config().save_pretrained(tmp_path)
+def test_unknown_keys_of_a_saved_file_are_kept_and_named(tiny_config, tmp_path, caplog):
+    config = tiny_config()
+    config.my_note = "checked by hand"
+    config.auto_map = {"AutoModel": "elsewhere--Model"}
+    config.save_pretrained(tmp_path)
+    again = LinformerConfig.from_pretrained(tmp_path)
+    assert again.my_note == "checked by hand" and again.auto_map == config.auto_map
+    assert again.to_dict() == config.to_dict()
     path = tmp_path / "config.json"
     saved = json.loads(path.read_text())
     path.write_text(json.dumps({**saved, "projection_kinds": "conv"}))
-    with pytest.raises(ValueError, match="projection_kind"):
+    caplog.clear()
+    assert LinformerConfig.from_pretrained(tmp_path).projection_kind == "linear"
+    said = caplog.text
+    assert "my_note, projection_kinds is kept" in said and "auto_map" not in said
+    path.write_text(json.dumps({**saved, "projection_kind": "convs"}))
+    with pytest.raises(ValueError, match="projection_kind='convs'"):
         LinformerConfig.from_pretrained(tmp_path)
 
 

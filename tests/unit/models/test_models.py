@@ -60,6 +60,11 @@ def test_multiple_choice(tiny_config, batch):
     choices = {key: value.repeat(2, 1).unflatten(0, (3, 2)) for key, value in batch.items()}
     output = model(**choices, labels=torch.tensor([0, 1, 1]))
     assert output.logits.shape == (3, 2)
+    ids, mask = choices["input_ids"], choices["attention_mask"]
+    embedded = model.get_input_embeddings()(ids)
+    positions = torch.arange(ids.shape[-1]).expand(ids.shape)
+    other = model(inputs_embeds=embedded, attention_mask=mask, position_ids=positions)
+    torch.testing.assert_close(other.logits, output.logits)
     torch.testing.assert_close(output.loss, torch.nn.functional.cross_entropy(output.logits, torch.tensor([0, 1, 1])))
 
 
@@ -111,17 +116,16 @@ def test_an_all_padding_row_is_finite(tiny_config, batch):
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
-def test_masked_lm_computes_only_labelled_logits_in_training(tiny_config, batch):
+def test_masked_lm_computes_only_labelled_logits_if_asked(tiny_config, batch):
     model = build(tiny_config(), "LinformerForMaskedLM")
     labels = batch["input_ids"].masked_fill(torch.rand(3, 37) > 0.2, -100)
-    sparse = model(**batch, labels=labels)
+    sparse = model(**batch, labels=labels, return_logits=False)
     assert sparse.logits is None
-    dense = model(**batch, labels=labels, return_logits=True)
+    dense = model(**batch, labels=labels)
     assert dense.logits.shape == (3, 37, 120)
     torch.testing.assert_close(sparse.loss, dense.loss)
     direct = torch.nn.functional.cross_entropy(dense.logits.flatten(0, 1), labels.flatten())
     torch.testing.assert_close(dense.loss, direct)
-    assert model.eval()(**batch, labels=labels).logits is not None
     assert model.train()(**batch, labels=torch.full_like(labels, -100)).loss == 0
 
 
