@@ -127,8 +127,15 @@ def pretrain(folder: Path, data: Path, minutes: float, console: Console) -> None
 
 def windowed(model: Any) -> Any:
     """The control: global layers see no more than the others do, with their own weights and rotations."""
+
+    def narrow(layer: Any, inputs: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, Any]:
+        at = torch.arange(inputs[0].shape[1])
+        near = (at[:, None] - at).abs() <= model.config.sliding_window
+        return inputs, {**options, "attention_mask": near[None, None]}
+
     for layer in model.model.layers:
-        layer.attn.sliding_window = model.model.layers[1].attn.sliding_window
+        if layer.attention_type == "full_attention":
+            layer.register_forward_pre_hook(narrow, with_kwargs=True)
     return model
 
 

@@ -1,7 +1,8 @@
 """The n x n maps by which the attention of an encoder mixes its tokens, head by head; one matrix at a time in memory.
 
-In softmax attention the map is the attention matrix P. In a Linformer it is ``P F``: the weights over the slots times
-the rows of the compression, with the columns of global tokens and of the window beside them.
+In softmax attention the map is the attention matrix P. In a Linformer, and in a model that is linear in its own class,
+it is ``P F``: the weights over the slots times the rows of the compression, with the columns of global tokens and of
+the window beside them.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,9 +15,11 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import eager_mask
 
+from linformers._registration import ATTENTION
 from linformers.analysis.spectrum_projection import matrix_of
 from linformers.attention import Attention, Documents, KFreeAttention, LinformerAttention, SoftmaxAttention
 from linformers.attention.slots import AttentionPoolProjection, finish
+from linformers.models.interface import attention, padding_mask
 
 NAME = "linformers_spectrum"
 Visit = Callable[[int, int, Tensor], None]
@@ -48,8 +51,12 @@ def visit_maps(model: PreTrainedModel, input_ids: Int[Tensor, "1 n"], visit: Vis
 
 @contextmanager
 def _watching_theirs(encoder: Any, visit: Visit) -> Iterator[None]:
-    """Put a function in the place of attention's kernel, by transformers' own register of them."""
+    """Put a function in the place of attention's kernel, by transformers' own register of them.
+
+    Of a model that is linear in its own class the map is what its attention makes of one-hot values.
+    """
     layers = iter(range(10**6))
+    linear = encoder.config._attn_implementation == ATTENTION
 
     def attend(
         module: Any,
@@ -61,6 +68,13 @@ def _watching_theirs(encoder: Any, visit: Visit) -> Iterator[None]:
         **options: Any,
     ) -> tuple[Tensor, None]:
         layer, heads = next(layers), query.shape[1]
+        if linear:
+            tokens = torch.eye(key.shape[2], dtype=value.dtype, device=value.device)[None, None]
+            for head in range(heads):
+                shared = head * key.shape[1] // heads
+                one = (query[:, head : head + 1], key[:, shared : shared + 1], tokens)
+                visit(layer, head, attention(module, *one, attention_mask, scaling, **options)[0][0, :, 0].float())
+            return attention(module, query, key, value, attention_mask, scaling, **options)
         factor = query.shape[-1] ** -0.5 if scaling is None else scaling
         output = torch.empty_like(query)
         for head in range(heads):
@@ -74,7 +88,7 @@ def _watching_theirs(encoder: Any, visit: Visit) -> Iterator[None]:
         return output.transpose(1, 2).contiguous(), None
 
     AttentionInterface.register(NAME, attend)
-    AttentionMaskInterface.register(NAME, eager_mask)
+    AttentionMaskInterface.register(NAME, padding_mask if linear else eager_mask)
     before = encoder.config._attn_implementation
     encoder.set_attn_implementation(NAME)
     try:

@@ -13,7 +13,7 @@ from transformers import (
     BertForMaskedLM,
 )
 
-from linformers import LinformerConfig, LinformerModel
+from linformers import LinformerConfig, LinformerModel, configure
 from linformers.analysis.spectrum import SpectrumSums, cut_windows, layer_trend, measure_windows, spectrum
 from linformers.analysis.spectrum_maps import attention_maps, visit_maps
 from linformers.analysis.spectrum_projection import learned_projections
@@ -85,6 +85,26 @@ def test_maps_are_the_attention_weights(model_type: str) -> None:
         torch.testing.assert_close(matrix, expected[layer][0, head])
     if model_type == "modernbert":  # the second layer sees 8 neighbours on each side
         assert found[1, 0][20, 29:].abs().max() == 0 < found[0, 0][20, 29:].min()
+
+
+@pytest.mark.parametrize("model_type", ["bert", "modernbert"])
+def test_maps_of_a_model_that_is_linear_in_its_own_class(model_type: str) -> None:
+    model = build(model_type, THEIRS[model_type])
+    ids = torch.randint(5, 50, (1, 40))
+    exact = maps_of(model, ids)
+    configure(model, projected_dim=64, exact_length=0)
+    for key, matrix in maps_of(model, ids).items():  # a slot for each token
+        torch.testing.assert_close(matrix, exact[key], atol=1e-5, rtol=1e-4)
+    configure(model, projected_dim=6)
+    with torch.no_grad():
+        before = model(ids).last_hidden_state
+        found = maps_of(model, ids)
+        assert torch.equal(model(ids).last_hidden_state, before) and model.config._attn_implementation == "linformers"
+    for matrix in found.values():
+        torch.testing.assert_close(matrix.sum(-1), torch.ones(40))
+    # Six slots, a global token, and the slope of eight features; the first token sees all.
+    singular = torch.linalg.svdvals(found[0, 0][1:])
+    assert singular[15:].sum() < 1e-4 * singular.sum() < torch.linalg.svdvals(exact[0, 0][1:])[15:].sum()
 
 
 OURS = {
