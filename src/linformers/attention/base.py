@@ -94,7 +94,7 @@ class Attention(nn.Module, abc.ABC):
 
         Args:
             hidden_states: Where the queries come from.
-            attention_mask: (batch, source) bool or integer, True or 1 = keep. It belongs to ``context`` if there is
+            attention_mask: (batch, source), True or 1 = keep. It belongs to ``context`` if there is
                 one. A padded token gives nothing and gets zeros, so outputs of real tokens do not depend on where
                 padding lies or what it holds. ``Documents`` say that the inputs are already aligned.
             context: Where keys and values come from; None = self-attention.

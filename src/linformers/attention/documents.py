@@ -245,16 +245,19 @@ def read_mask(mask: Tensor | None, x: Shaped[Tensor, "batch seq *rest"]) -> Bool
     """Check the ``attention_mask`` of some tokens; None if nothing is padded.
 
     Raises:
-        TypeError: ``mask`` is neither boolean nor integer.
+        TypeError: ``mask`` is no tensor of bools, integers, or zeros and ones.
         ValueError: ``mask`` is not (batch, seq).
     """
     if mask is None:
         return None
     batch, seq = x.shape[:2]
-    if not isinstance(mask, Tensor) or mask.is_floating_point() or mask.is_complex():
+    bad = not isinstance(mask, Tensor) or mask.is_complex()
+    if not bad and mask.is_floating_point() and not torch.compiler.is_compiling():
+        bad = not bool(((mask == 0) | (mask == 1)).all() & (mask == 1).any())  # zeros alone: added, they keep all
+    if bad:
         kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
         raise TypeError(
-            f"attention_mask must be a bool or integer tensor (True or 1 = keep), got {kind}: "
+            f"attention_mask must be a tensor of bools, integers, or zeros and ones (True or 1 = keep), got {kind}: "
             "for an additive float mask pass `mask == 0`."
         )
     if tuple(mask.shape) != (batch, seq):

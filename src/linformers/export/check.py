@@ -11,13 +11,11 @@ import torch
 from jaxtyping import Float
 from rich.table import Table
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from linformers.export.graph import random_inputs
-from linformers.models import (
-    LinformerForMultipleChoice,
-    LinformerForSequenceClassification,
-    LinformerPreTrainedModel,
-)
+from linformers.models.convert_load import longest_input
+from linformers.models.interface import layer_slots
 
 TOLERANCE = 1e-4
 LONGEST_CHECK = 8192  # tokens: the check takes seconds at any maximum length
@@ -65,17 +63,17 @@ class Session:
 
 
 @torch.inference_mode()
-def run(model: LinformerPreTrainedModel, inputs: Mapping[str, Tensor]) -> Outputs:
+def run(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Outputs:
     """All outputs of the model itself."""
     return {name: value.numpy() for name, value in model(**inputs).items()}
 
 
-def per_token(model: LinformerPreTrainedModel) -> bool:
+def per_token(model: PreTrainedModel) -> bool:
     """Whether the outputs have an axis of tokens, of which those at padding mean nothing."""
-    return not isinstance(model, LinformerForSequenceClassification | LinformerForMultipleChoice)
+    return not type(model).__name__.endswith(("ForSequenceClassification", "ForMultipleChoice"))
 
 
-def check(graph: onnx.ModelProto, model: LinformerPreTrainedModel) -> list[Check]:
+def check(graph: onnx.ModelProto, model: PreTrainedModel) -> list[Check]:
     """Compare both at five shapes, on random tokens.
 
     Raises:
@@ -111,13 +109,13 @@ def checks_table(checks: list[Check]) -> Table:
     return table
 
 
-def _shapes(model: LinformerPreTrainedModel) -> Iterator[tuple[int, int, str]]:
+def _shapes(model: PreTrainedModel) -> Iterator[tuple[int, int, str]]:
     """Batch, length and padding: the shortest, around k, between, and the longest."""
-    layers = model.config.layer_attention
-    longest = min(model.config.max_position_embeddings, LONGEST_CHECK)
-    if any(kind == "softmax" for kind, _ in layers):
+    dims = layer_slots(model.config)
+    longest = min(longest_input(model), LONGEST_CHECK)
+    if None in dims:
         longest = min(longest, int((SCORES_IN_MEMORY / model.config.num_attention_heads) ** 0.5))
-    slots = max((k for _, k in layers if k is not None), default=64)
+    slots = max((k for k in dims if k), default=64)
     for batch, length, padding in (
         (1, 1, "none"),
         (2, slots - 1, "right"),

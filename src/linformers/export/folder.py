@@ -14,8 +14,9 @@ from typing import Any, Literal
 
 import torch
 from rich.console import Console
-from transformers import AutoConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from linformers._registration import ATTENTION, MODEL_TYPE
 from linformers.attention import Attention
 from linformers.attention.checks import check_choice
 from linformers.data.books import load_books
@@ -24,9 +25,10 @@ from linformers.data.folders import check_output, file_hash, write_folder
 from linformers.data.progress import ReadProgress
 from linformers.data.rejects import Rejects
 from linformers.data.sources import Source
-from linformers.models import LinformerPreTrainedModel
-from linformers.models.convert_load import load_tokenizer, name_of
+from linformers.models.convert_load import load_tokenizer, longest_input, name_of
 from linformers.models.encoder import LinformerEncoder, LinformerLayer
+from linformers.models.interface import configure, exact_length
+from linformers.models.surroundings import encoder_folder
 from linformers.report.environment import describe_environment
 from linformers.training.loading import LOCAL, load_saved, reported
 
@@ -89,10 +91,10 @@ def export_onnx(
         raise ValueError(f"data={data!r} is the folder of a named task: name it with task, or leave data out")
     read = _read_texts(texts, max_texts) if format == "onnx-int8" else []
     started = time.perf_counter()
-    built, tokenizer, exact_length = _load(str(model))
-    if exact_length:
+    built, tokenizer, exact = _load(str(model))
+    if exact:
         console.print(
-            f"texts of up to exact_length={exact_length:,} tokens go through the slots too: a graph serves every length"
+            f"texts of up to exact_length={exact:,} tokens go through the slots too: a graph serves every length"
         )
     check_size(built)
     part = None
@@ -133,8 +135,8 @@ def export_onnx(
         "command": shlex.join(["linformers", *(_no_folders(one) for one in sys.argv[1:])]),
         "inputs": list(input_names(built)),
         "outputs": [one.name for one in graph.graph.output],
-        "max_length": built.config.max_position_embeddings,
-        "model_exact_length": exact_length,
+        "max_length": longest_input(built),
+        "model_exact_length": exact,
         "opset": {one.domain or "ai.onnx": one.version for one in graph.opset_import},
         "session_config": SESSION_CONFIG,
         "tolerance": TOLERANCE,
@@ -168,33 +170,39 @@ def _no_folders(argument: str) -> str:
     return name_of(argument) if Path(argument).is_absolute() else argument
 
 
-def _load(name: str) -> tuple[LinformerPreTrainedModel, PreTrainedTokenizerBase, int]:
+def _load(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, int]:
     """The model, made ready for tracing, its tokenizer, and the ``exact_length`` that it had."""
     with reported("model", name):
-        config: Any = AutoConfig.from_pretrained(name, **LOCAL)
-    if config.model_type != "linformer":
+        config: Any = AutoConfig.from_pretrained(encoder_folder(name), **LOCAL)
+    ours = config.model_type == MODEL_TYPE
+    if not ours and getattr(config, ATTENTION, None) is None:
         raise ValueError(
-            f"model={name!r} is a {config.model_type}, and only Linformers are exported: make it one "
-            f"(linformers convert --model {name} --output DIR)"
+            f"model={name!r} is a {config.model_type} with softmax attention, and only linear models are exported: "
+            f"make it one (linformers convert --model {name} --output DIR)"
         )
     tokenizer = load_tokenizer(name)
     if tokenizer is None or not tokenizer.is_fast:
         raise ValueError(f"model={name!r} has no tokenizer.json, which the export needs: copy it beside the weights")
     built: Any = load_saved("model", name).float().eval().requires_grad_(False)
-    exact_length, built.config.exact_length = built.config.exact_length, 0
+    before = exact_length(built.config)
+    if ours:
+        built.config.exact_length = 0
+    else:
+        configure(built, exact_length=0)
     # What a graph cannot choose, and other outputs than the head's: none of this changes the function.
     built.config.output_attentions = built.config.output_hidden_states = False
-    built.config.stream_chunk_size = None
+    if ours:
+        built.config.stream_chunk_size = None
     for module in built.modules():
         if isinstance(module, LinformerLayer):
             module.stream_chunk_size = None
         if isinstance(module, LinformerEncoder | Attention):
             module.exact_length = 0
-    longest = built.config.max_position_embeddings
+    longest = longest_input(built)
     tokenizer.model_max_length = longest
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.backend_tokenizer.enable_truncation(longest)  # for programs that read tokenizer.json alone
-    return built, tokenizer, exact_length
+    return built, tokenizer, before
 
 
 def _read_texts(sources: Sequence[Source], count: int) -> list[str]:

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
+from inspect import signature
 from typing import Any
 
 import onnx
@@ -14,9 +15,11 @@ from onnx_ir.passes import common
 from onnxscript import optimizer
 from torch import Tensor
 from torch.fx.experimental import _config as symbolic
+from transformers import PreTrainedModel
 
+from linformers._registration import ATTENTION
 from linformers.export.fuse import fuse_attention
-from linformers.models import LinformerForMultipleChoice, LinformerPreTrainedModel
+from linformers.models.convert_load import longest_input
 
 LARGEST_FILE = 2**31 - 2**24  # bytes: protobuf ends at 2 GiB, and the graph itself needs some
 OPSET = 23  # the first that has Attention
@@ -24,31 +27,37 @@ AXES = ("batch", "length")
 AXES_OF_CHOICES = ("batch", "choices", "length")
 
 
-def axes(model: LinformerPreTrainedModel) -> tuple[str, ...]:
+def takes_choices(model: PreTrainedModel) -> bool:
+    """Whether inputs have an axis of choices."""
+    return type(model).__name__.endswith("ForMultipleChoice")
+
+
+def axes(model: PreTrainedModel) -> tuple[str, ...]:
     """Names of the axes of all inputs."""
-    return AXES_OF_CHOICES if isinstance(model, LinformerForMultipleChoice) else AXES
+    return AXES_OF_CHOICES if takes_choices(model) else AXES
 
 
-def input_names(model: LinformerPreTrainedModel) -> tuple[str, ...]:
+def input_names(model: PreTrainedModel) -> tuple[str, ...]:
     """What the graph takes."""
-    types = ("token_type_ids",) if model.config.type_vocab_size > 1 else ()
+    takes = "token_type_ids" in signature(model.forward).parameters
+    types = ("token_type_ids",) if takes and getattr(model.config, "type_vocab_size", 0) > 1 else ()
     return ("input_ids", "attention_mask", *types)
 
 
 def random_inputs(
-    model: LinformerPreTrainedModel, batch: int, length: int, seed: int = 0
+    model: PreTrainedModel, batch: int, length: int, seed: int = 0
 ) -> dict[str, Int[Tensor, "batch *choices length"]]:
     """Inputs of a shape (with two choices where the model has them), nothing padded."""
     shape = (batch, 2, length) if len(axes(model)) == 3 else (batch, length)
     draws = torch.Generator().manual_seed(seed)
-    limits = {"input_ids": model.config.vocab_size, "token_type_ids": model.config.type_vocab_size}
+    limits = {"input_ids": model.config.vocab_size, "token_type_ids": getattr(model.config, "type_vocab_size", 1)}
     return {
         name: torch.randint(limits[name], shape, generator=draws) if name in limits else torch.ones(shape).long()
         for name in input_names(model)
     }
 
 
-def check_size(model: LinformerPreTrainedModel) -> None:
+def check_size(model: PreTrainedModel) -> None:
     """Refuse a model that one file cannot hold.
 
     Raises:
@@ -62,13 +71,13 @@ def check_size(model: LinformerPreTrainedModel) -> None:
         )
 
 
-def trace(model: LinformerPreTrainedModel) -> torch.export.ExportedProgram:
+def trace(model: PreTrainedModel) -> torch.export.ExportedProgram:
     """The model as a graph of PyTorch, with batch and length left open.
 
     Raises:
         ValueError: it cannot be traced.
     """
-    longest = model.config.max_position_embeddings
+    longest = longest_input(model)
     # What is traced decides nothing; but a length of several blocks and windows that is no round number meets the
     # fewest coincidences that would tie the graph to it.
     example = random_inputs(model, 2, max(1, longest * 3 // 4 | 1) if longest > 1 else 1)
@@ -95,7 +104,7 @@ def trace(model: LinformerPreTrainedModel) -> torch.export.ExportedProgram:
 
 def translate(
     program: torch.export.ExportedProgram,
-    model: LinformerPreTrainedModel,
+    model: PreTrainedModel,
     output_names: list[str],
     *,
     for_int8: bool = False,
@@ -183,11 +192,12 @@ def _quiet() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _failure(model: LinformerPreTrainedModel, error: Exception) -> ValueError:
+def _failure(model: PreTrainedModel, error: Exception) -> ValueError:
     config: Any = model.config
     options = ("attention_type", "projection_kind", "projection_sharing", "local_window", "global_tokens", "hidden_act")
+    options = (*options, ATTENTION)  # of which a model has those of ours, or the last
     said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    has = ", ".join(f"{name}={getattr(config, name)!r}" for name in options if getattr(config, name, None) is not None)
     return ValueError(
-        f"the model cannot be exported with {', '.join(f'{name}={getattr(config, name)!r}' for name in options)}: "
-        f"{said} Choose another of these, or report it with --debug"
+        f"the model cannot be exported with {has}: {said} Choose another of these, or report it with --debug"
     )

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from linformers.data.progress import ReadProgress
 from linformers.data.rejects import Rejects
@@ -17,11 +17,8 @@ from linformers.data.tasks import TASKS, Part, TaskSources, prepare_task
 from linformers.data.tasks_files import Columns, read_examples
 from linformers.data.tasks_rules import Kind, encode_labels, for_model, kind_of_config
 from linformers.export.check import Session, run
-from linformers.models import (
-    LinformerForMultipleChoice,
-    LinformerForSequenceClassification,
-    LinformerPreTrainedModel,
-)
+from linformers.export.graph import takes_choices
+from linformers.models.convert_load import longest_input
 from linformers.training.classify_data import EncodedPart, PadInputs, by_length
 from linformers.training.metrics import MAIN, measure, predictions, probabilities
 
@@ -57,26 +54,26 @@ class Distance:
         return asdict(self)
 
 
-def kind_of(model: LinformerPreTrainedModel) -> Kind:
+def kind_of(model: PreTrainedModel) -> Kind:
     """What the outputs of a classifier mean; choices are scored as values."""
-    if isinstance(model, LinformerForMultipleChoice):
+    if takes_choices(model):
         return "regression"
     return kind_of_config(model.config)
 
 
 def measure_distance(
     session: Session,
-    model: LinformerPreTrainedModel,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
     progress: ReadProgress,
 ) -> Distance:
     """Compare both on texts, one by one, each cut at the longest input."""
-    kind, longest = kind_of(model), model.config.max_position_embeddings
+    kind, longest = kind_of(model), longest_input(model)
     cosines, changes, same, lengths = [], [], [], []
     for number, text in enumerate(texts, start=1):
         inputs = _inputs(session, tokenizer(text, truncation=True, max_length=longest, return_tensors="pt"))
-        if isinstance(model, LinformerForMultipleChoice):
+        if takes_choices(model):
             inputs = {name: one[:, None] for name, one in inputs.items()}
         lengths.append(inputs["input_ids"].shape[-1])
         expected, found = run(model, inputs), session(inputs)
@@ -106,13 +103,13 @@ def measure_distance(
 
 def measure_accuracy(
     session: Session,
-    model: LinformerPreTrainedModel,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     part: Part,
     progress: ReadProgress,
 ) -> dict[str, Any]:
     """The main metric of the task, of the model and of the graph, on the same rows."""
-    encoded = EncodedPart(part, tokenizer, model.config.max_position_embeddings)
+    encoded = EncodedPart(part, tokenizer, longest_input(model))
     pad, batches, done = PadInputs(tokenizer), by_length(encoded.lengths, BATCH), 0
     scores: dict[str, Float[np.ndarray, "rows classes"]] = {}
     kind = kind_of(model)
@@ -138,14 +135,14 @@ def measure_accuracy(
     }
 
 
-def labelled_rows(task: str, data: str | None, model: LinformerPreTrainedModel, progress: ReadProgress) -> Part:
+def labelled_rows(task: str, data: str | None, model: PreTrainedModel, progress: ReadProgress) -> Part:
     """Rows to measure accuracy on: those that a named task reports on, or all of a file.
 
     Raises:
         ValueError: the model is no classifier of texts, has other classes, or the rows cannot be used.
         FileNotFoundError: a file is not there.
     """
-    if not isinstance(model, LinformerForSequenceClassification):
+    if not type(model).__name__.endswith("ForSequenceClassification"):
         raise ValueError(
             f"task={task!r} measures classifiers of texts, and the model is a {type(model).__name__}: leave it out"
         )

@@ -160,13 +160,14 @@ class LinformerEncoder(nn.Module):
             inside = documents.grouped(self.exact_length, by_length=in_cpu_inference(hidden_states))
         all_hidden_states, all_weights = [], []
         for layer in self.layers:
-            if return_hidden_states:
-                all_hidden_states.append(hidden_states)
+            if return_hidden_states:  # what is given is what the next layer reads, so that gradients reach it
+                all_hidden_states.append(documents.restore(documents.zero(hidden_states)))
+                hidden_states = documents.align(all_hidden_states[-1])
             hidden_states, weights = layer(hidden_states, inside, return_weights)
             if weights is not None:
                 all_weights.append(weights)
-        hidden_states = documents.restore(self.final_norm(hidden_states))
-        all_hidden_states = [documents.restore(x) for x in all_hidden_states]
+        # Zero at padding, however documents were grouped.
+        hidden_states = documents.restore(documents.zero(self.final_norm(hidden_states)))
         if return_hidden_states:
             all_hidden_states.append(hidden_states)
         attentions = [module for module in self.modules() if isinstance(module, Attention)]

@@ -97,6 +97,14 @@ SETTINGS = tuple(field.name for field in fields(Settings))
 _KNOWN: dict[str, Settings] = {}  # by what configurations hold: reading that anew takes longer than a short attention
 
 
+def layer_slots(config: Any) -> list[int | None]:
+    """Slots of each layer of a model, ours or another's that is linear; None = softmax attention, 0 = neither."""
+    if getattr(config, NAME, None) is not None:
+        k = settings_of(config).projected_dim
+        return list(k) if isinstance(k, tuple) else [k] * config.num_hidden_layers
+    return [None if kind == "softmax" else k or 0 for kind, k in config.layer_attention]
+
+
 def exact_length(config: Any) -> int:
     """Tokens up to which a model, ours or another's, reads by softmax attention though it is linear; 0 = none."""
     if getattr(config, NAME, None) is not None:

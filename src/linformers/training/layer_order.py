@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from linformers._registration import ATTENTION, MODEL_TYPE
 from linformers.attention import LinformerAttention, SoftmaxAttention
-from linformers.models.interface import number_layers, settings_of
+from linformers.models.interface import layer_slots, number_layers
 
 GREEDY_SHARE = 0.5  # of the steps, over which the layers become linear
 
@@ -58,20 +58,15 @@ def _errors_in_own_class(
         yield i, (own - states[i + 1]).square().sum().item()
 
 
-def _dims(model: Any) -> list[int | None]:
-    k = settings_of(model.config).projected_dim
-    return list(k) if isinstance(k, tuple) else [k] * model.config.num_hidden_layers
-
-
 def _compressed(model: Any) -> list[int]:
-    return [i for i, k in enumerate(_dims(model)) if k is not None]
+    return [i for i, k in enumerate(layer_slots(model.config)) if k is not None]
 
 
 @contextmanager
 def _softmax_in(model: Any, layers: Sequence[int]) -> Iterator[None]:
     """Softmax attention in some layers of a model in its own class."""
     before = getattr(model.config, ATTENTION)
-    dims = [None if i in layers else k for i, k in enumerate(_dims(model))]
+    dims = [None if i in layers else k for i, k in enumerate(layer_slots(model.config))]
     number_layers(model)
     setattr(model.config, ATTENTION, {**before, "projected_dim": dims})
     try:

@@ -64,10 +64,14 @@ def test_a_mask_of_the_queries_is_no_mask_of_the_context(make):
 @every_module
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_float_masks(make, dtype):
-    """Additive masks (0 = keep) would mean the opposite, silently."""
-    with raises(TypeError, "attention_mask", f"torch.{dtype}".replace("torch.torch.", "(?:torch.)?")) as caught:
-        make()(hidden(2, 9, 6), torch.ones(2, 9, dtype=dtype))
-    assert "bool" in str(caught.value)
+    """Ones and zeros are taken; additive masks (0 = keep) would mean the opposite, silently."""
+    kept = torch.tensor([[1] * 9, [1] * 5 + [0] * 4])
+    layer, x = make(), hidden(2, 9, 6)
+    torch.testing.assert_close(layer(x, kept.to(dtype)), layer(x, kept.bool()))
+    for added in (torch.zeros(2, 9, dtype=dtype), (kept - 1).to(dtype) * 1e4):
+        with raises(TypeError, "attention_mask", f"torch.{dtype}".replace("torch.torch.", "(?:torch.)?")) as caught:
+            layer(x, added)
+        assert "bool" in str(caught.value)
 
 
 @every_module

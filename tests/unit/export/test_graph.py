@@ -5,8 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from onnx import numpy_helper
 from torch import nn
+from transformers import AutoConfig
 
 import linformers
 from linformers import LinformerConfig
@@ -42,6 +44,16 @@ QUICK: dict[str, tuple[str, dict[str, Any]]] = {
     "kfree, softmax, mean of tokens": (
         "ForSequenceClassification",
         {"attention_type": ["kfree", "softmax"], "num_hidden_layers": 2, "classifier_pooling": "mean"},
+    ),
+}
+# In the model's own class: its type, head, and fields beside those of TINY.
+OWN: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "bert": ("bert", "ForSequenceClassification", {"num_labels": 3}),
+    "modernbert": (
+        "modernbert",
+        "ForMaskedLM",
+        {"num_hidden_layers": 2, "global_attn_every_n_layers": 2, "local_attention": 8, "cls_token_id": 1}
+        | {"bos_token_id": 1, "sep_token_id": 2, "eos_token_id": 2, "pad_token_id": 0},
     ),
 }
 SLOW: dict[str, tuple[str, dict[str, Any]]] = {
@@ -88,6 +100,21 @@ def assert_equal(session: Session, model: Any, mask: torch.Tensor) -> None:
     for name, value in expected.items():
         rows = inputs["attention_mask"].bool().numpy() if per_token(model) else slice(None)
         np.testing.assert_allclose(found[name][rows], value[rows], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name == "bert" else pytest.mark.slow) for name in OWN])
+def test_graph_is_the_model_in_its_own_class(name: str) -> None:
+    family, head, fields = OWN[name]
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(family, **{key: x for key, x in TINY.items() if key != "projected_dim"} | fields)
+    auto = getattr(transformers, f"AutoModel{head}")
+    model = auto.from_config(config).eval().requires_grad_(False)
+    linformers.configure(model, exact_length=0, projected_dim=8)
+    graph = graph_of(model)
+    assert len(check(graph, model)) == 5
+    mask = torch.ones(3, 33, dtype=torch.long)
+    mask[1, 20:] = 0
+    assert_equal(Session(graph), model, mask)
 
 
 @pytest.mark.parametrize(

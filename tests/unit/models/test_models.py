@@ -231,7 +231,7 @@ def test_auto_classes(tiny_config, tmp_path):
         ({"input_ids": torch.ones(7, dtype=torch.long)}, ValueError, ["(batch, seq)", "(7,)"]),
         ({}, ValueError, ["input_ids", "inputs_embeds"]),
         (
-            {"input_ids": torch.ones(2, 4, dtype=torch.long), "attention_mask": torch.ones(2, 4)},
+            {"input_ids": torch.ones(2, 4, dtype=torch.long), "attention_mask": torch.zeros(2, 4)},
             TypeError,
             ["attention_mask", "float"],
         ),
@@ -279,3 +279,33 @@ def test_fullgraph_compile(variant, tiny_config, batch):
     torch.testing.assert_close(loss, expected)
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(got[name], parameter.grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["linear", "mean_pool", "cluster"])
+def test_outputs_at_padding_are_zero_in_every_mode(kind, tiny_config):
+    """However documents are grouped, in training and in inference; so a batch and its rows agree everywhere."""
+    model = build(tiny_config(projection_kind=kind)).eval()
+    ids, mask = torch.randint(5, 100, (3, 37)), torch.ones(3, 37, dtype=torch.long)
+    mask[0, 20:] = 0
+    mask[1, :9] = 0
+    trained = model(ids, mask, output_hidden_states=True).hidden_states
+    with torch.no_grad():
+        read = model(ids, mask, output_hidden_states=True).hidden_states
+        plain = model(ids, mask).last_hidden_state
+        rows = torch.cat([model(ids[i : i + 1], mask[i : i + 1]).last_hidden_state for i in range(3)])
+    for a, b in zip(trained, read, strict=True):
+        torch.testing.assert_close(a, b)
+        assert not b[mask == 0].any()
+    torch.testing.assert_close(plain, read[-1])
+    torch.testing.assert_close(rows, plain)
+
+
+def test_gradients_reach_the_hidden_states_that_are_returned(tiny_config):
+    model = build(tiny_config())
+    mask = torch.ones(2, 12, dtype=torch.long)
+    mask[0, 3:5] = 0
+    states = model(torch.randint(5, 100, (2, 12)), mask, output_hidden_states=True).hidden_states
+    for x in states[:-1]:
+        x.retain_grad()
+    states[-1].square().sum().backward()
+    assert all(x.grad is not None and x.grad.abs().sum() > 0 for x in states[:-1])
