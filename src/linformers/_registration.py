@@ -22,9 +22,10 @@ from typing import Any
 MODEL_TYPE = "linformer"
 CONFIG_CLASS = "LinformerConfig"
 
-# Auto class -> (transformers' table of names for it, our class).
-AUTO_CLASSES = {
-    "AutoModel": ("MODEL_MAPPING_NAMES", "LinformerModel"),
+# Auto class -> (transformers' table of names for it, our class; of several that which config.json names, or the first).
+AUTO_CLASSES: dict[str, tuple[str, str | tuple[str, ...]]] = {
+    "AutoModel": ("MODEL_MAPPING_NAMES", ("LinformerModel", "LinformerImageModel", "LinformerAudioModel")),
+    "AutoModelForTextEncoding": ("MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES", "LinformerModel"),
     "AutoModelForPreTraining": ("MODEL_FOR_PRETRAINING_MAPPING_NAMES", "LinformerForMaskedLM"),
     "AutoModelForMaskedLM": ("MODEL_FOR_MASKED_LM_MAPPING_NAMES", "LinformerForMaskedLM"),
     "AutoModelForSequenceClassification": (
@@ -48,6 +49,14 @@ AUTO_CLASSES = {
 }
 
 ATTENTION = "linformers"  # attn_implementation, and the key of its settings in config.json
+_TARGETS = {  # RoBERTa's modules -> ours
+    "query": "q_proj",
+    "key": "k_proj",
+    "value": "v_proj",
+    "intermediate.dense": "intermediate",
+    "output.dense": "output",
+}
+_PEFT = "peft.utils.constants"
 _CONFIGURATION_AUTO = "transformers.models.auto.configuration_auto"
 _CONFIGURATION_UTILS = "transformers.configuration_utils"
 _MODELING_UTILS = "transformers.modeling_utils"
@@ -64,10 +73,20 @@ def _name_models(modeling_auto: ModuleType) -> None:
 
 
 def _register_models(modeling_auto: ModuleType) -> None:
+    _name_models(modeling_auto)
     package = importlib.import_module("linformers")
     config_class = getattr(package, CONFIG_CLASS)
-    for auto_class, (_, class_name) in AUTO_CLASSES.items():
-        getattr(modeling_auto, auto_class).register(config_class, getattr(package, class_name))
+    for auto_class, (_, names) in AUTO_CLASSES.items():
+        several = isinstance(names, tuple)
+        classes = tuple(getattr(package, name) for name in names) if several else getattr(package, names)
+        getattr(modeling_auto, auto_class)._model_mapping.register(config_class, classes)
+
+
+def _name_targets(constants: ModuleType) -> None:
+    """What adapters of peft reach if nobody says what."""
+    for name, table in vars(constants).items():
+        if name.startswith("TRANSFORMERS_MODELS_TO_") and name.endswith("MODULES_MAPPING") and "roberta" in table:
+            table[MODEL_TYPE] = [_TARGETS[target] for target in table["roberta"] if target in _TARGETS]
 
 
 def _register_attention(modeling_utils: ModuleType) -> None:
@@ -140,6 +159,7 @@ def register_with_transformers() -> None:
         (_MODELING_AUTO, _name_models, _register_models),
         (_CONFIGURATION_UTILS, _restore_settings, _restore_settings),
         (_MODELING_UTILS, _register_attention, _register_attention),
+        (_PEFT, _name_targets, _name_targets),
     ):
         if module_name in sys.modules:
             at_once(sys.modules[module_name])

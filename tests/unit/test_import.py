@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from transformers import AutoModel, AutoModelForTextEncoding
 
 import linformers
 
@@ -91,8 +92,36 @@ def test_every_auto_class() -> None:
         "from linformers._registration import AUTO_CLASSES\n"
         "for auto_class, (_, name) in AUTO_CLASSES.items():\n"
         "    mapping = getattr(transformers, auto_class)._model_mapping\n"
-        "    assert mapping[linformers.LinformerConfig] is getattr(linformers, name), auto_class\n"
+        "    found = mapping[linformers.LinformerConfig]\n"
+        "    several = tuple(getattr(linformers, one) for one in ((name,) if isinstance(name, str) else name))\n"
+        "    assert (found if isinstance(found, tuple) else (found,)) == several, auto_class\n"
     )
+
+
+@pytest.mark.parametrize("first", ["linformers", "transformers.models.auto.modeling_auto", "peft"])
+def test_tables_of_names_and_targets_of_adapters(first: str) -> None:
+    """Whichever is imported first."""
+    run_python(
+        f"import {first}\n"
+        "import linformers, peft\n"
+        "from transformers.models.auto import modeling_auto\n"
+        "assert modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES['linformer'] == 'LinformerForMaskedLM'\n"
+        "shape = dict(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)\n"
+        "for kind in (peft.LoraConfig, peft.IA3Config):\n"
+        "    model = peft.get_peft_model(linformers.LinformerModel(linformers.LinformerConfig(**shape)), kind())\n"
+        "    assert any('v_proj' in n for n, p in model.named_parameters() if p.requires_grad), kind\n"
+    )
+
+
+def test_auto_model_gives_the_encoder_that_was_saved(tmp_path: Path) -> None:
+    shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    for saved, options in (
+        (linformers.LinformerImageModel, {"image_size": 16, "patch_size": 8}),
+        (linformers.LinformerModel, {"vocab_size": 9}),
+    ):
+        saved(linformers.LinformerConfig(**shape, **options)).save_pretrained(tmp_path)
+        assert type(AutoModel.from_pretrained(tmp_path)) is saved
+    assert type(AutoModelForTextEncoding.from_pretrained(tmp_path)) is linformers.LinformerModel
 
 
 def test_registration_waits_for_transformers() -> None:

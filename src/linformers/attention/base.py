@@ -139,8 +139,9 @@ class Attention(nn.Module, abc.ABC):
             output = documents.restore(output)
         if weights is None:
             return output
-        dropped = ~inside.keep if is_self else inside.empty[:, None]
-        weights = weights.masked_fill(dropped[:, None, :, None], 0)
+        if inside.padded:
+            dropped = ~inside.keep if is_self else inside.empty[:, None]
+            weights = weights.masked_fill(dropped[:, None, :, None], 0)
         return output, self.restore_weights(weights, documents, queries=is_self)
 
     def _attend(self, source: Tensor, documents: Documents, return_weights: bool = False) -> tuple[Tensor, Any]:
@@ -171,7 +172,9 @@ class Attention(nn.Module, abc.ABC):
         self, weights: Float[Tensor, "batch heads seq keys"], documents: Documents, queries: bool = True
     ) -> Float[Tensor, "batch heads seq keys"]:
         """Bring attention weights from the aligned order to the caller's."""
-        return documents.restore_view(weights.transpose(1, 2)).transpose(1, 2) if queries else weights
+        if not (queries and documents.reordered):  # the weights themselves, so that gradients reach what is returned
+            return weights
+        return documents.restore_view(weights.transpose(1, 2)).transpose(1, 2)
 
     def split_heads(self, x: Float[Tensor, "batch seq hidden"]) -> Float[Tensor, "batch heads seq head_dim"]:
         """Cut the feature axis into heads (a view)."""

@@ -194,6 +194,11 @@ class Documents:
         """Undo ``align``."""
         return x if self._destination is None else take_rows(x, self._destination)
 
+    @property
+    def reordered(self) -> bool:
+        """Whether the aligned order is another than the caller's."""
+        return self._destination is not None
+
     def restore_view(self, x: Shaped[Tensor, "batch seq *rest"]) -> Shaped[Tensor, "batch seq *rest"]:
         """The same for a tensor of any strides; slower on the way back."""
         return (

@@ -42,4 +42,6 @@ class SoftmaxAttention(Attention):
     ) -> Float[Tensor, "batch heads seq source"]:
         """Here the keys are tokens too."""
         weights = super().restore_weights(weights, documents, queries)
+        if not documents.reordered:
+            return weights
         return documents.restore_view(weights.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)

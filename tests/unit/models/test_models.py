@@ -309,3 +309,8 @@ def test_gradients_reach_the_hidden_states_that_are_returned(tiny_config):
         x.retain_grad()
     states[-1].square().sum().backward()
     assert all(x.grad is not None and x.grad.abs().sum() > 0 for x in states[:-1])
+    outputs = model(torch.randint(5, 100, (2, 12)), output_attentions=True)
+    for weights in outputs.attentions:  # of texts without padding; else they are a copy in the caller's order
+        weights.retain_grad()
+    outputs.last_hidden_state.square().sum().backward()
+    assert all(weights.grad.abs().sum() > 0 for weights in outputs.attentions)
