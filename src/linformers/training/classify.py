@@ -13,6 +13,7 @@ from rich.console import Console
 from sklearn.utils.class_weight import compute_class_weight
 from transformers import TrainerState, TrainingArguments, set_seed
 
+from linformers._registration import ATTENTION
 from linformers.data.folders import write_folder
 from linformers.data.progress import ReadProgress
 from linformers.data.rejects import Rejects
@@ -257,6 +258,8 @@ class _Job:
         results = summary(self.task, self.parts, state, best, last, scores) | {
             "parameters": self.parameters,
             "stored_dtype": self.stored_dtype,
+            "architecture": type(model).__name__,
+            "linear": getattr(model.config, ATTENTION, None) is not None,
             "max_length": self.max_length,
             "grey": self.media is not None and self.media.mode == "L",
             "fingerprint": self.fingerprint,

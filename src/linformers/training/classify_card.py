@@ -38,10 +38,14 @@ def model_card(settings: FinetuneSettings, results: dict[str, Any]) -> str:
 pipeline("{pipeline}", model="this folder")("{EXAMPLES[settings.modality]}")"""
     if results.get("grey"):
         use = GREY
+    ours = results["architecture"].startswith("Linformer")
+    needed = "import linformers  # teaches transformers this kind of model\n" if ours else ""
+    if results["linear"]:
+        needed = "import linformers  # makes its attention linear; without it, it is softmax\n"
     header = {
-        "library_name": "linformers",
+        "library_name": "linformers" if ours else "transformers",
         "pipeline_tag": pipeline,
-        "tags": ["linformer", pipeline, *(["long-documents"] if noun == "text" else [])],
+        "tags": [*(["linformers"] if needed else []), pipeline, *(["long-documents"] if noun == "text" else [])],
     }
     task, parts = results["task"], results["parts"]
     versions = results["environment"]["versions"]
@@ -80,8 +84,7 @@ pipeline("{pipeline}", model="this folder")("{EXAMPLES[settings.modality]}")"""
 tokens.
 
 ```python
-import linformers  # teaches transformers this kind of model
-{use}
+{needed}{use}
 ```
 
 ## Data

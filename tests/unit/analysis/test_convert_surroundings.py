@@ -167,3 +167,16 @@ def test_code_and_pickles_around_the_encoder_are_named(sentence_folder, tmp_path
     shown, card = capsys.readouterr().out, (tmp_path / "linear" / "README.md").read_text()
     for said in ("my_package.Dense is no part of sentence-transformers", "pytorch_model.bin is no safetensors file"):
         assert said in shown and said in card
+
+
+def test_a_distilled_model_keeps_its_modules(sentence_folder, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("LINFORMERS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "text.txt").write_text("\n".join([LONG] * 40))
+    assert convert(sentence_folder, tmp_path / "linear", "--exact-length", "0", "--projected-dim", "4") == 0
+    command = ["distil", "--model", str(tmp_path / "linear"), "--teacher", str(sentence_folder), "--device", "cpu"]
+    command += ["--texts", str(tmp_path / "text.txt"), "--length", "32", "--steps", "1", "--batch-size", "2"]
+    assert run([*command, "--output", str(tmp_path / "run")]) == 0
+    model = SentenceTransformer(str(tmp_path / "run" / "model"), device="cpu")
+    assert [type(one) for one in model] == [type(one) for one in SentenceTransformer(str(sentence_folder))]
+    assert model[0].auto_model.config.linformers["projected_dim"] == 4
+    assert torch.tensor(model.encode(SHORT)).isfinite().all()
