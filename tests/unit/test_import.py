@@ -121,6 +121,7 @@ def test_auto_model_gives_the_encoder_that_was_saved(tmp_path: Path) -> None:
     ):
         saved(linformers.LinformerConfig(**shape, **options)).save_pretrained(tmp_path)
         assert type(AutoModel.from_pretrained(tmp_path)) is saved
+    assert type(AutoModel.from_config(linformers.LinformerConfig(**shape))) is linformers.LinformerModel
     assert type(AutoModelForTextEncoding.from_pretrained(tmp_path)) is linformers.LinformerModel
 
 

@@ -145,6 +145,7 @@ class LinformerConfig(PreTrainedConfig):
             if key not in _TRANSFORMERS_KEYS:
                 raise ValueError(f"{key}={kwargs[key]!r} is no field of LinformerConfig.{closest(key, fields)}")
         super().__post_init__(**kwargs)
+        self.architectures = self.architectures or []  # AutoModel reads it to choose between words, images and audio
         grid = self.patch_grid
         if grid is not None:
             tokens = self.num_prefix_tokens + grid.tokens
