@@ -69,11 +69,15 @@ def _watching_theirs(encoder: Any, visit: Visit) -> Iterator[None]:
     ) -> tuple[Tensor, None]:
         layer, heads = next(layers), query.shape[1]
         if linear:
-            tokens = torch.eye(key.shape[2], dtype=value.dtype, device=value.device)[None, None]
+            n, size = value.shape[2:]
+            # One-hot values, some columns at a time: each is a text of the batch.
+            columns = torch.eye(n, -(-n // size) * size, dtype=value.dtype, device=value.device)
+            values = torch.stack(columns.split(size, dim=1))[:, None]
             for head in range(heads):
                 shared = head * key.shape[1] // heads
-                one = (query[:, head : head + 1], key[:, shared : shared + 1], tokens)
-                visit(layer, head, attention(module, *one, attention_mask, scaling, **options)[0][0, :, 0].float())
+                q, k = query[:, [head]].expand_as(values), key[:, [shared]].expand_as(values)
+                found = attention(module, q, k, values, None, scaling, **options)[0][:, :, 0]
+                visit(layer, head, found.transpose(0, 1).flatten(1)[:, :n].float())
             return attention(module, query, key, value, attention_mask, scaling, **options)
         factor = query.shape[-1] ** -0.5 if scaling is None else scaling
         output = torch.empty_like(query)

@@ -80,6 +80,6 @@ def pretrain(
     return model, history
 
 
-def _without_logits(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _without_logits(items: Sequence[Any]) -> dict[str, Any]:
     """A batch that asks for the loss alone."""
     return {**collate(items), "return_logits": False}
