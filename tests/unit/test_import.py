@@ -117,6 +117,7 @@ def test_auto_model_gives_the_encoder_that_was_saved(tmp_path: Path) -> None:
     shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
     for saved, options in (
         (linformers.LinformerImageModel, {"image_size": 16, "patch_size": 8}),
+        (linformers.LinformerAudioModel, {"audio_length": 64, "num_mel_bins": 16, "patch_size": 16}),
         (linformers.LinformerModel, {"vocab_size": 9}),
     ):
         saved(linformers.LinformerConfig(**shape, **options)).save_pretrained(tmp_path)

@@ -1,4 +1,4 @@
-"""Which k does each layer need? Measured on the model and text at hand, for the conversion that ``to_linformer`` makes.
+"""Which k does each layer need? Measured on the model and text at hand, for a conversion.
 
 Singular values say how well a map could be compressed by the best E for that one text; a converted model has one way
 to compress all texts. So beside the paper's criterion (a share of the spectrum) stand two that measure conversion
@@ -62,7 +62,7 @@ class Advice:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Arguments of ``to_linformer``."""
+        """Arguments of ``linearise``, or of ``to_linformer``."""
         return {
             "projected_dim": list(self.projected_dim),
             "projection_kind": KIND,

@@ -18,6 +18,7 @@ from transformers.utils import FEATURE_EXTRACTOR_NAME
 from linformers.analysis.conversion_card import SETTINGS, conversion_card, teacher_card
 from linformers.analysis.fidelity import Fidelity, measure_fidelity
 from linformers.analysis.parity import check_parity
+from linformers.attention.checks import check_choice
 from linformers.attention.sharing import PROJECTION_KINDS
 from linformers.data.documents import read_documents
 from linformers.data.folders import check_output, write_folder
@@ -27,15 +28,24 @@ from linformers.data.sources import Source
 from linformers.models.config import LinformerConfig
 from linformers.models.convert import to_linformer
 from linformers.models.convert_fairseq import convert_fairseq_linformer
-from linformers.models.convert_load import load_processor, load_teacher, load_tokenizer, longest_input, name_of
+from linformers.models.convert_load import (
+    has_longest_input,
+    load_processor,
+    load_teacher,
+    load_tokenizer,
+    longest_input,
+    name_of,
+    reading,
+)
 from linformers.models.convert_patches import ALL_FAMILIES
-from linformers.models.interface import settings_of
+from linformers.models.interface import Settings, layer_slots, settings_of
 from linformers.models.linearise import linearise
 from linformers.models.surroundings import carry, modules_of, with_surroundings
 from linformers.report.environment import describe_environment
 
 CONVERSION, FIDELITY = "conversion.json", "fidelity.json"
 ARCHITECTURES = ("own", "linformer")
+EVERY_LENGTH = 2**31 - 1  # tokens: no input is longer
 INPUTS = {"pixel_values": "images", "input_values": "recordings", "input_features": "recordings"}
 
 
@@ -86,10 +96,12 @@ def convert_to_folder(
         ValueError: a model or option that cannot be used, or an output folder of something else.
         OSError: a file that is not there.
     """
+    check_choice("architecture", architecture, ARCHITECTURES)
     check_output(output, CONVERSION)
     texts, fit_texts = read_texts("texts", sources, max_texts), read_texts("fit_texts", fit_sources, max_texts)
     own = architecture == "own" and not Path(model).is_file()
-    folder = with_surroundings(model) if own else model
+    with reading(model):
+        folder = with_surroundings(model) if own else model
     started = time.perf_counter()
     tokenizer, processor, inputs = None, None, "texts"
     if Path(model).is_file():
@@ -112,15 +124,16 @@ def convert_to_folder(
         made = _own(teacher, options) if own else _linformer(teacher, options, fit_texts, tokenizer, console)
     student, teacher = made.student, made.teacher
     seconds, longest = time.perf_counter() - started, longest_input(student)
+    known = has_longest_input(student)
+    up_to = f", up to {longest:,} tokens" if known else ""
     console.print(
-        f"{made.name} -> {type(student).__name__}, {student.num_parameters():,} parameters, up to "
-        f"{longest:,} tokens, in {seconds:.1f} s"
+        f"{made.name} -> {type(student).__name__}, {student.num_parameters():,} parameters{up_to}, in {seconds:.1f} s"
     )
     if teacher is not None:
-        _say_parity(_parity(made, options, tokenizer, own=own), console)
-    if longest <= made.exact_length:
+        _say_parity(made, inputs, tokenizer, console, own=own)
+    if known and longest <= made.exact_length:
         console.print(
-            f"it takes no text of more than exact_length={made.exact_length:,} tokens, so it is softmax attention "
+            f"it takes no input of more than exact_length={made.exact_length:,} tokens, so it is softmax attention "
             "throughout: give a greater --max-length (text), or --exact-length 0"
         )
     fidelity = None
@@ -140,11 +153,11 @@ def convert_to_folder(
         "sentence_transformers": own and bool(modules_of(Path(folder))),
         "command": shlex.join(["linformers", *map(_public, sys.argv[1:])]),
         "options": dict(options),
-        "settings": made.settings | {"longest input": longest},
+        "settings": made.settings | ({"longest input": longest} if known else {}),
         "inputs": inputs,
         "has_teacher": teacher is not None,
-        "teacher_length": made.teacher_length,
-        "max_length": longest,
+        "teacher_length": made.teacher_length if known else None,
+        "max_length": longest if known else None,
         "exact_length": made.exact_length,
         "exact_up_to": made.exact_up_to,
         "texts": [_public(source.path) for source in sources],
@@ -205,8 +218,9 @@ def _linformer(
         student = to_linformer(
             teacher, **options, texts=fit_texts, tokenizer=tokenizer, on_progress=_shown_by(progress)
         )
-    before = longest_input(teacher)
-    return _described(student, teacher, before, _exact_up_to(student.config, before, options["positions"]))
+    before, config = longest_input(teacher), student.config
+    exact = _exact_up_to(config, layer_slots(config), before, longest_input(student), options["positions"])
+    return _described(student, teacher, before, exact)
 
 
 def _described(student: Any, teacher: PreTrainedModel | None, before: int, exact_up_to: int) -> _Converted:
@@ -226,39 +240,39 @@ def _own(teacher: PreTrainedModel, options: Mapping[str, Any]) -> _Converted:
     """The model in its own class."""
     student = linearise(teacher, **options)
     settings, before, after = settings_of(student.config), longest_input(teacher), longest_input(student)
-    both, first = min(before, after), settings.global_tokens
-    dims = settings.projected_dim if isinstance(settings.projected_dim, tuple) else (settings.projected_dim,)
-    near = max(settings.exact_length, settings.local_window + 1 + first)
-    exact = min([both, *(max(k + first, near) for k in dims if k is not None)])
-    stretched = after != before and options["positions"] == "interpolate"
+    ends = (before, after) if has_longest_input(student) else (EVERY_LENGTH, EVERY_LENGTH)
     return _Converted(
         student=student,
         name=name_of(teacher),
         teacher=teacher,
         teacher_length=before,
         exact_length=settings.exact_length,
-        exact_up_to=0 if stretched else exact,
+        exact_up_to=_exact_up_to(settings, layer_slots(student.config), *ends, options["positions"]),
         settings=asdict(settings),
     )
 
 
-def _parity(made: _Converted, options: Mapping[str, Any], tokenizer: Any, *, own: bool) -> int | None:
-    """Compare with the teacher, where nothing is approximated; of ours also the same weights with softmax attention."""
-    assert made.teacher is not None
-    found = check_parity(made.student, made.teacher, tokenizer, made.exact_up_to) if made.exact_up_to else None
-    if found is None and not own:
-        found = check_parity(
-            to_linformer(made.teacher, attention_type="softmax"), made.teacher, tokenizer, made.teacher_length
-        )
-    return found
+def _say_parity(made: _Converted, inputs: str, tokenizer: Any, console: Console, *, own: bool) -> None:
+    """Compare with the teacher on what both read exactly; where that is nothing, with softmax attention.
 
-
-def _say_parity(length: int | None, console: Console) -> None:
-    if length is None:
-        console.print("not compared with its teacher, as it reads no input exactly: measure it by --texts")
+    Images and recordings cannot be made short.
+    """
+    teacher = made.teacher
+    assert teacher is not None
+    if made.exact_up_to and (inputs == "texts" or made.exact_up_to >= made.teacher_length):
+        student, subject, length = made.student, "gives", made.exact_up_to
     else:
-        what = f"on texts of up to {length:,} tokens" if length else "on random inputs"
-        console.print(f"gives what its teacher gives {what}")
+        subject, length = "with softmax attention in its place gives", made.teacher_length
+        if own:
+            student = linearise(teacher, exact_length=EVERY_LENGTH)
+        else:
+            student = to_linformer(teacher, attention_type="softmax")
+    found = check_parity(student, teacher, tokenizer, length)
+    if found is None:
+        console.print(f"not compared with its teacher, as its input ({teacher.main_input_name}) is not known here")
+    else:
+        what = f"texts of up to {found:,} tokens" if found else f"random {inputs}"
+        console.print(f"{subject} what its teacher gives on {what}")
 
 
 def _check_length(options: Mapping[str, Any], teacher_length: int) -> None:
@@ -271,19 +285,25 @@ def _check_length(options: Mapping[str, Any], teacher_length: int) -> None:
         )
 
 
-def _exact_up_to(config: LinformerConfig, teacher_length: int, positions: str) -> int:
-    """Tokens of the longest texts for which a converted model computes what its teacher computes."""
-    both = min(config.max_position_embeddings, teacher_length)
-    resized = config.max_position_embeddings != teacher_length
-    slots = [k for kind, k in config.layer_attention if kind == "linformer" and k is not None]
-    softmax = config.layer_attention.count(("softmax", None))
-    k_free = len(slots) + softmax < config.num_hidden_layers
-    mixed = slots and not PROJECTION_KINDS[config.projection_kind].stands_for_tokens
-    if k_free or mixed or (resized and positions == "interpolate"):
+def _exact_up_to(
+    settings: LinformerConfig | Settings, dims: Sequence[int | None], before: int, after: int, positions: str
+) -> int:
+    """Tokens of the longest inputs for which a converted model computes what its teacher computes.
+
+    Args:
+        settings: of its attention.
+        dims: slots of each layer, see ``layer_slots``.
+        before: tokens that its teacher reads.
+        after: tokens that it reads.
+        positions: how positions have grown.
+    """
+    k_free, slots = 0 in dims, [k for k in dims if k]
+    mixed = slots and not PROJECTION_KINDS[settings.projection_kind].stands_for_tokens
+    if k_free or mixed or (after != before and positions == "interpolate"):
         return 0
     # Where each token has a slot, or all are within the window, no token is read through a slot that holds two.
-    near = max(config.exact_length, config.local_window + 1 + config.global_tokens)
-    return min([both, *(max(k + config.global_tokens, near) for k in slots)])
+    near = max(settings.exact_length, settings.local_window + 1 + settings.global_tokens)
+    return min([before, after, *(max(k + settings.global_tokens, near) for k in slots)])
 
 
 def _public(argument: str) -> str:

@@ -41,8 +41,10 @@ def conversion_card(facts: Mapping[str, Any], fidelity: Fidelity | None, teacher
         fidelity: how far it is from its teacher; None = not measured.
         teacher: header of the teacher's card, as ``teacher_card`` gives it.
     """
-    longer = facts["max_length"] > facts["teacher_length"]
-    untrained = f"; positions beyond {facts['teacher_length']:,} have seen no training" if longer else ""
+    most, before = facts["max_length"], facts["teacher_length"]
+    untrained = f"; positions beyond {before:,} have seen no training" if most is not None and most > before else ""
+    inputs = facts["inputs"].capitalize()
+    refused = "" if most is None else f"\n- {inputs} above {most:,} tokens are refused{untrained}."
     library = "linformers"
     if facts["own_class"]:
         library = "sentence-transformers" if facts["sentence_transformers"] else "transformers"
@@ -59,7 +61,7 @@ def conversion_card(facts: Mapping[str, Any], fidelity: Fidelity | None, teacher
 # {facts["converted_from"]} {title}
 
 The weights of {facts["converted_from"]}, with attention whose time is linear in the length of the input, made by
-[Linformers](https://pypi.org/project/linformers/). Up to {facts["max_length"]:,} tokens.
+[Linformers](https://pypi.org/project/linformers/).{"" if most is None else f" Up to {most:,} tokens."}
 
 {_use(facts)}
 
@@ -82,8 +84,8 @@ It took {facts["seconds"]:.1f} s ({facts["environment"]["processor"]}; torch {ve
 ## Limits
 
 {_limits(facts)}{_softmax_up_to(facts)}
-- It has the errors and biases of {facts["converted_from"]}, whose licence and card hold for these weights too.
-- {facts["inputs"].capitalize()} above {facts["max_length"]:,} tokens are refused{untrained}.{notes}
+- It has the errors and biases of {facts["converted_from"]}, whose licence and card hold for these weights too.\
+{refused}{notes}
 """
 
 
@@ -148,7 +150,7 @@ def _limits(facts: Mapping[str, Any]) -> str:
         limits = f"- {inputs} of any length are approximated."
     elif not facts["has_teacher"]:
         limits = f"- Texts of at most {exact:,} tokens give what they gave in fairseq, where they are not padded."
-    elif exact == min(facts["max_length"], facts["teacher_length"]):
+    elif facts["max_length"] is not None and exact == min(facts["max_length"], facts["teacher_length"]):
         limits = f"- {inputs} of at most {exact:,} tokens give what the teacher gives."
     else:
         limits = f"- {inputs} of at most {exact:,} tokens give what the teacher gives; longer ones are approximated."

@@ -257,8 +257,8 @@ def read_mask(mask: Tensor | None, x: Shaped[Tensor, "batch seq *rest"]) -> Bool
         return None
     batch, seq = x.shape[:2]
     bad = not isinstance(mask, Tensor) or mask.is_complex()
-    if not bad and mask.is_floating_point() and not torch.compiler.is_compiling():
-        bad = not bool(((mask == 0) | (mask == 1)).all() & (mask == 1).any())  # zeros alone: added, they keep all
+    if not bad and mask.is_floating_point():  # which a traced graph cannot look at; zeros alone, added, keep all
+        bad = torch.compiler.is_compiling() or not bool(((mask == 0) | (mask == 1)).all() & (mask == 1).any())
     if bad:
         kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
         raise TypeError(

@@ -2,10 +2,9 @@
 
 import json
 import shlex
-from enum import Enum
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -39,13 +38,6 @@ _ALWAYS = {"model", "output", "architecture"}
 _MEASURING = {"texts", "text_column", "documents", "max_texts"}
 
 
-class Architecture(str, Enum):
-    """Whose class the result has."""
-
-    own = "own"
-    linformer = "linformer"
-
-
 def _dims(text: Any) -> Any:
     """One number, or one for each layer with ``softmax`` for None."""
     parts = str(text).split(",")
@@ -67,12 +59,12 @@ def convert(
     ],
     output: Annotated[Path, typer.Option(help="Folder for the converted model.", show_default=False)],
     architecture: Annotated[
-        Architecture,
+        Literal["own", "linformer"],
         typer.Option(
             help="own: the model's class, with all that is around it. linformer: a class of ours, for learned "
             "projections and streaming (BERT, RoBERTa, XLM-R, CamemBERT, DistilBERT, ELECTRA, ViT, DeiT, AST)."
         ),
-    ] = Architecture.own,
+    ] = "own",
     projected_dim: Annotated[
         Any,
         typer.Option(
@@ -158,7 +150,7 @@ def convert(
         model,
         output,
         {name: given[name] for name in chosen if given[name] is not None or name == "max_length"},
-        architecture=architecture.value,
+        architecture=architecture,
         sources=sources(texts),
         fit_sources=sources(fit_texts),
         max_texts=max_texts,

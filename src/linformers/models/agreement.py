@@ -35,12 +35,19 @@ def check_loaded(where: str, model: PreTrainedModel, report: Mapping[str, Any], 
             f"{where} lacks weights of its {type(model).__name__}: {', '.join(missing[:3])}"
             f"{', ...' if missing[3:] else ''}. Correct its config.json (`architectures` names the head)"
         )
+    if not type(model).__name__.endswith("Classification"):  # others have labels that nobody reads
+        return
     names, numbers = getattr(config, "id2label", None) or {}, getattr(config, "label2id", None) or {}
-    if names and numbers and {int(i): str(name) for i, name in names.items()} != {i: n for n, i in numbers.items()}:
+    if names and numbers and {str(name): int(i) for i, name in names.items()} != _numbers(numbers):
         raise ValueError(
             f"{where}: id2label={dict(names)} and label2id={dict(numbers)} in config.json are not each other's "
             "inverse: correct the one that is wrong"
         )
+
+
+def _numbers(label2id: Mapping[str, Any]) -> dict[str, int | None]:
+    """Numbers of labels, which some files hold as text; None for what is none."""
+    return {name: int(i) if str(i).isdecimal() else None for name, i in label2id.items()}
 
 
 def check_vocabulary(folder: str | Path, tokenizer: Any) -> None:

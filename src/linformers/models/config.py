@@ -174,7 +174,8 @@ class LinformerConfig(PreTrainedConfig):
         for key, value in others.items():
             setattr(config, key, value)
         if unread := sorted(set(others) - _READ_ELSEWHERE):
-            logger.warning(f"config.json: {', '.join(unread)} is kept, but no field of LinformerConfig.{_hint(unread)}")
+            hints = "".join(closest(key, cls.__dataclass_fields__) for key in unread)
+            logger.warning(f"config.json: {', '.join(unread)} is kept, but no field of LinformerConfig.{hints}")
         return found
 
     def _check_fields(self) -> None:
@@ -232,8 +233,3 @@ class LinformerConfig(PreTrainedConfig):
                 layer_type = "softmax"
             layers.append((layer_type, k if layer_type == "linformer" else None))
         return layers
-
-
-def _hint(keys: list[str]) -> str:
-    """What the last of some unknown keys may have been meant to be."""
-    return closest(keys[-1], LinformerConfig.__dataclass_fields__)

@@ -210,6 +210,12 @@ def longest_input(model: PreTrainedModel) -> int:
     return getattr(model.config, "max_position_embeddings", 512) - reserved_positions(next(tables, None))
 
 
+def has_longest_input(model: PreTrainedModel) -> bool:
+    """Whether an encoder says how much it reads; those of recordings and of images of any size may not."""
+    patches = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
+    return isinstance(patches, nn.Parameter) or getattr(model.config, "max_position_embeddings", None) is not None
+
+
 def _check_family(model_type: Any, where: str, families: Mapping[str, Family]) -> None:
     if model_type == "linformer":
         raise ValueError(f"{where} is a Linformer already; resize_max_length(n) makes it take longer sequences.")

@@ -12,25 +12,30 @@ MODULES = "modules.json"
 _FACTS = ("config_sentence_transformers.json", MODULES, "router_config.json")
 _OF_ENCODER = "sentence_*_config.json"
 _PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
-_OTHERS = ("*.bin", "*.h5", "*.msgpack", "*.ot", "*.onnx", "onnx/*", "openvino/*")
+# Of a model on the hub: the encoder's weights in other formats. Patterns hold for the whole path.
+_OTHERS = ("pytorch_model*.bin", "tf_model.h5", "flax_model.msgpack", "rust_model.ot", "onnx/*", "openvino/*")
 
 
 def modules_of(folder: Path) -> list[dict[str, Any]]:
     """The modules of a sentence-transformers model in their order, the encoder first; none for another folder.
 
     Raises:
-        ValueError: ``modules.json`` is not what sentence-transformers writes.
+        ValueError: ``modules.json`` is not what sentence-transformers writes, or names a folder outside.
     """
     file = folder / MODULES
     if not file.is_file():
         return []
     try:
         modules = sorted(json.loads(file.read_text(encoding="utf-8")), key=lambda module: module["idx"])
-        if all(isinstance(module["path"], str) and isinstance(module["type"], str) for module in modules) and modules:
-            return modules
+        whole = all(isinstance(module["path"], str) and isinstance(module["type"], str) for module in modules)
     except (ValueError, TypeError, KeyError):
-        pass
-    raise ValueError(f"{file} does not list modules with idx, path and type: save the model again.")
+        modules, whole = [], False
+    if not whole or not modules:
+        raise ValueError(f"{file} does not list modules with idx, path and type: save the model again.")
+    for path in (Path(module["path"]) for module in modules):
+        if path.is_absolute() or ".." in path.parts:
+            raise ValueError(f"{file} names {path}, which is outside of the folder: nothing is read or written there.")
+    return modules
 
 
 def encoder_folder(path: str | Path) -> Path | str:
@@ -79,19 +84,20 @@ def carry(source: Path, target: Path, max_length: int | None, notes: list[str] |
         before = settings.get("max_seq_length")
         if before is not None and max_length is not None and before != max_length:
             settings["max_seq_length"] = max_length
-            said.append(f"max_seq_length is {max_length:,}, where it was {before:,}")
+            said.append(f"sentence-transformers reads {max_length:,} tokens (max_seq_length), where it read {before:,}")
         (inner / file.name).write_text(json.dumps(settings, indent=2), encoding="utf-8")
     for module in others:
-        if (source / module["path"]).is_dir():
+        if module["path"] and (source / module["path"]).is_dir():
             shutil.copytree(source / module["path"], target / module["path"], dirs_exist_ok=True)
     for module in modules:
         name = module["type"]
         if not name.startswith("sentence_transformers."):
             said.append(f"the module {name} is no part of sentence-transformers: its code is needed beside the folder")
-    pickled = [path for module in others for path in (source / module["path"]).rglob("*") if path.suffix in _PICKLED]
-    if pickled:
-        said.append(
-            f"{pickled[0].relative_to(source)} is no safetensors file; it was copied unread, and sentence-transformers "
-            "will unpickle it"
-        )
+    copied = (path for module in others if module["path"] for path in sorted((target / module["path"]).rglob("*")))
+    for path in copied:
+        if path.suffix in _PICKLED:
+            said.append(
+                f"{path.relative_to(target)} is no safetensors file; it was copied unread, and sentence-transformers "
+                "will unpickle it"
+            )
     return inner

@@ -72,6 +72,7 @@ class Network:
 
 def hash_model(folder: Path) -> str:
     """Hash of the files that decide what a model computes."""
+    folder = Path(encoder_folder(folder))
     files = sorted({path for pattern in _DECIDING for path in folder.glob(pattern) if path.is_file()})
     facts = "".join(f"{path.name} {file_hash(path)}\n" for path in files)
     return hashlib.sha256(facts.encode()).hexdigest()

@@ -24,7 +24,7 @@ from linformers.data.sources import Source
 from linformers.data.streams import collate
 from linformers.models.convert_load import longest_input
 from linformers.models.interface import exact_length
-from linformers.models.surroundings import carry
+from linformers.models.surroundings import carry, with_surroundings
 from linformers.report.environment import describe_environment
 from linformers.training import tensors
 from linformers.training.arguments import training_arguments
@@ -32,7 +32,7 @@ from linformers.training.checkpoints import Checkpoints
 from linformers.training.corpus import cache_folder
 from linformers.training.distil import hidden_state_loss
 from linformers.training.layer_order import LayerOrder, easiest_first
-from linformers.training.loading import check_pair, load_encoder, load_saved, load_tokenizer, stored_dtype
+from linformers.training.loading import check_pair, load_encoder, load_saved, load_tokenizer, reported, stored_dtype
 from linformers.training.processes import Layout, StepBatches, evaluation_batches, refuse_launcher
 from linformers.training.progress import TrainProgress
 from linformers.training.recipe import TrainingRecipe
@@ -188,6 +188,8 @@ def _run(settings: DistilSettings, folder: Folder, console: Console) -> int:
     checkpoints.tidy()
     model = load_saved("model", settings.model, settings.dtype)
     teacher = load_encoder("teacher", settings.teacher, settings.dtype)
+    with reported("model", settings.model):
+        source = Path(with_surroundings(settings.model))
     stored = stored_dtype("model", settings.model, settings.dtype, console)
     encoder: Any = model.base_model  # what is trained; the head stays as it is
     tokenizer: Any = load_tokenizer("model", settings.model)
@@ -241,7 +243,7 @@ def _run(settings: DistilSettings, folder: Folder, console: Console) -> int:
             state = trainer.state
     if signals.received is not None:
         return say_stopped(signals.received, state.global_step, console)
-    results = _publish(settings, folder, model, tokenizer, state, checkpoints, console, stored)
+    results = _publish(settings, folder, model, tokenizer, state, checkpoints, console, stored, source)
     conclude(results, path, console)
     return 0
 
@@ -273,6 +275,7 @@ def _publish(
     checkpoints: Checkpoints,
     console: Console,
     stored: str,
+    source: Path,
 ) -> dict[str, Any]:
     last = checkpoints.path(state.global_step)
     best = best_weights(folder.path / "best", last, console)
@@ -293,11 +296,11 @@ def _publish(
     }
 
     def write(target: Path) -> None:
-        inner = carry(Path(settings.model), target, None)
+        inner = carry(source, target, None)
         model.save_pretrained(inner)
         tokenizer.save_pretrained(inner)
         shutil.copyfile(folder.path / PLAN, target / PLAN)
-        card = Path(settings.model) / "README.md"
+        card = source / "README.md"
         text = card.read_text(encoding="utf-8") if card.is_file() else f"# {folder.path.name}\n"
         before, after = results["before"], results["best"]
         (target / "README.md").write_text(

@@ -111,15 +111,22 @@ def test_the_length_of_an_older_layout_is_raised_and_said(sentence_folder, tmp_p
     (old / "0_Transformer" / "sentence_bert_config.json").write_text(json.dumps(settings))
 
     assert convert(old, tmp_path / "linear", "--max-length", "128") == 0
-    assert "max_seq_length is 128, where it was 32" in capsys.readouterr().out
-    assert "Max_seq_length is 128" in (tmp_path / "linear" / "README.md").read_text()
+    said = "entence-transformers reads 128 tokens (max_seq_length), where it read 32"
+    assert said in capsys.readouterr().out
+    assert said in (tmp_path / "linear" / "README.md").read_text()
     model = SentenceTransformer(str(tmp_path / "linear"), device="cpu")
     torch.testing.assert_close(vectors(model), vectors(str(sentence_folder)), atol=1e-5, rtol=1e-4)
     assert model.max_seq_length == 128
 
-    (old / "modules.json").write_text("[{}]")
-    assert convert(old, tmp_path / "not") == 1
-    assert "modules.json does not list modules" in capsys.readouterr().err
+    for text, said in (
+        ("[{}]", "modules.json does not list modules"),
+        ("[", "modules.json does not list modules"),
+        (json.dumps([modules[0], modules[1] | {"path": "../elsewhere"}]), "names ../elsewhere, which is outside"),
+        (json.dumps([modules[0], modules[1] | {"path": str(tmp_path)}]), "which is outside"),
+    ):
+        (old / "modules.json").write_text(text)
+        assert convert(old, tmp_path / "not") == 1
+        assert said in capsys.readouterr().err and not (tmp_path / "not").exists()
 
 
 def test_without_a_length_what_is_read_stays(sentence_folder, tmp_path) -> None:

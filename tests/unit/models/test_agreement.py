@@ -77,6 +77,18 @@ def test_each_command_names_both(command: str, fact: str, tmp_path, monkeypatch,
     assert "Traceback" not in error and "should not happen" not in error
 
 
+@pytest.mark.parametrize(
+    ("architecture", "changes"),
+    [
+        ("BertForSequenceClassification", {"label2id": {"no": "0", "yes": "1"}}),  # as some files have it
+        ("BertModel", {"label2id": {"other": 0}}),  # which nobody reads
+    ],
+)
+def test_labels_that_agree_or_that_nobody_reads(architecture: str, changes: dict[str, Any], tmp_path) -> None:
+    folder = save(tmp_path / "model", architectures=[architecture], **changes)
+    assert run(["convert", "--model", str(folder), "--output", str(tmp_path / "out")]) == 0
+
+
 def test_a_body_without_its_pooler_is_whole(tmp_path) -> None:
     model = BertModel(BertConfig(vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=1))
     model.pooler = None

@@ -211,3 +211,26 @@ def test_advice_on_ranks_is_for_text(tmp_path: Path) -> None:
     teacher_of("ViTModel").save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="cannot convert model_type='vit'"):
         advise_projected_dims(str(tmp_path), ["a text"], target_mass=0.9)
+
+
+@pytest.mark.parametrize("architecture", ["own", "linformer"])
+def test_what_cannot_be_made_short_is_compared_by_softmax_attention(architecture: str, tmp_path: Path, capsys) -> None:
+    """Slots read all of an image: the comparison must neither refuse that nor be left out."""
+    teacher_of("ViTModel").save_pretrained(tmp_path / "vit")
+    few = ["--architecture", architecture, "--projected-dim", "2", "--exact-length", "0"]
+    assert convert("--model", tmp_path / "vit", "--output", tmp_path / "out", *few) == 0
+    assert (
+        "with softmax attention in its place gives what its teacher gives on random images" in capsys.readouterr().out
+    )
+    assert "Images above" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_recordings_that_end_nowhere(tmp_path: Path, capsys) -> None:
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    waves = {"conv_dim": (32, 32), "conv_kernel": (10, 3), "conv_stride": (5, 2), "num_feat_extract_layers": 2}
+    config = transformers.Wav2Vec2Config(**shape, **waves, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4)
+    transformers.Wav2Vec2Model(config).save_pretrained(tmp_path / "waves")
+    assert convert("--model", tmp_path / "waves", "--output", tmp_path / "out", "--projected-dim", "8") == 0
+    shown, card = capsys.readouterr().out, (tmp_path / "out" / "README.md").read_text()
+    assert "gives what its teacher gives on random recordings" in shown and "up to" not in shown.splitlines()[0]
+    assert "Recordings of at most 1,024 tokens give what the teacher gives" in card and "are refused" not in card

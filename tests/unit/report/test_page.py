@@ -227,8 +227,8 @@ def test_words_about_the_converted_model_follow_the_numbers() -> None:
 def test_what_a_converted_model_sees_is_said() -> None:
     content = converted()
     assert (
-        "<code>linformers.linearise</code>: a token sees 128 summaries of the text and the first token, which sees all."
-        in (html := " ".join(render(content).split()))
+        "<code>linformers.to_linformer</code>: a token sees 128 summaries of the text and the first token, which "
+        "sees all." in (html := " ".join(render(content).split()))
     )
     assert (
         "Texts of up to 1,024 tokens are read by softmax attention itself, as the teacher reads them. Where texts of "
