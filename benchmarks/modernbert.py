@@ -27,14 +27,13 @@ import pyarrow.parquet as pq
 import torch
 from result_files import write_csv
 from rich.console import Console
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor
-from transformers import ModernBertConfig, ModernBertForMaskedLM, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, ModernBertConfig, ModernBertForMaskedLM
 
 import linformers
-from linformers.data.masking import IGNORED
+from linformers.data.masking import IGNORED, Masking
+from linformers.data.tokenizer import train_tokenizer
 
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 VOCABULARY, SHORT, LONG = 2048, 256, 2048
 LENGTHS = (2048, 8192)
 TOKENS = 4096  # of a training step
@@ -46,40 +45,23 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
-def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
-    """Byte-level BPE on the training books."""
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    backend.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=SPECIAL, initial_alphabet=alphabet)
-    )
-    backend.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
-    return PreTrainedTokenizerFast(tokenizer_object=backend, **dict(zip(names, SPECIAL, strict=True)))
-
-
 def books(data: Path, part: str) -> list[str]:
     """Texts of a part of the books."""
     return pq.read_table(data / f"gutenberg_{part}.parquet").column("text").to_pylist()
 
 
-def mask(ids: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Hide 15 % of the tokens: 80 % of them by [MASK], 10 % by another token; labels elsewhere are ignored."""
-    chosen = (torch.rand(ids.shape, generator=draws) < 0.15) & (ids >= len(SPECIAL))
-    fate = torch.rand(ids.shape, generator=draws)
-    other = torch.randint(len(SPECIAL), VOCABULARY, ids.shape, generator=draws)
-    shown = torch.where(chosen & (fate < 0.8), torch.full_like(ids, SPECIAL.index("[MASK]")), ids)
-    shown = torch.where(chosen & (fate >= 0.9), other, shown)
-    return shown, torch.where(chosen, ids, torch.full_like(ids, IGNORED))
+def mask(masking: Masking, ids: Tensor, *key: int) -> tuple[Tensor, Tensor]:
+    """Texts of one length, masked, and their labels."""
+    rows = [masking(row.numpy(), (*key, number)) for number, row in enumerate(ids)]
+    shown, labels = (torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True))
+    return shown, labels
 
 
 def pretrain(folder: Path, data: Path, minutes: float, console: Console) -> None:
     """Train the model for so many minutes, and save it."""
     texts = books(data, "train")
-    tokenizer = train_tokenizer(texts)
+    tokenizer = train_tokenizer(texts, vocab_size=VOCABULARY, model_max_length=max(LENGTHS))
+    masking = Masking.for_tokenizer(tokenizer)
     stream = torch.from_numpy(np.concatenate([np.array(tokenizer(t)["input_ids"], np.int64) for t in texts]))
     console.print(f"{len(stream):,} tokens of {len(texts)} books")
     torch.manual_seed(0)
@@ -94,11 +76,11 @@ def pretrain(folder: Path, data: Path, minutes: float, console: Console) -> None
             local_attention=128,
             max_position_embeddings=max(LENGTHS),
             sparse_prediction=True,
-            pad_token_id=0,
-            bos_token_id=2,
-            cls_token_id=2,
-            eos_token_id=3,
-            sep_token_id=3,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            cls_token_id=tokenizer.cls_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            sep_token_id=tokenizer.sep_token_id,
         )
     ).train()
     console.print(f"{model.num_parameters():,} parameters")
@@ -109,7 +91,7 @@ def pretrain(folder: Path, data: Path, minutes: float, console: Console) -> None
             group["lr"] = 2e-3 * min(1, (step + 1) / 200) * max(0.02, 1 - share)
         length = SHORT if share < 2 / 3 else LONG
         starts = torch.randint(len(stream) - length, (TOKENS // length,), generator=draws)
-        ids, labels = mask(torch.stack([stream[i : i + length] for i in starts.tolist()]), draws)
+        ids, labels = mask(masking, torch.stack([stream[i : i + length] for i in starts.tolist()]), step)
         loss = model(input_ids=ids, labels=labels).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -149,16 +131,6 @@ def read(model: Any, ids: Tensor, labels: Tensor, chunk: int | None = None) -> t
     return states[0], torch.nn.functional.cross_entropy(logits, labels[at], reduction="none")
 
 
-def seconds(run: Callable[[], Any], rounds: int) -> list[float]:
-    """Times of several passes."""
-    found = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        run()
-        found.append(time.perf_counter() - start)
-    return found
-
-
 def compare(folder: Path, data: Path, texts: int, console: Console) -> list[dict[str, Any]]:
     """Softmax attention against slots, without training."""
 
@@ -166,7 +138,8 @@ def compare(folder: Path, data: Path, texts: int, console: Console) -> list[dict
         model = ModernBertForMaskedLM.from_pretrained(folder, attn_implementation=implementation).eval()
         return linformers.configure(model, **settings) if settings else model
 
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder))
+    tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    masking = Masking.for_tokenizer(tokenizer)
     stream = [torch.tensor(tokenizer(text)["input_ids"]) for text in books(data, "test")]
     teacher = load("sdpa")
     readers: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
@@ -185,9 +158,8 @@ def compare(folder: Path, data: Path, texts: int, console: Console) -> list[dict
         sums: dict[str, list[tuple[float, float]]] = {name: [] for name in readers}
         losses: dict[str, list[Tensor]] = {name: [] for name in readers}
         times: dict[str, list[float]] = {name: [] for name in readers}
-        draws = torch.Generator().manual_seed(2)
-        for ids in chosen:
-            shown, labels = mask(ids[None], draws)
+        for number, ids in enumerate(chosen):
+            shown, labels = mask(masking, ids[None], number)
             expected = None
             for name, reader in readers.items():
                 start = time.perf_counter()
@@ -232,7 +204,9 @@ def time_base(lengths: list[int], rounds: int, console: Console) -> list[dict[st
             times: dict[str, list[float]] = {name: [] for name in models}
             for _ in range(rounds):
                 for name, model in models.items():
-                    times[name] += seconds(lambda model=model, ids=ids: model(input_ids=ids), 1)
+                    start = time.perf_counter()
+                    model(input_ids=ids)
+                    times[name].append(time.perf_counter() - start)
         ratio = statistics.median(a / b for a, b in zip(times["sdpa"], times["linformers"], strict=True))
         for name in models:
             row = {"tokens": length, "attention": name, "seconds": round(statistics.median(times[name]), 3)}
@@ -247,7 +221,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=50, help="of training")
     parser.add_argument("--folder", type=Path, default=Path("runs/modernbert"), help="of the model")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of gutenberg_*.parquet")
-    parser.add_argument("--texts", type=int, default=8, help="texts of each length")
+    parser.add_argument("--texts", type=int, default=32, help="texts of each length")
     parser.add_argument("--base", action="store_true", help="time the shape of ModernBERT-base")
     parser.add_argument("--rounds", type=int, default=3, help="of --base")
     parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 2048, 8192], help="of --base")
