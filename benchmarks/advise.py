@@ -28,11 +28,11 @@ from transformers.utils import logging
 
 from linformers import advise_projected_dims, spectrum, to_linformer
 from linformers.analysis.advise import slot_grid
-from linformers.analysis.fidelity import measure_fidelity
 from linformers.analysis.spectrum import Spectrum
+from linformers.convert.fidelity import measure_fidelity
 from linformers.data.books import load_books
-from linformers.data.progress import ReadProgress
-from linformers.report.environment import command_line, describe_environment
+from linformers.files.environment import command_line, describe_environment
+from linformers.files.progress import ReadProgress
 from linformers.report.plots import plot_lines, save_png
 
 LENGTH = 512

@@ -24,7 +24,7 @@ from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging
 
 from linformers import to_linformer
-from linformers.analysis.fidelity import measure_fidelity
+from linformers.convert.fidelity import measure_fidelity
 from linformers.data.books import load_books
 
 PLAIN = {"local_window": 0, "global_tokens": 0}

@@ -34,9 +34,9 @@ from transformers import AutoModel, BertConfig, BertModel
 from transformers.utils import logging
 
 from linformers import configure, extend_positions, to_linformer
-from linformers.benchmark.memory import peak_bytes, start_peak
-from linformers.benchmark.sweep import in_fresh_process
-from linformers.report.environment import command_line, describe_environment
+from linformers.files.environment import command_line, describe_environment
+from linformers.measure.memory import peak_bytes, start_peak
+from linformers.measure.sweep import in_fresh_process
 from linformers.report.plots import plot_scaling, save_png
 
 LENGTHS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)

@@ -20,13 +20,13 @@ from result_files import write_csv
 from rich.console import Console
 from rich.table import Table
 
-from linformers.benchmark.contenders import RIVALS, Shape, linformer, rival
-from linformers.benchmark.limit import measure_limit
-from linformers.benchmark.results import identity
-from linformers.benchmark.run import Plan, Settings, measure_plan
-from linformers.benchmark.show import growth_exponent, save_plot, table
-from linformers.benchmark.sweep import in_fresh_process
-from linformers.training.strict import override
+from linformers.commands.benchmark import Plan, Settings, measure_plan
+from linformers.files.settings import override
+from linformers.measure.contenders import RIVALS, Shape, linformer, rival
+from linformers.measure.limit import measure_limit
+from linformers.measure.results import identity
+from linformers.measure.show import growth_exponent, save_plot, table
+from linformers.measure.sweep import in_fresh_process
 
 LENGTHS = (512, 2048, 8192, 16384)
 GROWTH = (2048, 4096, 8192, 16384, 32768, 65536)

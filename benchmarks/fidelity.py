@@ -46,7 +46,7 @@ from linformers.attention.documents import Documents
 from linformers.attention.keys import Keys
 from linformers.attention.slots import AttentionPoolProjection, ClusterProjection, SlotPlan, finish
 from linformers.data.books import load_books
-from linformers.report.environment import command_line, describe_environment
+from linformers.files.environment import command_line, describe_environment
 from linformers.report.plots import plot_scaling, save_png
 
 POSITIONS = 512  # of both teachers

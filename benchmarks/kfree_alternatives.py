@@ -32,8 +32,8 @@ from small_training import run_cells, write_results
 from torch import Tensor, nn
 
 from linformers.attention import Attention, Documents, KFreeAttention, SoftmaxAttention
+from linformers.commands.pretrain import run_recipe
 from linformers.models import encoder
-from linformers.training.job import run_recipe
 from linformers.training.recipe import load_recipe
 
 ROOT = Path(__file__).parents[1]

@@ -33,9 +33,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
 
 from linformers import to_linformer
-from linformers.data.progress import ReadProgress
-from linformers.report.environment import command_line, describe_environment
-from linformers.training.metrics import estimate
+from linformers.classification.metrics import estimate
+from linformers.files.environment import command_line, describe_environment
+from linformers.files.progress import ReadProgress
 
 SHORT, LONG, WORDS = 512, 2048, 512
 CLASSES = {"imdb": ["negative", "positive"], "spam": ["ham", "spam"]}

@@ -34,7 +34,7 @@ from transformers.models.distilbert.modeling_distilbert import create_sinusoidal
 from linformers import LinformerConfig, LinformerForSequenceClassification
 from linformers.attention.sharing import PROJECTION_KINDS
 from linformers.data.lra.tasks import PUBLISHED, LraTask, load_task
-from linformers.data.progress import ReadProgress
+from linformers.files.progress import ReadProgress
 
 ROOT = Path(__file__).parents[1]
 # Defaults of the options, by budget and task. ListOps is read at its first token, the outermost operator.

@@ -19,7 +19,7 @@ import torch
 from rich.console import Console
 
 from linformers import LinformerConfig, LinformerModel
-from linformers.report.environment import command_line, describe_environment
+from linformers.files.environment import command_line, describe_environment
 
 SHORT = 16_384
 

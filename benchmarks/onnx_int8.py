@@ -27,14 +27,14 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
 
 from linformers import LinformerConfig, LinformerForSequenceClassification
-from linformers.data.progress import ReadProgress
+from linformers.commands.export import PACKAGES
+from linformers.convert.load import name_of
 from linformers.export.check import Session, check, run
-from linformers.export.folder import PACKAGES
 from linformers.export.graph import random_inputs, trace, translate
 from linformers.export.int8 import SETTINGS, float_products, quantise
 from linformers.export.measure import labelled_rows, measure_accuracy
-from linformers.models.convert_load import name_of
-from linformers.report.environment import describe_environment
+from linformers.files.environment import describe_environment
+from linformers.files.progress import ReadProgress
 
 PAUSE = 0.05  # seconds, in which the threads of the one before stop spinning
 SHAPE = ("num_hidden_layers", "hidden_size", "num_attention_heads", "projection_kind", "projected_dim", "local_window")

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from linformers.report.environment import describe_environment
+from linformers.files.environment import describe_environment
 
 
 def write_csv(

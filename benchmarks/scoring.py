@@ -43,10 +43,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 from transformers.utils import logging
 
 from linformers import export_onnx, to_linformer
+from linformers.commands.export import Format
+from linformers.commands.score import run_score
 from linformers.data.books import load_books
-from linformers.export.folder import Format
 from linformers.scoring.networks import load_network
-from linformers.scoring.run import run_score
 from linformers.scoring.settings import Reading, ScoreSettings
 
 LENGTH = 4096

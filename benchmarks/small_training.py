@@ -19,8 +19,8 @@ from rich.console import Console
 from torch import Tensor, nn
 from transformers import set_seed
 
-from linformers.report.environment import command_line, describe_environment
-from linformers.training.classify_data import LengthBatches, by_length
+from linformers.classification.data import LengthBatches, by_length
+from linformers.files.environment import command_line, describe_environment
 
 SAID_EVERY = 15.0  # seconds
 

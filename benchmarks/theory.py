@@ -37,7 +37,7 @@ from linformers.analysis.theory import (
     theorem_2_dims,
 )
 from linformers.data.books import load_books
-from linformers.report.environment import command_line, describe_environment
+from linformers.files.environment import command_line, describe_environment
 from linformers.report.plots import plot_lines, save_png
 
 EPSILON, FEATURES = 0.3, 64

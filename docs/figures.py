@@ -17,9 +17,9 @@ from linformers import to_linformer
 from linformers.analysis.spectrum_maps import visit_maps
 from linformers.analysis.spectrum_projection import matrix_of
 from linformers.attention import PROJECTION_KINDS, Documents
+from linformers.commands.quickstart_conversion import find_teacher
+from linformers.convert.load import load_teacher, load_tokenizer
 from linformers.data.books import load_books
-from linformers.models.convert_load import load_teacher, load_tokenizer
-from linformers.quickstart_conversion import find_teacher
 from linformers.report.plots import plot_lines, plot_projections, save_png
 
 DOCS = Path(__file__).parent

@@ -8,6 +8,10 @@ import jaxtyping
 import pytest
 from hypothesis import settings
 
+# Helpers are plain modules, which child processes import as well; importlib mode adds no folder to the path.
+for _name in ("", "unit/attention", "unit/models"):
+    sys.path.insert(0, str(Path(__file__).parent / _name))
+
 # Before any test imports the libraries that read these.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for a network is a mistake, so it fails at once
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -18,7 +22,7 @@ settings.register_profile("linformers", deadline=None, derandomize=True)
 settings.load_profile("linformers")
 
 # Folders of tests/unit whose tests `make test` runs with the shape of every array checked.
-SHAPED = {"attention", "models", "data", "training", "analysis", "scoring"}
+SHAPED = {"attention", "models", "convert", "data", "training", "classification", "analysis", "scoring"}
 
 
 def shape_hook_active(config: pytest.Config) -> bool:

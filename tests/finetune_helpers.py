@@ -94,8 +94,8 @@ def train(settings: dict[str, Any], die_at_flush: int | None = None) -> None:
     from pretrain_helpers import die_at
 
     torch.set_num_threads(1)
-    from linformers.training.classify import run_finetune
-    from linformers.training.classify_settings import FinetuneSettings
+    from linformers.classification.settings import FinetuneSettings
+    from linformers.commands.finetune import run_finetune
 
     if die_at_flush is not None:
         die_at(die_at_flush)

@@ -58,7 +58,7 @@ def train(recipe: dict[str, Any], die_at_flush: int | None = None) -> None:
     import torch
 
     torch.set_num_threads(1)
-    from linformers.training.job import run_recipe
+    from linformers.commands.pretrain import run_recipe
     from linformers.training.recipe import make_recipe
 
     if die_at_flush is not None:
@@ -68,7 +68,7 @@ def train(recipe: dict[str, Any], die_at_flush: int | None = None) -> None:
 
 def die_at(number: int) -> None:
     """SIGKILL this process when it writes the n-th file of its checkpoints to the disk."""
-    from linformers.data import folders
+    from linformers.files import folders
 
     flush, left = folders.flush, [number]
 
@@ -84,7 +84,7 @@ def die_at(number: int) -> None:
 def processes() -> Any:
     """Makes processes that have the imports behind them: they are forked from one that did them."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["linformers.training.job", "linformers.training.recipe"])
+    context.set_forkserver_preload(["linformers.commands.pretrain", "linformers.training.recipe"])
     return context
 
 

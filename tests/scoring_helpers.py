@@ -79,8 +79,8 @@ def score(options: dict[str, Any], die_at_flush: int | None = None) -> None:
     from rich.console import Console
 
     torch.set_num_threads(1)
+    from linformers.commands.score import run_score
     from linformers.scoring import units
-    from linformers.scoring.run import run_score
     from linformers.scoring.settings import ScoreSettings
 
     if die_at_flush is not None:

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from linformers.analysis.advise import advise_projected_dims
     from linformers.analysis.spectrum import spectrum
     from linformers.attention import KFreeAttention, LinformerAttention, ProjectionBank, SoftmaxAttention
-    from linformers.export.folder import export_onnx
+    from linformers.commands.export import export_onnx
+    from linformers.convert.interface import configure
+    from linformers.convert.linearise import linearise
+    from linformers.convert.linformer import to_linformer
     from linformers.models import (
         LinformerAudioModel,
         LinformerConfig,
@@ -29,9 +32,6 @@ if TYPE_CHECKING:
         LinformerImageModel,
         LinformerModel,
     )
-    from linformers.models.convert import to_linformer
-    from linformers.models.interface import configure
-    from linformers.models.linearise import linearise
     from linformers.models.resize import extend_positions
 
 __all__ = [
@@ -63,12 +63,12 @@ __all__ = [
 _ATTENTION = {"KFreeAttention", "LinformerAttention", "ProjectionBank", "SoftmaxAttention"}
 _ELSEWHERE = {
     "advise_projected_dims": "linformers.analysis.advise",
-    "configure": "linformers.models.interface",
+    "configure": "linformers.convert.interface",
     "extend_positions": "linformers.models.resize",
-    "export_onnx": "linformers.export.folder",
-    "linearise": "linformers.models.linearise",
+    "export_onnx": "linformers.commands.export",
+    "linearise": "linformers.convert.linearise",
     "spectrum": "linformers.analysis.spectrum",
-    "to_linformer": "linformers.models.convert",
+    "to_linformer": "linformers.convert.linformer",
 }
 
 

@@ -98,7 +98,7 @@ def _register_attention(modeling_utils: ModuleType) -> None:
         if requested_attention == ATTENTION:
             # Importing it registers it. Models that compute their attention themselves would take any name, and stay
             # as they are without a word.
-            importlib.import_module("linformers.models.interface").check_model(type(self))
+            importlib.import_module("linformers.convert.interface").check_model(type(self))
             vars(self.config).setdefault(ATTENTION, {})  # saved with the model
         return correct(self, requested_attention, *args, **kwargs)
 
@@ -109,7 +109,7 @@ def _register_attention(modeling_utils: ModuleType) -> None:
     def numbered(self: Any, *args: Any, **kwargs: Any) -> None:
         finish(self, *args, **kwargs)
         if isinstance((vars(self.config).get(ATTENTION) or {}).get("projected_dim"), list | tuple):
-            importlib.import_module("linformers.models.interface").number_layers(self)
+            importlib.import_module("linformers.convert.interface").number_layers(self)
 
     model_class.post_init = numbered
 

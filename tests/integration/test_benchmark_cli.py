@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from linformers.benchmark import run as benchmark_run
-from linformers.benchmark.cell import Cell, Task
-from linformers.benchmark.contenders import Shape
-from linformers.benchmark.run import Settings, predicted_seconds
-from linformers.benchmark.show import growth_exponent
 from linformers.cli import main
 from linformers.cli.benchmark import benchmark
+from linformers.commands import benchmark as benchmark_run
+from linformers.commands.benchmark import Settings, predicted_seconds
+from linformers.measure.cell import Cell, Task
+from linformers.measure.contenders import Shape
+from linformers.measure.show import growth_exponent
 
 TINY = ["--hidden-size", "32", "--layers", "1", "--heads", "2", "--vocab-size", "100", "--device", "cpu"]
 

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 import linformers
 from linformers.cli import main
-from linformers.training.distil_run import DistilSettings, run_distil
+from linformers.commands.distil import DistilSettings, run_distil
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(work: Path, order: str, monke
     whole = settings(work, f"whole-{order}", steps=20, order=order)
     run(whole)
     cut = settings(work, f"cut-{order}", steps=20, order=order)
-    from linformers.training.distil_run import DistilTrainer
+    from linformers.commands.distil import DistilTrainer
 
     step = DistilTrainer.training_step
 

@@ -33,7 +33,7 @@ SCRIPT = """
 import json, os, signal, sys
 import torch
 torch.set_num_threads(1)
-from linformers.training import job
+from linformers.commands import pretrain as job
 from linformers.training.recipe import make_recipe
 
 step = job.PretrainTrainer.training_step

@@ -14,8 +14,8 @@ from finetune_helpers import make_model, rows, write_jsonl
 from scoring_helpers import make_classifier
 
 from linformers.cli import main
-from linformers.data.folders import damage
-from linformers.export import folder as exports
+from linformers.commands import export as exports
+from linformers.files.folders import damage
 
 pytestmark = pytest.mark.compile
 

@@ -16,10 +16,10 @@ from rich.console import Console
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 import linformers  # noqa: F401  (registers the model type)
+from linformers.classification.settings import FinetuneSettings
 from linformers.cli import main
-from linformers.data.folders import damage
-from linformers.training.classify import run_finetune
-from linformers.training.classify_settings import FinetuneSettings
+from linformers.commands.finetune import run_finetune
+from linformers.files.folders import damage
 
 
 @pytest.fixture(scope="module")

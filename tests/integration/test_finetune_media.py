@@ -17,14 +17,14 @@ from scipy.io import wavfile
 from transformers import ASTFeatureExtractor, Wav2Vec2FeatureExtractor, pipeline
 
 from linformers import LinformerConfig, LinformerForAudioClassification, LinformerForImageClassification
+from linformers.classification.media import Media
+from linformers.classification.settings import FinetuneSettings
 from linformers.cli import main
-from linformers.data.rejects import Rejects
-from linformers.data.tasks_files import Columns
+from linformers.commands.finetune import run_finetune
+from linformers.commands.report import make_report
+from linformers.data.examples import Columns
 from linformers.data.tasks_media import Sound, decode_sound, read_media
-from linformers.report.runs import make_report
-from linformers.training.classify import run_finetune
-from linformers.training.classify_media import Media
-from linformers.training.classify_settings import FinetuneSettings
+from linformers.files.rejects import Rejects
 
 SIZE = {
     "hidden_size": 16,
@@ -152,7 +152,7 @@ def test_what_a_run_leaves(work: Path, modality: str) -> None:
 @pytest.mark.parametrize("modality", ["image", "audio"])
 def test_a_run_that_goes_on_ends_as_one_that_was_not_stopped(work: Path, modality: str) -> None:
     whole = run(work, modality, f"{modality}-a")
-    from linformers.training import classify
+    from linformers.commands import finetune as classify
 
     class Stop(Exception):
         pass

@@ -13,9 +13,9 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 import linformers  # noqa: F401  (registers the model type)
 from linformers.cli import main
-from linformers.data.folders import DiskFullError, damage
+from linformers.commands.pretrain import run_recipe
+from linformers.files.folders import DiskFullError, damage
 from linformers.training import tensors
-from linformers.training.job import run_recipe
 from linformers.training.recipe import load_recipe, make_recipe
 
 

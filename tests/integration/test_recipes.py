@@ -8,7 +8,7 @@ import torch
 from pretrain_helpers import write_text
 from rich.console import Console
 
-from linformers.training.job import run_recipe
+from linformers.commands.pretrain import run_recipe
 from linformers.training.recipe import Recipe, load_recipe
 
 FOLDER = Path(__file__).parents[2] / "recipes"

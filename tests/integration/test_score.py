@@ -76,7 +76,7 @@ def test_everything_once(work: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 def test_going_on_after_kills(work: Path) -> None:
     context = processes()
-    context.set_forkserver_preload(["linformers.scoring.run", "linformers.models.heads", "pandas"])
+    context.set_forkserver_preload(["linformers.commands.score", "linformers.models.heads", "pandas"])
     # A unit flushes its shard, the folder, its note, the folder: a death before each of them.
     for number in (1, 2, 3, 4, 7):
         assert exit_code(context, options(work, "killed"), score, die_at_flush=number) == -signal.SIGKILL
@@ -182,7 +182,7 @@ def test_ids_jsonl_windows_and_embeddings(work: Path) -> None:
 
 def test_exports_score_the_same(work: Path) -> None:
     pytest.importorskip("onnxruntime")
-    from linformers.export.folder import export_onnx
+    from linformers.commands.export import export_onnx
 
     export_onnx(work / "model", work / "exported")
     score(options(work, "by-onnx", model=str(work / "exported")))

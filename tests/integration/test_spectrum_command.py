@@ -86,7 +86,7 @@ def test_spectrum_of_a_linformer_shows_its_projections(texts: Path, tmp_path: Pa
 
 def killed(arguments: list[str], saves: int) -> None:
     """Saves after each text, and dies while it writes the state for the n-th time."""
-    from linformers.analysis import spectrum_run
+    from linformers.commands import spectrum as spectrum_run
 
     flush, left = spectrum_run.flush, [saves]
 
@@ -104,7 +104,7 @@ def test_a_killed_run_goes_on_to_the_same_figures(encoder: Path, texts: Path, tm
     whole, output = tmp_path / "whole", tmp_path / "killed"
     assert run(command(encoder, texts, whole)) == 0
     context: Any = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["linformers.analysis.spectrum_run"])
+    context.set_forkserver_preload(["linformers.commands.spectrum"])
     for saves in (3, 2):  # with two texts on disk, and with three
         process = context.Process(target=killed, args=(command(encoder, texts, output), saves))
         process.start()

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from linformers.benchmark.cell import Task, build_model
-from linformers.benchmark.limit import measure_limit
+from linformers.measure.cell import Task, build_model
+from linformers.measure.limit import measure_limit
 
 LENGTH = 4096
 FIELDS: dict[str, Any] = {

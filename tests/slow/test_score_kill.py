@@ -19,7 +19,7 @@ def test_twenty_kills_leave_no_trace(tmp_path: Path) -> None:
     write_documents(tmp_path / "docs", ROWS)
     options = {"model": str(tmp_path / "model"), "input": (str(tmp_path / "docs"),), "shard_rows": 20}
     context, draw = processes(), random.Random(0)
-    context.set_forkserver_preload(["linformers.scoring.run", "linformers.models.heads", "pandas"])
+    context.set_forkserver_preload(["linformers.commands.score", "linformers.models.heads", "pandas"])
     assert exit_code(context, {**options, "output": str(tmp_path / "whole")}, score) == 0
 
     killed = {**options, "output": str(tmp_path / "killed")}

@@ -6,9 +6,7 @@ from typing import Any
 
 import pytest
 
-from linformers.analysis.advise_run import AdviseSettings
-from linformers.analysis.spectrum_run import SpectrumSettings
-from linformers.benchmark.memory import parse_bytes
+from linformers.classification.settings import FinetuneSettings
 from linformers.cli.advise import advise
 from linformers.cli.calibrate import calibrate
 from linformers.cli.convert import convert
@@ -17,11 +15,13 @@ from linformers.cli.export import export
 from linformers.cli.finetune import finetune
 from linformers.cli.score import score
 from linformers.cli.spectrum import spectrum
-from linformers.export.folder import export_onnx
-from linformers.models.convert import to_linformer
+from linformers.commands.advise import AdviseSettings
+from linformers.commands.distil import DistilSettings
+from linformers.commands.export import export_onnx
+from linformers.commands.spectrum import SpectrumSettings
+from linformers.convert.linformer import to_linformer
+from linformers.measure.memory import parse_bytes
 from linformers.scoring.settings import Reading, ScoreSettings
-from linformers.training.classify_settings import FinetuneSettings
-from linformers.training.distil_run import DistilSettings
 
 
 def defaults(function: Any) -> dict[str, Any]:

@@ -18,10 +18,10 @@ from transformers import PreTrainedModel
 
 from linformers.analysis.spectrum import SpectrumSums, check_lengths, cut_windows, measure_windows
 from linformers.attention import Attention, LinformerAttention
-from linformers.attention.checks import check_int
-from linformers.models.convert import to_linformer
-from linformers.models.convert_families import FAMILIES
-from linformers.models.convert_load import load_teacher, load_tokenizer
+from linformers.checks import check_int
+from linformers.convert.families import FAMILIES
+from linformers.convert.linformer import to_linformer
+from linformers.convert.load import load_teacher, load_tokenizer
 
 GRID = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2)  # of the length
 ROUNDS, STEPS = 2, 64

@@ -14,8 +14,8 @@ from transformers import PreTrainedModel
 
 from linformers.analysis.spectrum_maps import visit_maps
 from linformers.analysis.spectrum_values import EachOnItsThread, Values, singular_values
-from linformers.attention.checks import check_int
-from linformers.models.convert_load import longest_input
+from linformers.checks import check_int
+from linformers.convert.load import longest_input
 from linformers.training.loading import load_encoder, load_tokenizer
 
 RESAMPLES = 2000

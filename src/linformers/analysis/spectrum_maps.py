@@ -19,7 +19,7 @@ from linformers._registration import ATTENTION
 from linformers.analysis.spectrum_projection import matrix_of
 from linformers.attention import Attention, Documents, KFreeAttention, LinformerAttention, SoftmaxAttention
 from linformers.attention.slots import AttentionPoolProjection, finish
-from linformers.models.interface import attention, padding_mask
+from linformers.convert.interface import attention, padding_mask
 
 NAME = "linformers_spectrum"
 Visit = Callable[[int, int, Tensor], None]

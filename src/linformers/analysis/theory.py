@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.stats import chi2
 
-from linformers.attention.checks import check_int
+from linformers.checks import check_int
 
 DRAWS = 200
 

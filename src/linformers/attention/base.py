@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from linformers.attention.checks import check_heads, check_int, check_probability
 from linformers.attention.documents import Documents, read_mask
+from linformers.checks import check_heads, check_int, check_probability
 
 # Tokens read at a time where no gradient is needed: on a CPU their queries and scores stay in cache, and no n x d
 # temporary is allocated. 768 measured best at hidden size 768; on a GPU, starting kernels decides (see docs/log.md).

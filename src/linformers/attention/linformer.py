@@ -8,13 +8,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from linformers.attention.base import Attention
-from linformers.attention.checks import check_int
 from linformers.attention.documents import Documents, wide
 from linformers.attention.keys import Keys, bias_of, token_keys
 from linformers.attention.memory import Gathered, Memory, Tokens, plan_slots, with_global
 from linformers.attention.projection import Projection
 from linformers.attention.sharing import PROJECTION_KINDS, ProjectionBank
 from linformers.attention.slots import AttentionPoolProjection, SlotPlan
+from linformers.checks import check_int
 
 # Without gradients, keys and values of so many tokens are made at a time, in all sequences together; of up to
 # AT_ONCE_TOKENS all are.

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from linformers.attention.checks import check_int
 from linformers.attention.documents import Documents, wide
+from linformers.checks import check_int
 
 
 class Projection(nn.Module, abc.ABC):

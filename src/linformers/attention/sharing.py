@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from linformers.attention.checks import check_choice, check_int
 from linformers.attention.projection import (
     ConvProjection,
     LinearProjection,
@@ -13,6 +12,7 @@ from linformers.attention.projection import (
     Projection,
 )
 from linformers.attention.slots import AttentionPoolProjection, ClusterProjection
+from linformers.checks import check_choice, check_int
 
 PROJECTION_KINDS: dict[str, type[Projection]] = {
     cls.kind: cls

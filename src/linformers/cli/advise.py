@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from linformers.data.sources import DocumentUnit
+from linformers.files.sources import DocumentUnit
 
 
 def advise(
@@ -37,6 +37,6 @@ def advise(
 
     from rich.console import Console
 
-    from linformers.analysis.advise_run import AdviseSettings, run_advise
+    from linformers.commands.advise import AdviseSettings, run_advise
 
     run_advise(AdviseSettings(**options), Console(highlight=False, soft_wrap=True, markup=False))

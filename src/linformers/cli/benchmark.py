@@ -77,10 +77,10 @@ def benchmark(
     import torch
     from rich.console import Console
 
-    from linformers.benchmark import contenders as kinds
-    from linformers.benchmark.memory import parse_bytes
-    from linformers.benchmark.run import Plan, Settings, run_benchmark
-    from linformers.training.strict import override
+    from linformers.commands.benchmark import Plan, Settings, run_benchmark
+    from linformers.files.settings import override
+    from linformers.measure import contenders as kinds
+    from linformers.measure.memory import parse_bytes
 
     settings = Settings(
         batch_size=batch_size,

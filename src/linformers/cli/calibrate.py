@@ -35,8 +35,8 @@ def calibrate(
     from rich.console import Console
     from transformers.utils import logging
 
-    from linformers.benchmark.memory import parse_bytes
-    from linformers.scoring.calibrate import run_calibrate
+    from linformers.commands.calibrate import run_calibrate
+    from linformers.measure.memory import parse_bytes
     from linformers.scoring.settings import Reading
 
     logging.disable_progress_bar()  # of files that are read in a moment

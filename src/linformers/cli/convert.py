@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from linformers.data.sources import DocumentUnit
+from linformers.files.sources import DocumentUnit
 
 _OF_LINFORMER = (
     "projected_dim",
@@ -138,8 +138,8 @@ def convert(
     from rich.console import Console
     from transformers.utils import logging
 
-    from linformers.analysis.conversion import convert_to_folder
-    from linformers.data.sources import Source
+    from linformers.commands.convert import convert_to_folder
+    from linformers.files.sources import Source
 
     def sources(paths: list[str] | None) -> list[Source]:
         return [Source(path=path, text_column=text_column, documents=documents) for path in paths or []]
@@ -161,7 +161,7 @@ def convert(
 
 def _next(facts: dict[str, Any], model: str, output: Path) -> str:
     """What to do with the result: a whole command, which runs as it is printed."""
-    from linformers.analysis.conversion_card import distillation_length, loader
+    from linformers.convert.card import distillation_length, loader
 
     length = distillation_length(facts)
     if length is None:
@@ -183,9 +183,9 @@ def _next(facts: dict[str, Any], model: str, output: Path) -> str:
 
 def _rows_of(model: str) -> list[Any]:
     """Options of ``finetune`` for the rows that a classifier of ours has learnt from; of another model, none."""
+    from linformers.classification.settings import PLAN, FinetuneSettings
+    from linformers.data.examples import Columns
     from linformers.data.tasks import TaskSources
-    from linformers.data.tasks_files import Columns
-    from linformers.training.classify_settings import PLAN, FinetuneSettings
 
     if not (Path(model) / PLAN).is_file():
         return []

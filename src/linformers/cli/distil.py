@@ -38,6 +38,6 @@ def distil(
     options = {**locals(), "texts": tuple(texts)}
     calm_threads()
 
-    from linformers.training.distil_run import DistilSettings, run_distil
+    from linformers.commands.distil import DistilSettings, run_distil
 
     leave_with(run_distil(DistilSettings(**options)))

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from linformers.cli.training import calm_threads
-from linformers.data.sources import DocumentUnit
+from linformers.files.sources import DocumentUnit
 
 
 def export(
@@ -42,8 +42,8 @@ def export(
     from rich.console import Console
     from transformers.utils import logging
 
-    from linformers.data.sources import Source
-    from linformers.export.folder import export_onnx
+    from linformers.commands.export import export_onnx
+    from linformers.files.sources import Source
 
     logging.disable_progress_bar()  # of files that are written in a moment
     console = Console(highlight=False, soft_wrap=True, markup=False)

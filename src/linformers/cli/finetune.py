@@ -77,7 +77,7 @@ def finetune(
     options["extra_train"] = tuple(extra_train or ())
     calm_threads()
 
-    from linformers.training.classify import run_finetune
-    from linformers.training.classify_settings import FinetuneSettings
+    from linformers.classification.settings import FinetuneSettings
+    from linformers.commands.finetune import run_finetune
 
     leave_with(run_finetune(FinetuneSettings(**options)))

@@ -26,7 +26,7 @@ def pretrain(
     """
     calm_threads()
 
-    from linformers.training.job import leave, run_recipe
+    from linformers.commands.pretrain import leave, run_recipe
     from linformers.training.recipe import load_recipe
 
     code = run_recipe(load_recipe(recipe, overrides or []))

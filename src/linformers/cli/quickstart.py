@@ -23,6 +23,6 @@ def quickstart(
     # Read when torch is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-    from linformers.quickstart import FAST, FULL, run
+    from linformers.commands.quickstart import FAST, FULL, run
 
     run(output, scale=FAST if fast else FULL, seed=seed)

@@ -13,7 +13,7 @@ def report(
 
     For runs of pretrain, finetune, distil, spectrum, advise, benchmark, quickstart and reproduce.
     """
-    from linformers.report.runs import write_report
+    from linformers.commands.report import write_report
     from linformers.reproduce.present import document_of
     from linformers.reproduce.run import KIND
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from linformers.cli.training import calm_threads
-from linformers.data.sources import DocumentUnit
+from linformers.files.sources import DocumentUnit
 
 
 def score(
@@ -58,8 +58,8 @@ def score(
     from rich.console import Console
     from transformers.utils import logging
 
-    from linformers.benchmark.memory import parse_bytes
-    from linformers.scoring.run import run_score
+    from linformers.commands.score import run_score
+    from linformers.measure.memory import parse_bytes
     from linformers.scoring.settings import ScoreSettings
 
     options["memory"] = parse_bytes("memory", memory)

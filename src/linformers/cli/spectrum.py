@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from linformers.data.sources import DocumentUnit
+from linformers.files.sources import DocumentUnit
 
 
 def spectrum(
@@ -28,6 +28,6 @@ def spectrum(
 
     from rich.console import Console
 
-    from linformers.analysis.spectrum_run import SpectrumSettings, run_spectrum
+    from linformers.commands.spectrum import SpectrumSettings, run_spectrum
 
     run_spectrum(SpectrumSettings(**options), Console(highlight=False, soft_wrap=True, markup=False))

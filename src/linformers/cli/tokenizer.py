@@ -29,10 +29,10 @@ def tokenizer(
     from transformers import AutoTokenizer
 
     from linformers.data.documents import read_documents
-    from linformers.data.progress import ReadProgress
-    from linformers.data.rejects import Rejects
-    from linformers.data.sources import Source
     from linformers.data.tokenizer import SMALLEST_VOCABULARY, train_tokenizer
+    from linformers.files.progress import ReadProgress
+    from linformers.files.rejects import Rejects
+    from linformers.files.sources import Source
 
     console = Console(highlight=False, soft_wrap=True)
     sources = [Source(path=path, text_column=text_column, documents=documents) for path in input]  # type: ignore[arg-type]

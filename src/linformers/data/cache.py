@@ -26,9 +26,6 @@ from rich.console import Console
 from linformers._version import __version__
 from linformers.data.documents import hub_revision, read_documents
 from linformers.data.encoding import Encoder
-from linformers.data.progress import ReadProgress
-from linformers.data.rejects import Rejects, TooManyRejects, too_many
-from linformers.data.sources import Source, find_files
 from linformers.data.store import (
     DamagedFolder,
     GrowingArray,
@@ -37,6 +34,9 @@ from linformers.data.store import (
     remove_leftovers,
     write_manifest,
 )
+from linformers.files.progress import ReadProgress
+from linformers.files.rejects import Rejects, TooManyRejects, too_many
+from linformers.files.sources import Source, find_files
 
 FORMAT = 1  # raise it when the same input gives other files
 TOKENS, OFFSETS, REJECTS = "tokens.npy", "offsets.npy", "rejects.jsonl"

@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from linformers.data.records import Record, choose_column, no_column, of_value, read_records
-from linformers.data.rejects import Rejects
-from linformers.data.sources import HUB_PREFIX, Source, find_files
+from linformers.files.records import Record, choose_column, no_column, of_value, read_records
+from linformers.files.rejects import Rejects
+from linformers.files.sources import HUB_PREFIX, Source, find_files
 
 
 class Document(NamedTuple):

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from linformers.data.folders import file_hash, flush
+from linformers.files.folders import file_hash, flush
 
 MANIFEST = "manifest.json"
 

@@ -21,9 +21,9 @@ from linformers.data.corpus import Documents
 from linformers.data.documents import Document, read_part
 from linformers.data.encoding import Encoder
 from linformers.data.masking import Masking
-from linformers.data.rejects import Rejects
-from linformers.data.sources import Source, find_files
 from linformers.data.streams import Example
+from linformers.files.rejects import Rejects
+from linformers.files.sources import Source, find_files
 
 BATCH_CHARACTERS = 200_000  # tokenised at once: little is read ahead, and still enough for every thread
 OPEN_FILES = 8  # read in turns, a document of each, so that neighbours in a file are not neighbours in training

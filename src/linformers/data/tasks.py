@@ -9,11 +9,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
-from linformers.attention.checks import closest
-from linformers.data.progress import ReadProgress
-from linformers.data.rejects import Rejects
-from linformers.data.sources import file_format
-from linformers.data.tasks_files import Columns, Example, choose_columns, collect, read_examples
+from linformers.checks import closest
+from linformers.data.examples import Columns, Example, choose_columns, collect, read_examples
 from linformers.data.tasks_rules import (
     Kind,
     detect_kind,
@@ -24,6 +21,9 @@ from linformers.data.tasks_rules import (
     encode_labels,
     find_classes,
 )
+from linformers.files.progress import ReadProgress
+from linformers.files.rejects import Rejects
+from linformers.files.sources import file_format
 
 VALIDATION_SHARE, VALIDATION_LIMIT = 0.1, 1000
 

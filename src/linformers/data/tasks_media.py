@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float
 
-from linformers.attention.checks import closest
-from linformers.data.progress import ReadProgress
-from linformers.data.records import Record, names, naming
-from linformers.data.rejects import Rejects
-from linformers.data.tasks_files import LABEL_COLUMNS, Columns, Example
+from linformers.checks import closest
+from linformers.data.examples import LABEL_COLUMNS, Columns, Example
+from linformers.files.progress import ReadProgress
+from linformers.files.records import Record, names, naming
+from linformers.files.rejects import Rejects
 
 Modality = Literal["image", "audio"]
 DATA_COLUMNS = {

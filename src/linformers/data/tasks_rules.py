@@ -19,8 +19,8 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from linformers.data.rejects import Rejects
-from linformers.data.tasks_files import Example
+from linformers.data.examples import Example
+from linformers.files.rejects import Rejects
 
 Kind = Literal["single_label", "multi_label", "regression"]
 PROBLEM_TYPES: dict[Kind, str] = {  # transformers' names

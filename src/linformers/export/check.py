@@ -13,9 +13,9 @@ from rich.table import Table
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from linformers.convert.interface import layer_slots
+from linformers.convert.load import longest_input
 from linformers.export.graph import random_inputs
-from linformers.models.convert_load import longest_input
-from linformers.models.interface import layer_slots
 
 TOLERANCE = 1e-4
 TEXTS = 4

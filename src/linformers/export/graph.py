@@ -18,8 +18,8 @@ from torch.fx.experimental import _config as symbolic
 from transformers import PreTrainedModel
 
 from linformers._registration import ATTENTION
+from linformers.convert.load import longest_input
 from linformers.export.fuse import fuse_attention
-from linformers.models.convert_load import longest_input
 
 LARGEST_FILE = 2**31 - 2**24  # bytes: protobuf ends at 2 GiB, and the graph itself needs some
 OPSET = 23  # the first that has Attention

@@ -11,16 +11,16 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from linformers.data.progress import ReadProgress
-from linformers.data.rejects import Rejects
+from linformers.classification.data import EncodedPart, PadInputs, by_length
+from linformers.classification.metrics import MAIN, measure, predictions, probabilities
+from linformers.convert.load import longest_input
+from linformers.data.examples import Columns, read_examples
 from linformers.data.tasks import TASKS, Part, TaskSources, prepare_task
-from linformers.data.tasks_files import Columns, read_examples
 from linformers.data.tasks_rules import Kind, encode_labels, for_model, kind_of_config
 from linformers.export.check import Session, run
 from linformers.export.graph import takes_choices
-from linformers.models.convert_load import longest_input
-from linformers.training.classify_data import EncodedPart, PadInputs, by_length
-from linformers.training.metrics import MAIN, measure, predictions, probabilities
+from linformers.files.progress import ReadProgress
+from linformers.files.rejects import Rejects
 
 BATCH = 16
 

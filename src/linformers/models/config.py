@@ -7,9 +7,9 @@ from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import logging
 
-from linformers.attention.checks import check_choice, check_heads, check_int, check_probability, closest
 from linformers.attention.linformer import check_exact_length
 from linformers.attention.sharing import PROJECTION_KINDS, SHARING_MODES, per_layer
+from linformers.checks import check_choice, check_heads, check_int, check_probability, closest
 from linformers.models.grid import PatchGrid, patch_grid
 
 # In tokens: the default of what reads through slots that stand for tokens. Softmax attention and 128 slots take the

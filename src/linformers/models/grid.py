@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from linformers.attention.checks import check_int
+from linformers.checks import check_int
 
 Size = tuple[int, int]
 

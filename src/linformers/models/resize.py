@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from linformers.attention import Projection
-from linformers.attention.checks import check_choice, check_int
 from linformers.attention.projection import ConvProjection, LinearProjection
+from linformers.checks import check_choice, check_int
 
 Positions = Literal["tile", "interpolate"]
 ModelT = TypeVar("ModelT", bound=nn.Module)

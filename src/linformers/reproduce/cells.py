@@ -10,13 +10,13 @@ from typing import Any
 
 from rich.console import Console
 
-from linformers.benchmark.results import MEASURED, identity
-from linformers.benchmark.run import Plan, measure_plan
-from linformers.data.folders import flush, reports_full_disk
+from linformers.commands.benchmark import Plan, measure_plan
+from linformers.files.folders import flush, reports_full_disk
+from linformers.measure.results import MEASURED, identity
 from linformers.report.document import slug
 
 # The files of the package that decide what is learned.
-LEARNED = ("attention/*.py", "models/*.py", "training/*.py", "data/*.py")
+LEARNED = ("attention/*.py", "models/*.py", "convert/*.py", "training/*.py", "classification/*.py", "data/*.py")
 SPECTRUM = ("attention/*.py", "models/*.py", "analysis/spectrum*.py")
 
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from linformers.analysis.spectrum_run import SpectrumSettings, run_spectrum
+from linformers.commands.quickstart_conversion import PACKAGE, find_teacher
+from linformers.commands.report import spectrum_charts
+from linformers.commands.spectrum import SpectrumSettings, run_spectrum
+from linformers.convert.load import name_of
 from linformers.data.books import load_books
-from linformers.data.folders import file_hash
-from linformers.models.convert_load import name_of
-from linformers.quickstart_conversion import PACKAGE, find_teacher
+from linformers.files.folders import file_hash
 from linformers.report.document import Block, Table
-from linformers.report.runs import spectrum_charts
 from linformers.reproduce import claims, tiny
 from linformers.reproduce.cells import SPECTRUM, Context
 from linformers.reproduce.scales import Figure1Scale, Scale

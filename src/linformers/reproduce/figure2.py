@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from linformers.commands.report import scaling_charts
 from linformers.report import words
 from linformers.report.document import Block, Table
-from linformers.report.runs import scaling_charts
 from linformers.reproduce import claims
 from linformers.reproduce.cells import Context
 from linformers.reproduce.scales import Scale

@@ -20,12 +20,12 @@ import torch
 from rich.console import Console
 
 from linformers import LinformerForMaskedLM
+from linformers.commands.pretrain import run_recipe
 from linformers.report import plots, words
 from linformers.report.document import Block, Chart, Table
 from linformers.reproduce import claims, tiny
 from linformers.reproduce.cells import Cell, Context, stop_if
 from linformers.reproduce.scales import Figure3Scale, Scale, recipes_folder
-from linformers.training.job import run_recipe
 from linformers.training.recipe import Recipe, Stage, load_recipe
 
 TITLE = "Figure 3: pretraining"

@@ -15,11 +15,11 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from transformers.utils import logging
 
-from linformers.attention.checks import check_choice
-from linformers.data.folders import check_no_file, write_folder
+from linformers.checks import check_choice
+from linformers.commands.report import REPORT
+from linformers.files.environment import command_line, describe_environment
+from linformers.files.folders import check_no_file, write_folder
 from linformers.report import words
-from linformers.report.environment import command_line, describe_environment
-from linformers.report.runs import REPORT
 from linformers.reproduce import claims, tiny
 from linformers.reproduce.cells import Context
 from linformers.reproduce.present import TARGETS, claims_table, document_of, evidence_of, verdicts_table

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import linformers
-from linformers.attention.checks import check_choice, check_int
-from linformers.training.strict import build, override, read_yaml
+from linformers.checks import check_choice, check_int
+from linformers.files.settings import build, override, read_yaml
 
 ScaleName = Literal["smoke", "laptop", "paper"]
 SCALES: tuple[ScaleName, ...] = ("smoke", "laptop", "paper")
@@ -39,7 +39,7 @@ class TimingScale:
     Args:
         lengths: n.
         dims: k.
-        shape: fields of ``linformers.benchmark.contenders.Shape``.
+        shape: fields of ``linformers.measure.contenders.Shape``.
         fields: of LinformerConfig, for ours.
         memory: in which the largest batches are to fit.
         batch_tokens: what a sequence takes is measured in a batch of so many tokens; longer ones by themselves.

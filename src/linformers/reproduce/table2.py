@@ -21,21 +21,21 @@ from rich.console import Console
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from linformers import to_linformer
-from linformers.attention.checks import check_choice
-from linformers.data.folders import file_hash, write_folder
-from linformers.data.rejects import Rejects
+from linformers.checks import check_choice
+from linformers.classification.data import EncodedPart, PadInputs
+from linformers.classification.metrics import estimate, predictions, probabilities
+from linformers.classification.settings import FinetuneSettings
+from linformers.classification.trainer import predict_logits
+from linformers.commands.finetune import run_finetune
 from linformers.data.tasks import TASKS, TaskSources, prepare_task
+from linformers.files.folders import file_hash, write_folder
+from linformers.files.rejects import Rejects
+from linformers.files.settings import build
 from linformers.report import plots
 from linformers.report.document import Block, Chart, Table
 from linformers.reproduce import claims, figure1, figure3, published, tiny
 from linformers.reproduce.cells import Cell, Context, stop_if
 from linformers.reproduce.scales import Scale, Table2Scale
-from linformers.training.classify import run_finetune
-from linformers.training.classify_data import EncodedPart, PadInputs
-from linformers.training.classify_settings import FinetuneSettings
-from linformers.training.classify_trainer import predict_logits
-from linformers.training.metrics import estimate, predictions, probabilities
-from linformers.training.strict import build
 
 TITLE = "Table 2: classification"
 BOOKS = "books"  # the task made of the shipped books

@@ -7,7 +7,7 @@ the paper, the ratio of the largest batches that fit, weights included, by what 
 
 from typing import Any
 
-from linformers.benchmark.memory import parse_bytes
+from linformers.measure.memory import parse_bytes
 from linformers.report import plots
 from linformers.report.document import Block, Chart, Table
 from linformers.reproduce import claims, published

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from linformers.benchmark.contenders import Shape, linformer, rival
-from linformers.benchmark.run import Plan, Settings
+from linformers.commands.benchmark import Plan, Settings
+from linformers.files.settings import build
+from linformers.measure.contenders import Shape, linformer, rival
 from linformers.reproduce.cells import Context, measured
 from linformers.reproduce.scales import TimingScale
-from linformers.training.strict import build
 
 SOFTMAX = ("softmax-eager", "softmax-sdpa")
 

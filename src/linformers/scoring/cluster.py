@@ -15,9 +15,9 @@ from typing import Any
 
 import psutil
 
-from linformers.scoring.inputs import Input, Unavailable
+from linformers.files.inputs import Input, Unavailable
+from linformers.files.row import Place
 from linformers.scoring.networks import Network, load_network
-from linformers.scoring.row import Place
 from linformers.scoring.scorer import Scorer
 from linformers.scoring.units import Done, Unit
 from linformers.scoring.work import Job, encode_unit, score_unit

@@ -13,11 +13,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 
-from linformers.data.folders import file_hash
+from linformers.convert.agreement import check_loaded
+from linformers.convert.load import longest_input, saved_head
+from linformers.convert.surroundings import encoder_folder
 from linformers.data.tasks_rules import Kind, kind_of_config
-from linformers.models.agreement import check_loaded
-from linformers.models.convert_load import longest_input, saved_head
-from linformers.models.surroundings import encoder_folder
+from linformers.files.folders import file_hash
 from linformers.scoring.settings import Reading
 from linformers.training.loading import LOCAL, REPORTED, load_tokenizer, reported
 

@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from linformers.attention.checks import check_choice, check_int
-from linformers.data.sources import DocumentUnit
+from linformers.checks import check_choice, check_int
+from linformers.files.sources import DocumentUnit
 
 Long = Literal["truncate", "windows"]
 Pool = Literal["mean", "max"]

@@ -17,11 +17,11 @@ from uuid import uuid4
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from linformers.data.folders import flush, reports_full_disk
-from linformers.data.rejects import SHOWN
-from linformers.scoring.inputs import Input
-from linformers.scoring.reading import read_rows
-from linformers.scoring.row import START, Columns, Place, Row
+from linformers.files.folders import flush, reports_full_disk
+from linformers.files.inputs import Input
+from linformers.files.reading import read_rows
+from linformers.files.rejects import SHOWN
+from linformers.files.row import START, Columns, Place, Row
 from linformers.scoring.settings import Format, ScoreSettings
 
 UNIT_BYTES = 32 * 2**20  # of text: what bounds memory where documents are long

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from linformers.scoring.inputs import Input
+from linformers.files.inputs import Input
+from linformers.files.row import Columns
 from linformers.scoring.networks import Network
-from linformers.scoring.row import Columns
 from linformers.scoring.scorer import Scorer, Scores
 from linformers.scoring.settings import ScoreSettings
 from linformers.scoring.tokens import Tokens

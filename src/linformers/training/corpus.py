@@ -13,12 +13,12 @@ from torch.utils.data import Dataset
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from linformers.data.books import load_books
-from linformers.data.folders import write_folder
 from linformers.data.masking import Masking
 from linformers.data.packing import encode, pack
 from linformers.data.regions import split_regions
 from linformers.data.streams import Curriculum, MaskedBlocks, collate
 from linformers.data.tokenizer import train_tokenizer
+from linformers.files.folders import write_folder
 from linformers.training.processes import Layout
 from linformers.training.recipe import DataRecipe, Recipe, Stage
 
@@ -113,7 +113,7 @@ def _texts(data: DataRecipe) -> Iterator[str]:
         yield from (region for book in load_books() for region in split_regions(book.text)[0])
         return
     from linformers.data.documents import read_documents
-    from linformers.data.rejects import Rejects
+    from linformers.files.rejects import Rejects
 
     # Only counted here; tokenising names them in a file.
     for document in read_documents(data.sources("train"), Rejects(max_share=data.max_reject_share)):

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from linformers._registration import ATTENTION, MODEL_TYPE
 from linformers.attention import LinformerAttention, SoftmaxAttention
-from linformers.models.interface import layer_slots, number_layers
+from linformers.convert.interface import layer_slots, number_layers
 
 GREEDY_SHARE = 0.5  # of the steps, over which the layers become linear
 

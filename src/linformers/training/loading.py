@@ -12,9 +12,9 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils import logging
 
 import linformers  # noqa: F401  (registers the model type)
-from linformers.models.agreement import check_loaded, check_vocabulary
-from linformers.models.convert_load import AUTO, longest_input, saved_head
-from linformers.models.surroundings import encoder_folder
+from linformers.convert.agreement import check_loaded, check_vocabulary
+from linformers.convert.load import AUTO, longest_input, saved_head
+from linformers.convert.surroundings import encoder_folder
 
 LOCAL: dict[str, Any] = {"trust_remote_code": False}
 REPORTED = {"ignore_mismatched_sizes": True, "output_loading_info": True}  # see check_loaded

@@ -19,11 +19,11 @@ from typing import Any, Literal
 import yaml
 from huggingface_hub.errors import StrictDataclassError
 
-from linformers.attention.checks import check_int, closest
 from linformers.attention.sharing import PROJECTION_KINDS
-from linformers.data.sources import Source
+from linformers.checks import check_int, closest
+from linformers.files.settings import Places, build, differences, override, read_yaml
+from linformers.files.sources import Source
 from linformers.models import LinformerConfig
-from linformers.training.strict import Places, build, differences, override, read_yaml
 
 # What the tokenizer and the data decide.
 _NOT_IN_RECIPES = ("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id")

@@ -26,9 +26,9 @@ from transformers import (
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import speed_metrics
 
-from linformers.data.folders import write_folder
+from linformers.files.checkpoints import Checkpoints
+from linformers.files.folders import write_folder
 from linformers.training import tensors
-from linformers.training.checkpoints import Checkpoints
 from linformers.training.processes import Layout
 
 STATE = "state.json"

@@ -1,14 +1,9 @@
 """Set-up of the attention tests."""
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
-
-# The helpers are plain functions, some used while tests are collected; importlib mode adds no folder to the path.
-sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(scope="package", autouse=True)

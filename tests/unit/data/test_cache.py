@@ -20,9 +20,9 @@ from linformers.data import encoding
 from linformers.data.cache import TokenCache, tokenise
 from linformers.data.documents import Document
 from linformers.data.encoding import Encoder, cut_at_blanks
-from linformers.data.sources import Source
 from linformers.data.store import DamagedFolder, new_folder, read_manifest, write_manifest
 from linformers.data.tokenizer import train_tokenizer
+from linformers.files.sources import Source
 
 TEXTS = [f"Document {number} says: the cat sat on mat {number * 7919}. " * (number % 5 + 1) for number in range(40)]
 
@@ -276,7 +276,7 @@ def test_split_inside_a_single_document(tokenizer: PreTrainedTokenizerFast, tmp_
 def test_progress_is_shown(
     source: Source, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("linformers.data.progress.ReadProgress.add", _talkative(cache_module.ReadProgress.add))
+    monkeypatch.setattr("linformers.files.progress.ReadProgress.add", _talkative(cache_module.ReadProgress.add))
     console = Console(record=True, width=200)
     make(source, tokenizer, tmp_path, console=console)
     make(source, tokenizer, tmp_path, console=console)

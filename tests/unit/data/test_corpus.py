@@ -14,9 +14,9 @@ from linformers.data.cache import TokenCache, tokenise
 from linformers.data.corpus import PackedBlocks
 from linformers.data.masking import IGNORED, Masking
 from linformers.data.padding import PadBatch
-from linformers.data.sources import Source
 from linformers.data.streams import Curriculum, Example, collate
 from linformers.data.tokenizer import train_tokenizer
+from linformers.files.sources import Source
 
 TEXTS = [f"Text {number}: the cat sat on mat {number * 7919}. " * (number % 7 + 1) for number in range(30)]
 LENGTH = 16

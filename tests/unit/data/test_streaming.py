@@ -13,11 +13,11 @@ from transformers import PreTrainedTokenizerFast
 
 from linformers.data.masking import IGNORED, Masking
 from linformers.data.padding import PadBatch
-from linformers.data.rejects import Rejects
-from linformers.data.sources import Source
 from linformers.data.streaming import StreamedBlocks, plan, shares
 from linformers.data.streams import Example
 from linformers.data.tokenizer import train_tokenizer
+from linformers.files.rejects import Rejects
+from linformers.files.sources import Source
 
 TEXTS = [f"No {number}: cat {number * 7919} sat. " * (number % 4 + 1) for number in range(60)]
 

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from linformers.data.rejects import Rejects
+from linformers.data.examples import Columns, choose_columns
 from linformers.data.tasks import TASKS, Task, TaskSources, prepare_task, splits_json
-from linformers.data.tasks_files import Columns, choose_columns
 from linformers.data.tasks_rules import draw
+from linformers.files.rejects import Rejects
 
 
 def write(path: Path, rows: Sequence[dict[str, Any]]) -> str:

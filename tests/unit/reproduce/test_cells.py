@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from linformers.benchmark import results
+from linformers.measure import results
 from linformers.reproduce.cells import LEARNED, SPECTRUM, Cell, Context, stop_if
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from linformers.files.inputs import Input, find_inputs
+from linformers.files.row import START, Columns
 from linformers.scoring import units
-from linformers.scoring.inputs import Input, find_inputs
-from linformers.scoring.row import START, Columns
 from linformers.scoring.settings import ScoreSettings
 from linformers.scoring.units import Done, Unit, check_units, find_done, read_units, write_unit
 

@@ -9,9 +9,9 @@ import torch
 from rich.console import Console
 
 from linformers import LinformerConfig
+from linformers.classification.baselines import majority_accuracy, tfidf_accuracy
 from linformers.data.masking import Masking
 from linformers.data.streams import LabelledPassages, MaskedBlocks
-from linformers.training.baselines import majority_accuracy, tfidf_accuracy
 from linformers.training.evaluate import masked_perplexity, predict, wilson_interval
 from linformers.training.finetune import finetune
 from linformers.training.pretrain import Stage, pretrain, training_blocks

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from jaxtyping import Int
 
-from linformers.attention.checks import check_choice, check_int
+from linformers.checks import check_choice, check_int
 from linformers.data.lra import listops, pathfinder
 
 # Accuracy in percent of the Transformer and of the Linformer (Tay et al. 2020, table 1).

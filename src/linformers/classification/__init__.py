@@ -1,0 +1,1 @@
+"""What fine-tuning a classifier consists of."""

@@ -1,0 +1,1 @@
+"""What the commands do, one file each: settings, the job, what is said in the end."""

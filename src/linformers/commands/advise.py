@@ -1,0 +1,182 @@
+"""The command ``advise``: slots for each layer, what they gain on this machine, and how to convert with them."""
+
+import json
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from transformers import PreTrainedModel
+
+from linformers.analysis.advise import KIND, Advice, advise_projected_dims
+from linformers.convert.families import FAMILIES
+from linformers.convert.load import load_teacher, load_tokenizer, name_of
+from linformers.data.documents import read_documents
+from linformers.files.environment import describe_environment
+from linformers.files.folders import check_output, write_folder
+from linformers.files.progress import ReadProgress
+from linformers.files.rejects import Rejects
+from linformers.files.sources import DocumentUnit, Source
+
+ADVICE, OPTIONS = "advice.json", "linearise.json"
+_ERRORS = {
+    "mass": "share of the spectrum left out",
+    "error": "relative error of attention",
+    "mean_dim": "error of the last hidden states",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdviseSettings:
+    """Options of the command; see ``linformers.advise_projected_dims``."""
+
+    model: str
+    texts: tuple[str, ...]
+    output: str
+    target_mass: float | None = None
+    target_error: float | None = None
+    mean_dim: int | None = None
+    length: int = 512
+    max_texts: int = 8
+    windows_per_text: int = 1
+    local_window: int = 0
+    global_tokens: int = 1
+    timing: bool = True
+    text_column: str | None = None
+    documents: DocumentUnit = "file"
+
+
+def run_advise(settings: AdviseSettings, console: Console) -> None:
+    """Find slots for each layer; the folder with the advice appears whole or not at all.
+
+    Raises:
+        ValueError: a model, option or text that cannot be used, or an output folder of something else.
+        OSError: a file that is not there.
+    """
+    output = Path(settings.output)
+    check_output(output, ADVICE)
+    model, tokenizer = load_teacher(settings.model, FAMILIES), load_tokenizer(settings.model)
+    with ReadProgress(console, "measuring", unit="layers of a text") as progress:
+
+        def show(done: int, whole: int) -> None:
+            progress.reached(done / whole)
+            progress.add(done - progress.count)
+
+        advice = advise_projected_dims(
+            model,
+            _texts(settings),
+            target_mass=settings.target_mass,
+            target_error=settings.target_error,
+            mean_dim=settings.mean_dim,
+            tokenizer=tokenizer,
+            length=settings.length,
+            max_texts=settings.max_texts,
+            windows_per_text=settings.windows_per_text,
+            local_window=settings.local_window,
+            global_tokens=settings.global_tokens,
+            on_progress=show,
+        )
+    console.print(advice_table(advice))
+    costs = measure_costs(model, advice, console) if settings.timing else []
+    facts = {
+        "model": name_of(settings.model),
+        "texts": [name_of(path) for path in settings.texts],
+        "target": {advice.target: advice.value},
+        "length": advice.length,
+        **advice.options,
+        "grid": list(advice.grid),
+        "errors_are": _ERRORS[advice.target],
+        "errors": np.round(advice.errors, 6).tolist(),
+        "hidden_error": advice.hidden_error,
+        "uniform_error": advice.uniform_error,
+        "costs": costs,
+        "environment": describe_environment(model.device),
+    }
+
+    def write(folder: Path) -> None:
+        from linformers.report.plots import plot_layer_errors, save_png
+
+        figure = plot_layer_errors(advice.grid, advice.errors, advice.projected_dim, _ERRORS[advice.target])
+        save_png(figure, folder / "errors.png")
+        (folder / OPTIONS).write_text(json.dumps(advice.options, indent=1) + "\n", encoding="utf-8")
+        (folder / ADVICE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+    write_folder(output, write)
+    console.print(f"advice in {output}: {ADVICE}, errors.png, and {OPTIONS}, the arguments of linformers.linearise")
+    console.print(f"next: {convert_command(settings.model, advice, f'{output}-converted')}")
+
+
+def _texts(settings: AdviseSettings) -> Iterator[str]:
+    sources = [
+        Source(path=path, text_column=settings.text_column, documents=settings.documents) for path in settings.texts
+    ]
+    for document in read_documents(sources, Rejects(max_share=1.0)):
+        yield document.text
+
+
+def convert_command(model: str, advice: Advice, output: str) -> str:
+    """The command that converts the model as advised."""
+    dims = ",".join("softmax" if k is None else str(k) for k in advice.projected_dim)
+    options = {"model": model, "output": output, "projected-dim": dims, "local-window": advice.local_window}
+    options["global-tokens"] = advice.global_tokens
+    if all(k is None for k in advice.projected_dim):
+        return "none: every layer should keep softmax attention, so there is nothing to convert"
+    return shlex.join(["linformers", "convert", *(str(x) for name, x in options.items() for x in (f"--{name}", x))])
+
+
+def advice_table(advice: Advice) -> Table:
+    """Slots for each layer, with what was measured about it."""
+    caption = f"last hidden states of the whole model: relative error {advice.hidden_error:.3f}"
+    if advice.uniform_error is not None:
+        caption += f"; with the mean k in every layer {advice.uniform_error:.3f}"
+    table = Table(title=f"Slots for each layer, at {advice.length:,} tokens", caption=caption, title_justify="left")
+    few, many = advice.grid[0], advice.grid[-1]
+    for name in ("layer", "k", f"{_ERRORS[advice.target]}, k = {few}", f"k = {many}"):
+        table.add_column(name, justify="right")
+    for layer, (k, row) in enumerate(zip(advice.projected_dim, advice.errors, strict=True)):
+        table.add_row(str(layer), "softmax" if k is None else str(k), f"{row[0]:.3f}", f"{row[-1]:.3f}")
+    return table
+
+
+def measure_costs(model: PreTrainedModel, advice: Advice, console: Console) -> list[dict[str, Any]]:
+    """Time and peak memory of slots and of softmax attention in the encoder, here, at its length and at four times it.
+
+    Random weights of the model's shape: neither depends on them. Slots read short texts too (``exact_length=0``).
+    """
+    from linformers.measure.sweep import measure
+
+    config: Any = model.config
+    layers = len(advice.projected_dim)
+    compressed = any(k is not None for k in advice.projected_dim)
+    lengths = [advice.length, 4 * advice.length]
+    shape = {
+        "vocab_size": 1000,
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": layers,
+        "num_attention_heads": config.num_attention_heads,
+        "intermediate_size": getattr(config, "intermediate_size", 4 * config.hidden_size),
+        "max_position_embeddings": lengths[-1],
+    }
+    ours = {
+        "projection_kind": KIND,
+        "projected_dim": list(advice.projected_dim),
+        "local_window": advice.local_window if compressed else 0,
+        "global_tokens": advice.global_tokens if compressed else 0,
+    }
+    models = {"advised": shape | ours, "softmax": shape | {"projected_dim": None}}
+    table = Table(title="A text on this machine", title_justify="left")
+    for name in ("tokens", "attention", "seconds", "peak memory"):
+        table.add_column(name, justify="right")
+    cells = measure(models, lengths)
+    for cell in cells:
+        memory = "not measured" if cell.peak_bytes is None else f"{cell.peak_bytes / 2**20:,.0f} MiB"
+        table.add_row(f"{cell.length:,}", cell.name, f"{cell.seconds:.3f}", memory)
+    console.print(table)
+    return [
+        {"attention": cell.name, "length": cell.length, "seconds": cell.seconds, "peak_bytes": cell.peak_bytes}
+        for cell in cells
+    ]

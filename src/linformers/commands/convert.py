@@ -1,0 +1,347 @@
+"""Convert a model into a folder: weights, tokenizer, how far it is from its teacher, and a card that says so."""
+
+import json
+import shlex
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from transformers import PreTrainedModel
+from transformers.utils import FEATURE_EXTRACTOR_NAME
+
+from linformers.attention.sharing import PROJECTION_KINDS
+from linformers.checks import check_choice
+from linformers.convert.card import SETTINGS, conversion_card, teacher_card
+from linformers.convert.fairseq import convert_fairseq_linformer
+from linformers.convert.fidelity import Fidelity, measure_fidelity
+from linformers.convert.interface import Settings, layer_slots, settings_of
+from linformers.convert.linearise import linearise
+from linformers.convert.linformer import to_linformer
+from linformers.convert.load import (
+    has_longest_input,
+    load_processor,
+    load_teacher,
+    load_tokenizer,
+    longest_input,
+    name_of,
+    reading,
+)
+from linformers.convert.parity import check_parity
+from linformers.convert.patches import ALL_FAMILIES
+from linformers.convert.surroundings import carry, modules_of, with_surroundings
+from linformers.data.documents import read_documents
+from linformers.files.environment import describe_environment
+from linformers.files.folders import check_output, write_folder
+from linformers.files.progress import ReadProgress
+from linformers.files.rejects import Rejects
+from linformers.files.sources import Source
+from linformers.models.config import LinformerConfig
+
+CONVERSION, FIDELITY = "conversion.json", "fidelity.json"
+ARCHITECTURES = ("own", "linformer")
+EVERY_LENGTH = 2**31 - 1  # tokens: no input is longer
+INPUTS = {"pixel_values": "images", "input_values": "recordings", "input_features": "recordings"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Converted:
+    """A converted model, and what is known of it."""
+
+    student: PreTrainedModel
+    name: str
+    teacher: PreTrainedModel | None
+    teacher_length: int
+    exact_length: int
+    exact_up_to: int
+    settings: dict[str, Any]
+
+
+def convert_to_folder(
+    model: str,
+    output: Path,
+    options: Mapping[str, Any],
+    *,
+    architecture: str = "own",
+    sources: Sequence[Source] = (),
+    fit_sources: Sequence[Source] = (),
+    max_texts: int = 64,
+    console: Console,
+) -> dict[str, Any]:
+    """Write the converted model; the folder appears whole or not at all.
+
+    A model that does not compute what its teacher computes on short texts is not written.
+
+    Args:
+        model: folder or hub id of what is converted, or a safetensors file of fairseq's Linformer-RoBERTa.
+        output: new folder, or one of an earlier conversion, which is replaced.
+        options: of ``linearise`` or ``to_linformer``, with ``max_length``, ``positions`` and ``projection_kind`` among
+            them; for a file the first two alone.
+        architecture: ``own``, the model's class, with all that a folder of sentence-transformers holds around it; or
+            ``linformer``, ours. A file of fairseq becomes ours.
+        sources: texts on which to measure how far the result is from its teacher.
+        fit_sources: texts to fit projections to.
+        max_texts: how many of the texts are used, from the first on.
+        console: where to print.
+
+    Returns:
+        What ``conversion.json`` in the folder holds.
+
+    Raises:
+        ValueError: a model or option that cannot be used, or an output folder of something else.
+        OSError: a file that is not there.
+    """
+    check_choice("architecture", architecture, ARCHITECTURES)
+    check_output(output, CONVERSION)
+    texts, fit_texts = read_texts("texts", sources, max_texts), read_texts("fit_texts", fit_sources, max_texts)
+    own = architecture == "own" and not Path(model).is_file()
+    with reading(model):
+        folder = with_surroundings(model) if own else model
+    started = time.perf_counter()
+    tokenizer, processor, inputs = None, None, "texts"
+    if Path(model).is_file():
+        made = _of_fairseq(model, options)
+    else:
+        teacher = load_teacher(folder, None if own else ALL_FAMILIES)
+        inputs = INPUTS.get(teacher.main_input_name, "texts")
+        if inputs == "texts":
+            tokenizer = load_tokenizer(folder)
+            _check_length(options, longest_input(teacher))
+        else:
+            processor = load_processor(folder)
+            for name, given in (("texts", texts), ("fit_texts", fit_texts)):
+                if given:
+                    raise ValueError(f"{name} has no effect on {model}, which reads {inputs}: leave it out")
+        if texts and tokenizer is None:
+            raise ValueError(
+                f"{model} has no tokenizer, and texts={sources[0].path} needs one: copy it beside the weights"
+            )
+        made = _own(teacher, options) if own else _linformer(teacher, options, fit_texts, tokenizer, console)
+    student, teacher = made.student, made.teacher
+    seconds, longest = time.perf_counter() - started, longest_input(student)
+    known = has_longest_input(student)
+    up_to = f", up to {longest:,} tokens" if known else ""
+    console.print(
+        f"{made.name} -> {type(student).__name__}, {student.num_parameters():,} parameters{up_to}, in {seconds:.1f} s"
+    )
+    if teacher is not None:
+        _say_parity(made, inputs, tokenizer, console, own=own)
+    if known and longest <= made.exact_length:
+        console.print(
+            f"it takes no input of more than exact_length={made.exact_length:,} tokens, so it is softmax attention "
+            "throughout: give a greater --max-length (text), or --exact-length 0"
+        )
+    fidelity = None
+    if texts and teacher is not None:
+        with ReadProgress(console, "measuring", unit="texts") as progress:
+            fidelity = measure_fidelity(student, teacher, tokenizer, texts, on_progress=_shown_by(progress))
+        console.print(fidelity_table(fidelity))
+        if fidelity.longest <= made.exact_length:
+            console.print(
+                f"softmax attention itself read all texts, as exact_length={made.exact_length:,} is no shorter; with "
+                "--exact-length 0 the slots are measured"
+            )
+    facts = {
+        "converted_from": made.name,
+        "architecture": type(student).__name__,
+        "own_class": own,
+        "sentence_transformers": own and bool(modules_of(Path(folder))),
+        "command": shlex.join(["linformers", *map(_public, sys.argv[1:])]),
+        "options": dict(options),
+        "settings": made.settings | ({"longest input": longest} if known else {}),
+        "inputs": inputs,
+        "has_teacher": teacher is not None,
+        "teacher_length": made.teacher_length if known else None,
+        "max_length": longest if known else None,
+        "exact_length": made.exact_length,
+        "exact_up_to": made.exact_up_to,
+        "texts": [_public(source.path) for source in sources],
+        "fit_texts": [_public(source.path) for source in fit_sources],
+        "seconds": round(seconds, 2),
+        "environment": describe_environment(student.device),
+    }
+    notes: list[str] = []
+
+    def write(target: Path) -> None:
+        inner = carry(Path(folder), target, options["max_length"], notes) if own else target
+        student.save_pretrained(inner)
+        if tokenizer is not None:
+            if not own or options["max_length"] is not None:
+                tokenizer.model_max_length = longest
+            if tokenizer.is_fast:  # what is set there would cut texts where a program reads tokenizer.json alone
+                tokenizer.backend_tokenizer.no_truncation()
+                tokenizer.backend_tokenizer.no_padding()
+            tokenizer.save_pretrained(str(inner))
+        if processor is not None:
+            (inner / FEATURE_EXTRACTOR_NAME).write_text(json.dumps(processor, indent=2), encoding="utf-8")
+        (target / CONVERSION).write_text(json.dumps(facts | {"notes": notes}, indent=2), encoding="utf-8")
+        if fidelity is not None:
+            (target / FIDELITY).write_text(json.dumps(fidelity.to_dict(), indent=2), encoding="utf-8")
+        card = conversion_card(facts | {"notes": notes}, fidelity, teacher_card(folder))
+        (target / "README.md").write_text(card, encoding="utf-8")
+
+    write_folder(output, write)
+    for note in notes:
+        console.print(note)
+    console.print(f"model in {output}; what it is, and its limits: {output / 'README.md'}")
+    if inputs != "texts":
+        if processor is None:
+            console.print(
+                f"{model} has no {FEATURE_EXTRACTOR_NAME}: pipelines need one, so save a processor to {output}"
+            )
+    elif tokenizer is None:
+        folders = output if teacher is None else f"{model} and to {output}"
+        console.print(f"{model} has no tokenizer: copy one of the same vocabulary to {folders}")
+    return facts
+
+
+def _of_fairseq(file: str, options: Mapping[str, Any]) -> _Converted:
+    student: Any = convert_fairseq_linformer(file)
+    before = student.config.max_position_embeddings
+    if options["max_length"] is not None:
+        student.resize_max_length(**options)
+    after = student.config.max_position_embeddings
+    exact = before if after == before else 0
+    return _described(student, None, before, exact)
+
+
+def _linformer(
+    teacher: PreTrainedModel, options: Mapping[str, Any], fit_texts: Sequence[str], tokenizer: Any, console: Console
+) -> _Converted:
+    """A model of ours."""
+    with ReadProgress(console if fit_texts else None, "fitting", unit="steps") as progress:
+        student = to_linformer(
+            teacher, **options, texts=fit_texts, tokenizer=tokenizer, on_progress=_shown_by(progress)
+        )
+    before, config = longest_input(teacher), student.config
+    exact = _exact_up_to(config, layer_slots(config), before, longest_input(student), options["positions"])
+    return _described(student, teacher, before, exact)
+
+
+def _described(student: Any, teacher: PreTrainedModel | None, before: int, exact_up_to: int) -> _Converted:
+    config = student.config
+    return _Converted(
+        student=student,
+        name=config.converted_from,
+        teacher=teacher,
+        teacher_length=before,
+        exact_length=config.exact_length,
+        exact_up_to=exact_up_to,
+        settings={name: getattr(config, name) for name in SETTINGS},
+    )
+
+
+def _own(teacher: PreTrainedModel, options: Mapping[str, Any]) -> _Converted:
+    """The model in its own class."""
+    student = linearise(teacher, **options)
+    settings, before, after = settings_of(student.config), longest_input(teacher), longest_input(student)
+    ends = (before, after) if has_longest_input(student) else (EVERY_LENGTH, EVERY_LENGTH)
+    return _Converted(
+        student=student,
+        name=name_of(teacher),
+        teacher=teacher,
+        teacher_length=before,
+        exact_length=settings.exact_length,
+        exact_up_to=_exact_up_to(settings, layer_slots(student.config), *ends, options["positions"]),
+        settings=asdict(settings),
+    )
+
+
+def _say_parity(made: _Converted, inputs: str, tokenizer: Any, console: Console, *, own: bool) -> None:
+    """Compare with the teacher on what both read exactly; where that is nothing, with softmax attention.
+
+    Images and recordings cannot be made short.
+    """
+    teacher = made.teacher
+    assert teacher is not None
+    if made.exact_up_to and (inputs == "texts" or made.exact_up_to >= made.teacher_length):
+        student, subject, length = made.student, "gives", made.exact_up_to
+    else:
+        subject, length = "with softmax attention in its place gives", made.teacher_length
+        if own:
+            student = linearise(teacher, exact_length=EVERY_LENGTH)
+        else:
+            student = to_linformer(teacher, attention_type="softmax")
+    found = check_parity(student, teacher, tokenizer, length)
+    if found is None:
+        console.print(f"not compared with its teacher, as its input ({teacher.main_input_name}) is not known here")
+    else:
+        what = f"texts of up to {found:,} tokens" if found else f"random {inputs}"
+        console.print(f"{subject} what its teacher gives on {what}")
+
+
+def _check_length(options: Mapping[str, Any], teacher_length: int) -> None:
+    asked, kind = options["max_length"], options["projection_kind"]
+    fits = kind in PROJECTION_KINDS and not PROJECTION_KINDS[kind].has_parameters
+    if asked is not None and 0 < asked < teacher_length and fits:
+        raise ValueError(
+            f"max_length={asked} is below the {teacher_length:,} tokens of the teacher, and gains nothing with "
+            f"projection_kind={kind!r}, which fits slots to each text: leave it out"
+        )
+
+
+def _exact_up_to(
+    settings: LinformerConfig | Settings, dims: Sequence[int | None], before: int, after: int, positions: str
+) -> int:
+    """Tokens of the longest inputs for which a converted model computes what its teacher computes.
+
+    Args:
+        settings: of its attention.
+        dims: slots of each layer, see ``layer_slots``.
+        before: tokens that its teacher reads.
+        after: tokens that it reads.
+        positions: how positions have grown.
+    """
+    k_free, slots = 0 in dims, [k for k in dims if k]
+    mixed = slots and not PROJECTION_KINDS[settings.projection_kind].stands_for_tokens
+    if k_free or mixed or (after != before and positions == "interpolate"):
+        return 0
+    # Where each token has a slot, or all are within the window, no token is read through a slot that holds two.
+    near = max(settings.exact_length, settings.local_window + 1 + settings.global_tokens)
+    return min([before, after, *(max(k + settings.global_tokens, near) for k in slots)])
+
+
+def _public(argument: str) -> str:
+    """An argument without the folders of this machine, as the result may be published."""
+    option, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+    return option + equals + (name_of(value) if Path(value).is_absolute() else value)
+
+
+def _shown_by(progress: ReadProgress) -> Callable[[int, int], None]:
+    def show(done: int, whole: int) -> None:
+        progress.reached(done / whole)
+        progress.add(done - progress.count)
+
+    return show
+
+
+def read_texts(option: str, sources: Sequence[Source], count: int) -> list[str]:
+    """The first texts of the files that an option names; unusable records are passed over."""
+    if not sources:
+        return []
+    documents = read_documents(sources, Rejects(max_share=1.0))
+    texts = [document.text for document in islice(documents, count)]
+    if not texts:
+        raise ValueError(f"{option}={sources[0].path} holds no text that can be used; give another file")
+    return texts
+
+
+def fidelity_table(fidelity: Fidelity) -> Table:
+    """The distance to the teacher, layer by layer."""
+    table = Table(
+        title=f"Distance to the teacher: {fidelity.texts:,} texts, {fidelity.tokens:,} tokens, the longest "
+        f"{fidelity.longest:,}",
+        caption=f"cosine of the mean embedding of a text: {fidelity.embedding_cosine:.4f}",
+        title_justify="left",
+        caption_justify="left",
+    )
+    for name in ("layer", "cosine", "relative error"):
+        table.add_column(name, justify="right")
+    for i, layer in enumerate(fidelity.layers):
+        table.add_row(str(i or "embeddings"), f"{layer.cosine:.4f}", f"{layer.relative_error:.4f}")
+    return table

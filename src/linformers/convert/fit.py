@@ -1,0 +1,88 @@
+"""Fit projections to a teacher: E and F that give its attention's output on sample text."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from linformers.attention import LinformerAttention, SoftmaxAttention
+from linformers.convert.load import longest_input
+
+STEPS, BATCH = 100, 2
+
+
+def fit_projections(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    tokenizer: Any,
+    texts: Sequence[str],
+    *,
+    steps: int = STEPS,
+    batch_size: int = BATCH,
+    learning_rate: float = 0.02,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Move E and F, and nothing else, so that each layer's attention on the teacher's hidden states is softmax's.
+
+    Every layer is fitted by itself, on what it gets in the teacher; Adam on the squared error, relative to the size of
+    the output. A closed form (the leading singular vectors of keys and values over the texts) spans them best, but
+    attention over such slots is no average over tokens; the output is what counts.
+
+    Args:
+        student: whose projections are fitted, in place.
+        teacher: where it comes from.
+        tokenizer: of both.
+        texts: read in turn, each up to the length that both take.
+        steps: batches.
+        batch_size: texts of a batch.
+        learning_rate: relative to the root mean square of each E's entries, falling to zero.
+        on_progress: called after each step with the steps done and their number.
+    """
+    attentions = {
+        i: module
+        for i, layer in enumerate(student.base_model.get_submodule("encoder.layers").children())
+        if isinstance(module := layer.get_submodule("attention"), LinformerAttention)
+    }
+    exact = {i: _softmax_of(attention) for i, attention in attentions.items()}
+    projections = [
+        e for attention in attentions.values() for e in (attention.key_projection, attention.value_projection)
+    ]
+    fitted = list(dict.fromkeys(parameter for e in projections for parameter in e.parameters()))
+    optimizer = torch.optim.Adam(
+        [{"params": [p], "lr": learning_rate * float(p.detach().square().mean().sqrt())} for p in fitted]
+    )
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
+    limit = min(longest_input(student), longest_input(teacher))
+    for step in range(steps):
+        batch = [texts[(step * batch_size + i) % len(texts)] for i in range(batch_size)]
+        inputs = tokenizer(batch, truncation=True, max_length=limit, padding=True, return_tensors="pt")
+        inputs = inputs.to(student.device)
+        with torch.no_grad():
+            states = teacher.base_model(**inputs, output_hidden_states=True).hidden_states
+        errors = [_error(a, exact[i], states[i], inputs["attention_mask"]) for i, a in attentions.items()]
+        gradients = torch.autograd.grad(torch.stack(errors).sum(), fitted)
+        for parameter, gradient in zip(fitted, gradients, strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+        schedule.step()
+        if on_progress is not None:
+            on_progress(step + 1, steps)
+    for parameter in fitted:
+        parameter.grad = None
+
+
+def _softmax_of(attention: LinformerAttention) -> SoftmaxAttention:
+    """Softmax attention over the same weights."""
+    exact = SoftmaxAttention(attention.hidden_size, attention.num_attention_heads)
+    for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+        setattr(exact, name, getattr(attention, name))
+    return exact.eval()
+
+
+def _error(attention: LinformerAttention, exact: SoftmaxAttention, states: Tensor, mask: Tensor) -> Tensor:
+    """Squared error of the outputs, relative to their size; padding gives zeros in both."""
+    with torch.no_grad():
+        expected = exact(states, mask)
+    return (attention(states, mask) - expected).square().sum() / expected.square().sum()

@@ -1,0 +1,74 @@
+"""The checkpoints of a run: written whole or not at all, checked before they are used."""
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from linformers.files.folders import OLD, UNFINISHED, damage, write_folder
+
+
+class Checkpoints:
+    """The numbered checkpoints of a run, newest first.
+
+    Args:
+        folder: that holds ``checkpoint-<step>`` folders.
+        keep: how many to keep; 2 or more, so that damage to the newest is no loss of the run.
+    """
+
+    def __init__(self, folder: Path, *, keep: int = 2) -> None:
+        self.folder, self.keep = folder, keep
+
+    def path(self, step: int) -> Path:
+        """The folder of a step."""
+        return self.folder / f"checkpoint-{step}"
+
+    def steps(self) -> list[int]:
+        """Steps that have a folder, whole or not, newest first."""
+        if not self.folder.is_dir():
+            return []
+        found = (re.fullmatch(r"checkpoint-(\d+)", path.name) for path in self.folder.iterdir() if path.is_dir())
+        return sorted((int(match[1]) for match in found if match), reverse=True)
+
+    def newest_whole(self, report: Callable[[str], None]) -> Path | None:
+        """The newest checkpoint that can be trusted; damaged ones are reported.
+
+        Raises:
+            ValueError: there are checkpoints, but none is whole.
+        """
+        steps = self.steps()
+        for step in steps:
+            wrong = damage(self.path(step))
+            if wrong is None:
+                return self.path(step)
+            report(f"{self.path(step)} is damaged ({wrong}); it is not used")
+        if steps:
+            raise ValueError(
+                f"all {len(steps)} checkpoints in {self.folder} are damaged; move the folder away to start anew"
+            )
+        return None
+
+    def write(self, step: int, write: Callable[[Path], None]) -> Path:
+        """Write the checkpoint of a step, then remove the oldest ones beyond ``keep``.
+
+        Raises:
+            DiskFullError: no space left; the checkpoints before this one are intact.
+        """
+        before = [other for other in self.steps() if other != step]
+        intact = f"the checkpoint of step {before[0]} is intact" if before else ""
+        write_folder(self.path(step), write, intact=intact)
+        for old in self.steps()[self.keep :]:
+            self._remove(self.path(old))
+        return self.path(step)
+
+    def tidy(self) -> None:
+        """Remove what a killed run left half written or half removed."""
+        if self.folder.is_dir():
+            for path in [*self.folder.glob(f"{UNFINISHED}*"), *self.folder.glob(f"{OLD}*")]:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _remove(self, path: Path) -> None:
+        old = path.parent / f"{OLD}{path.name}"
+        shutil.rmtree(old, ignore_errors=True)
+        path.rename(old)  # half removed must not look like damaged
+        shutil.rmtree(old, ignore_errors=True)

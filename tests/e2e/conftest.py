@@ -1,6 +1,0 @@
-"""The helpers are plain modules; importlib mode adds no folder to the path."""
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
