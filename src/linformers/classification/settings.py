@@ -1,26 +1,22 @@
 """Everything that decides a fine-tuning run."""
 
-import dataclasses
-import json
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal
 
-from linformers.checks import check_choice, check_int
+from pydantic import Field, model_validator
+from typing_extensions import Self
+
 from linformers.data.examples import Columns
 from linformers.data.tasks_rules import Kind
-from linformers.files.settings import differences
+from linformers.files.settings import Count, Natural, NonNegative, Positive, RunSettings, Share
 
 PLAN = "finetune.json"
 
 
-@dataclass(frozen=True, kw_only=True)
-class FinetuneSettings:
+class FinetuneSettings(RunSettings):
     """A fine-tuning run.
 
     Args:
         model: folder or hub id of an encoder that transformers loads; weights as safetensors.
-        output: folder of the run.
         task: ``sst2``, ``imdb``, ``qnli``, ``qqp``, or a file of training rows (JSONL, CSV, TSV, Parquet); of images or
             recordings a folder with a subfolder for each class, or a Parquet file.
         modality: what the rows are: ``text``, ``image`` or ``audio``.
@@ -59,7 +55,6 @@ class FinetuneSettings:
     """
 
     model: str
-    output: str
     task: str
     modality: Literal["text", "image", "audio"] = "text"
     data: str | None = None
@@ -70,75 +65,44 @@ class FinetuneSettings:
     pair: str | None = None
     label: str | None = None
     kind: Kind | None = None
-    train_size: int | None = None
-    validation_size: int | None = None
-    test_size: int | None = None
-    split_seed: int = 0
-    max_reject_share: float = 0.01
+    train_size: Count | None = None
+    validation_size: Count | None = None
+    test_size: Count | None = None
+    split_seed: Natural = 0
+    max_reject_share: Share = 0.01
     teacher: str | None = None
-    hidden_weight: float = 1.0
-    logits_weight: float = 1.0
+    hidden_weight: NonNegative = 1.0
+    logits_weight: NonNegative = 1.0
     class_weights: Literal["none", "balanced"] = "none"
-    max_length: int | None = None
-    epochs: float = 3.0
-    batch_size: int = 32
-    evaluation_batch_size: int = 32
-    learning_rate: float = 5e-5
-    warmup_share: float = 0.1
-    weight_decay: float = 0.01
-    max_grad_norm: float = 1.0
-    evaluate_every: int | None = None
-    early_stopping: int | None = None
-    save_every: int = 250
-    seed: int = 0
+    max_length: Annotated[int, Field(ge=8)] | None = None
+    epochs: Positive = 3.0
+    batch_size: Count = 32
+    evaluation_batch_size: Count = 32
+    learning_rate: Positive = 5e-5
+    warmup_share: Share = 0.1
+    weight_decay: NonNegative = 0.01
+    max_grad_norm: Positive = 1.0
+    evaluate_every: Count | None = None
+    early_stopping: Count | None = None
+    save_every: Count = 250
+    seed: Natural = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
     device: Literal["auto", "cpu"] = "auto"
 
-    def __post_init__(self) -> None:
-        check_choice("dtype", self.dtype, ("float32", "bfloat16"))
-        for name in ("batch_size", "evaluation_batch_size", "save_every"):
-            check_int(name, getattr(self, name))
-        for name in ("train_size", "validation_size", "test_size", "evaluate_every", "early_stopping"):
-            if getattr(self, name) is not None:
-                check_int(name, getattr(self, name))
-        if self.max_length is not None:
-            check_int("max_length", self.max_length, minimum=8)
-        for name in ("seed", "split_seed"):
-            check_int(name, getattr(self, name), minimum=0)
-        for name in ("epochs", "learning_rate", "max_grad_norm"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name}={getattr(self, name)} must be above 0")
-        for name in ("hidden_weight", "logits_weight", "weight_decay"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name}={getattr(self, name)} must be 0 or more")
-        if not 0 <= self.warmup_share < 1:
-            raise ValueError(f"warmup_share={self.warmup_share} must be at least 0 and below 1")
-        check_choice("modality", self.modality, ("text", "image", "audio"))
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         for name in ("data", "pair", "max_length", "teacher") if self.modality != "text" else ():
             if getattr(self, name) is not None:
                 raise ValueError(
                     f"{name}={getattr(self, name)!r} is for text, not modality={self.modality!r}: leave it out"
                 )
-        check_choice("class_weights", self.class_weights, ("none", "balanced"))
-        check_choice("device", self.device, ("auto", "cpu"))
-        if self.kind is not None:
-            check_choice("kind", self.kind, ("single_label", "multi_label", "regression"))
         if self.teacher is not None and self.hidden_weight == self.logits_weight == 0:
             raise ValueError(
                 f"teacher={self.teacher!r} has no effect: hidden_weight and logits_weight are 0; raise one"
             )
+        return self
 
     @property
     def columns(self) -> Columns:
         """The columns asked for."""
         return Columns(text=self.text, pair=self.pair, label=self.label)
-
-    def as_json(self) -> str:
-        """What a run's folder keeps."""
-        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
-
-    def differences(self, plan: Path) -> list[str]:
-        """What the settings of another run, at this path, have that is different; its folder is none."""
-        before: Any = json.loads(plan.read_text(encoding="utf-8"))
-        now: Any = json.loads(self.as_json())
-        return differences({"modality": "text", "dtype": "float32", **before, "output": ""}, {**now, "output": ""})

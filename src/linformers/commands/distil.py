@@ -1,21 +1,20 @@
 """Distil a converted encoder on plain text: no labels, only its teacher's hidden states."""
 
-import dataclasses
 import hashlib
 import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field, model_validator
 from rich.console import Console
 from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerState
+from typing_extensions import Self
 
-from linformers.checks import check_choice, check_int
 from linformers.convert.interface import exact_length
 from linformers.convert.load import longest_input
 from linformers.convert.surroundings import carry, with_surroundings
@@ -27,7 +26,7 @@ from linformers.files.checkpoints import Checkpoints
 from linformers.files.environment import describe_environment
 from linformers.files.folders import write_folder
 from linformers.files.run_folder import MODEL, RESULTS, Folder, best_weights, newest_checkpoint
-from linformers.files.settings import differences
+from linformers.files.settings import Count, Natural, Positive, RunSettings
 from linformers.files.sources import Source
 from linformers.training import tensors
 from linformers.training.arguments import training_arguments
@@ -44,15 +43,13 @@ from linformers.training.stopping import StopOnSignal, is_over, say_stopped
 KIND, PLAN = "linformers distil", "distil.json"
 
 
-@dataclass(frozen=True, kw_only=True)
-class DistilSettings:
+class DistilSettings(RunSettings):
     """A distillation run.
 
     Args:
         model: folder of the converted model, with any head; the head is not changed.
         teacher: folder or hub id of the encoder that it was converted from; of a classifier, the encoder.
         texts: files, folders or globs with text of the kind to come.
-        output: folder of the run.
         length: tokens of a sequence.
         steps: optimiser steps.
         batch_size: sequences a step.
@@ -72,30 +69,24 @@ class DistilSettings:
     model: str
     teacher: str
     texts: tuple[str, ...]
-    output: str
-    length: int = 512
-    steps: int = 1000
-    batch_size: int = 8
-    learning_rate: float = 3e-4
+    length: Annotated[int, Field(ge=8)] = 512
+    steps: Count = 1000
+    batch_size: Count = 8
+    learning_rate: Positive = 3e-4
     order: Literal["all", "greedy"] = "all"
-    evaluation_share: float = 0.02
-    evaluation_sequences: int = 32
-    evaluate_every: int = 100
-    save_every: int = 100
-    seed: int = 0
+    evaluation_share: Annotated[float, Field(gt=0, lt=1)] = 0.02
+    evaluation_sequences: Count = 32
+    evaluate_every: Count = 100
+    save_every: Count = 100
+    seed: Natural = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
     device: Literal["auto", "cpu"] = "auto"
 
-    def __post_init__(self) -> None:
-        check_choice("dtype", self.dtype, ("float32", "bfloat16"))
-        check_int("length", self.length, minimum=8)
-        check_int("evaluation_sequences", self.evaluation_sequences)
-        check_choice("order", self.order, ("all", "greedy"))
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         if not self.texts:
             raise ValueError("texts names no file; give some text of the kind to come")
-        if not 0 < self.evaluation_share < 1:
-            raise ValueError(f"evaluation_share={self.evaluation_share} must be above 0 and below 1")
-        self.training()
+        return self
 
     def training(self) -> TrainingRecipe:
         """What the trainer goes by."""
@@ -111,16 +102,6 @@ class DistilSettings:
             seed=self.seed,
             device=self.device,
         )
-
-    def as_json(self) -> str:
-        """What a run's folder keeps."""
-        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
-
-    def differences(self, plan: Path) -> list[str]:
-        """What the settings of another run, at this path, have that is different; its folder is none."""
-        before: Any = json.loads(plan.read_text(encoding="utf-8"))
-        now: Any = json.loads(self.as_json())
-        return differences({"dtype": "float32", **before, "output": ""}, {**now, "output": ""})
 
 
 class DistilTrainer(ResumableTrainer):

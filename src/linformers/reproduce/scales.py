@@ -1,20 +1,22 @@
 """What is run at a scale: ``recipes/reproduce/{smoke,laptop,paper}.yaml``, strict YAML like the pretraining recipes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import model_validator
+from typing_extensions import Self
+
 import linformers
-from linformers.checks import check_choice, check_int
-from linformers.files.settings import build, override, read_yaml
+from linformers.checks import check_choice
+from linformers.files.settings import Count, Natural, Positive, StrictModel, build, override, read_yaml
+from linformers.measure.contenders import Shape
 
 ScaleName = Literal["smoke", "laptop", "paper"]
 SCALES: tuple[ScaleName, ...] = ("smoke", "laptop", "paper")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Figure1Scale:
+class Figure1Scale(StrictModel):
     """Figure 1, the spectrum.
 
     Args:
@@ -27,19 +29,18 @@ class Figure1Scale:
 
     models: tuple[str, ...]
     texts: tuple[str, ...]
-    count: int
-    length: int = 512
-    index: int = 128
+    count: Count
+    length: Count = 512
+    index: Count = 128
 
 
-@dataclass(frozen=True, kw_only=True)
-class TimingScale:
+class TimingScale(StrictModel):
     """Figure 2 and Table 3: passes over random tokens.
 
     Args:
         lengths: n.
         dims: k.
-        shape: fields of ``linformers.measure.contenders.Shape``.
+        shape: of the encoders.
         fields: of LinformerConfig, for ours.
         memory: in which the largest batches are to fit.
         batch_tokens: what a sequence takes is measured in a batch of so many tokens; longer ones by themselves.
@@ -49,20 +50,19 @@ class TimingScale:
         dtype: of weights and activations.
     """
 
-    lengths: tuple[int, ...]
-    dims: tuple[int, ...]
-    shape: dict
+    lengths: tuple[Count, ...]
+    dims: tuple[Count, ...]
+    shape: Shape
     fields: dict
     memory: str = "16GB"
-    batch_tokens: int = 16384
-    repeats: int = 5
-    cell_seconds: float = 4.0
-    pass_limit: float = 150.0
+    batch_tokens: Count = 16384
+    repeats: Count = 5
+    cell_seconds: Positive = 4.0
+    pass_limit: Positive = 150.0
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Figure3Scale:
+class Figure3Scale(StrictModel):
     """Figure 3, pretraining.
 
     Args:
@@ -83,23 +83,22 @@ class Figure3Scale:
     cells: dict
     compare: dict
     changes: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = ()
+    seeds: tuple[Natural, ...] = ()
     seeded: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
     launch: tuple[str, ...] = ()
-    jobs: int = 1
-    rounds: int = 4
+    jobs: Count = 1
+    rounds: Count = 4
 
-    def __post_init__(self) -> None:
-        check_int("jobs", self.jobs)
-        check_int("rounds", self.rounds)
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         unknown = [name for name in self.seeded if name not in self.cells]
         if unknown:
             raise ValueError(f"seeded names {unknown[0]!r}, which is none of the cells: {', '.join(self.cells)}")
+        return self
 
 
-@dataclass(frozen=True, kw_only=True)
-class Table2Scale:
+class Table2Scale(StrictModel):
     """Table 2, classification.
 
     Args:
@@ -115,24 +114,25 @@ class Table2Scale:
 
     tasks: dict
     teacher: str | None = None
-    teacher_rate: float = 1e-4
-    student_rate: float = 2e-5
+    teacher_rate: Positive = 1e-4
+    student_rate: Positive = 2e-5
     students: dict
     more_students: dict
     scratch: tuple[str, ...] = ()
     encoders: dict
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         if self.teacher is None and not self.encoders:
             raise ValueError("teacher is missing, and there are no encoders either: give one of them")
+        return self
 
     def students_of(self, task: str) -> dict[str, Any]:
         """All of a task."""
         return {**self.students, **self.more_students.get(task, {})} if self.teacher is not None else {}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Scale:
+class Scale(StrictModel):
     """A whole scale.
 
     Args:
@@ -162,8 +162,7 @@ def load_scale(name: str, changes: Sequence[str] = ()) -> Scale:
     """Read a scale, and apply ``target.key=value``.
 
     Raises:
-        ValueError: no such scale or key, or a value out of range; the message names file and line.
-        TypeError: a value of the wrong type.
+        ValueError: no such scale or key, or a value that does not do; the message names file and line.
     """
     check_choice("scale", name, SCALES)
     data, places = read_yaml(recipes_folder() / "reproduce" / f"{name}.yaml")

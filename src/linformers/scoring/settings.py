@@ -1,11 +1,12 @@
 """What decides a scoring run."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from linformers.checks import check_choice, check_int
+from pydantic import Field, model_validator
+from typing_extensions import Self
+
+from linformers.files.settings import Count, StrictModel
 from linformers.files.sources import DocumentUnit
 
 Long = Literal["truncate", "windows"]
@@ -15,11 +16,10 @@ Engine = Literal["local", "ray"]
 Dtype = Literal["float32", "bfloat16"]
 
 # What may differ when a run is started again: it changes when and where rows are scored, not what they score.
-_HOW = ("model", "input", "output", "memory", "engine", "address", "workers", "restart")
+_HOW = {"model", "input", "output", "memory", "engine", "address", "workers", "restart"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reading:
+class Reading(StrictModel):
     """How a model reads texts.
 
     Args:
@@ -34,27 +34,23 @@ class Reading:
     """
 
     model: str
-    max_length: int | None = None
+    max_length: Count | None = None
     long: Long = "truncate"
     pool: Pool = "mean"
     embeddings: bool = False
     dtype: Dtype = "float32"
-    memory: int = 10**9
+    memory: Annotated[int, Field(ge=10**6)] = 10**9
 
-    def __post_init__(self) -> None:
-        for name, choices in (("long", Long), ("pool", Pool), ("dtype", Dtype)):
-            check_choice(name, getattr(self, name), get_args(choices))
-        if self.max_length is not None:
-            check_int("max_length", self.max_length)
-        check_int("memory", self.memory, 10**6)
+    @model_validator(mode="after")
+    def _check_model(self) -> Self:
         if not (Path(self.model) / "config.json").is_file():
             raise ValueError(
                 f"model={self.model!r} is no folder with a config.json; give that of a classifier or an encoder "
                 "(a model of the hub is downloaded first: hf download NAME --local-dir FOLDER)"
             )
+        return self
 
 
-@dataclass(frozen=True, kw_only=True)
 class ScoreSettings(Reading):
     """A scoring run; see `Reading` for the rest.
 
@@ -80,22 +76,16 @@ class ScoreSettings(Reading):
     id: tuple[str, ...] = ()
     documents: DocumentUnit = "file"
     format: Format = "parquet"
-    shard_rows: int = 4096
-    threshold: Mapping[str, float] = field(default_factory=dict)
-    limit_bytes: int = 10**7
+    shard_rows: Count = 4096
+    threshold: dict[str, float] = {}
+    limit_bytes: Count = 10**7
     engine: Engine = "local"
     address: str | None = None
-    workers: int | None = None
+    workers: Count | None = None
     restart: bool = False
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, choices in (("documents", DocumentUnit), ("format", Format), ("engine", Engine)):
-            check_choice(name, getattr(self, name), get_args(choices))
-        check_int("shard_rows", self.shard_rows)
-        check_int("limit_bytes", self.limit_bytes)
-        if self.workers is not None:
-            check_int("workers", self.workers)
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         if not self.input:
             raise ValueError("input is empty: give a file, a folder, a glob or a URL")
         for name in ("address", "workers"):
@@ -106,8 +96,9 @@ class ScoreSettings(Reading):
                 raise ValueError(f"threshold={label}={least:g} must be a probability above 0")
         if len(set(self.id)) < len(self.id):
             raise ValueError(f"id={', '.join(self.id)} names a column twice; name each once")
+        return self
 
     @property
     def deciding(self) -> dict[str, Any]:
         """The options that decide what a row scores, and which rows share a shard."""
-        return {name: value for name, value in asdict(self).items() if name not in _HOW}
+        return self.model_dump(exclude=_HOW)

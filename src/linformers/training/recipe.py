@@ -10,18 +10,29 @@
 process or on many: ``training.batch_size`` counts the sequences of a step over all of them.
 """
 
-import dataclasses
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from huggingface_hub.errors import StrictDataclassError
+from pydantic import BeforeValidator, ConfigDict, Field, GetPydanticSchema, model_validator
+from typing_extensions import Self, TypedDict
 
 from linformers.attention.sharing import PROJECTION_KINDS
-from linformers.checks import check_int, closest
-from linformers.files.settings import Places, build, differences, override, read_yaml
+from linformers.files.settings import (
+    Count,
+    Natural,
+    NonNegative,
+    Places,
+    Positive,
+    Share,
+    StrictModel,
+    build,
+    differences,
+    override,
+    read_yaml,
+)
 from linformers.files.sources import Source
 from linformers.models import LinformerConfig
 
@@ -30,16 +41,32 @@ _NOT_IN_RECIPES = ("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id")
 MODEL_FIELDS = tuple(name for name in LinformerConfig.__annotations__ if name not in (*_NOT_IN_RECIPES, "model_type"))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stage:
+def _without_tokenizer(fields: Any) -> Any:
+    for name in _NOT_IN_RECIPES:
+        if isinstance(fields, Mapping) and name in fields:
+            raise ValueError(f"{name}={fields[name]!r} comes from the tokenizer; leave it out")
+    return {} if fields is None else fields
+
+
+# The types are those of LinformerConfig, so that a mistake has its line and an editor knows the fields.
+_types = {name: LinformerConfig.__annotations__[name] for name in MODEL_FIELDS}
+_ModelFields = TypedDict("_ModelFields", _types, total=False)  # type: ignore[misc]
+_ModelFields.__pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # type: ignore[attr-defined]
+ModelRecipe = Annotated[
+    dict[str, Any],
+    GetPydanticSchema(lambda _, handler: handler(_ModelFields)),
+    BeforeValidator(_without_tokenizer),
+]
+
+
+class Stage(StrictModel):
     """A part of the run at one sequence length (tokens), which takes this share of the steps."""
 
     length: int
     share: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class DataRecipe:
+class DataRecipe(StrictModel):
     """What to learn from.
 
     Args:
@@ -59,31 +86,26 @@ class DataRecipe:
         workers: processes that prepare batches, for each training process.
     """
 
-    train: Literal["books"] | tuple[Source | str, ...]
+    train: tuple[Source | str, ...] | Literal["books"]
     evaluation: tuple[Source | str, ...] | None = None
-    evaluation_share: float = 0.05
-    evaluation_sequences: int = 256
-    length: int = 512
+    evaluation_share: Share = 0.05
+    evaluation_sequences: Count = 256
+    length: Annotated[int, Field(ge=8)] = 512
     stages: tuple[Stage, ...] = ()
     documents: Literal["joined", "apart"] = "joined"
     streaming: bool = False
-    mask_share: float = 0.15
+    mask_share: Share = 0.15
     whole_words: bool = False
     cache: str | None = None
-    max_reject_share: float = 0.01
-    workers: int = 0
+    max_reject_share: Share = 0.01
+    workers: Natural = 0
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         if not self.train:
             raise ValueError("train=[] names no source; give paths, or `train: books`")
         if self.evaluation is not None and not self.evaluation:
             raise ValueError("evaluation=[] names no source; give paths, or leave it out")
-        check_int("length", self.length, minimum=8)
-        check_int("evaluation_sequences", self.evaluation_sequences)
-        check_int("workers", self.workers, minimum=0)
-        for name in ("evaluation_share", "mask_share", "max_reject_share"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 0 and below 1")
         for stage in self.stages:
             if stage.length < 8 or self.length % stage.length:
                 raise ValueError(
@@ -97,6 +119,7 @@ class DataRecipe:
                 "streaming=true needs sources in train and in evaluation, and no stages: text that is not kept cannot "
                 "be set aside or cut again"
             )
+        return self
 
     def sources(self, which: Literal["train", "evaluation"]) -> list[Source]:
         """The sources, with plain paths made into them."""
@@ -106,8 +129,7 @@ class DataRecipe:
         return [Source(path=source) if isinstance(source, str) else source for source in chosen]
 
 
-@dataclass(frozen=True, kw_only=True)
-class TokenizerRecipe:
+class TokenizerRecipe(StrictModel):
     """Where the vocabulary comes from.
 
     Args:
@@ -119,18 +141,12 @@ class TokenizerRecipe:
     """
 
     path: str | None = None
-    vocab_size: int = 8192
-    min_frequency: int = 2
-    sample_characters: int = 200_000_000
-
-    def __post_init__(self) -> None:
-        check_int("vocab_size", self.vocab_size)
-        check_int("min_frequency", self.min_frequency)
-        check_int("sample_characters", self.sample_characters)
+    vocab_size: Count = 8192
+    min_frequency: Count = 2
+    sample_characters: Count = 200_000_000
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainingRecipe:
+class TrainingRecipe(StrictModel):
     """How long, how fast, and on what.
 
     Args:
@@ -163,55 +179,40 @@ class TrainingRecipe:
         seed: of weights, order, masks and dropout.
     """
 
-    steps: int
-    batch_size: int
-    learning_rate: float
-    micro_batch_size: int | None = None
+    steps: Count
+    batch_size: Count
+    learning_rate: Positive
+    micro_batch_size: Count | None = None
     schedule: Literal["linear", "cosine", "wsd"] = "linear"
-    warmup_share: float = 0.06
-    decay_share: float = 0.2
-    weight_decay: float = 0.01
-    beta1: float = 0.9
-    beta2: float = 0.98
-    epsilon: float = 1e-6
-    max_grad_norm: float = 1.0
-    evaluate_every: int = 1000
-    early_stopping: int | None = None
-    evaluation_batch_size: int = 16
-    save_every: int = 1000
-    keep_checkpoints: int = 2
-    log_every: int = 50
+    warmup_share: Share = 0.06
+    decay_share: Share = 0.2
+    weight_decay: NonNegative = 0.01
+    beta1: Share = 0.9
+    beta2: Share = 0.98
+    epsilon: Positive = 1e-6
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    evaluate_every: Count = 1000
+    early_stopping: Count | None = None
+    evaluation_batch_size: Count = 16
+    save_every: Count = 1000
+    keep_checkpoints: Annotated[int, Field(ge=2)] = 2
+    log_every: Count = 50
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     device: Literal["auto", "cpu"] = "auto"
     compile: bool = False
     activation_checkpointing: bool = False
     sharding: Literal["none", "full"] = "none"
-    sequence_parallel_size: int = 1
-    seed: int = 0
+    sequence_parallel_size: Count = 1
+    seed: Natural = 0
 
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "evaluate_every", "evaluation_batch_size", "save_every", "log_every"):
-            check_int(name, getattr(self, name))
-        check_int("sequence_parallel_size", self.sequence_parallel_size)
-        check_int("keep_checkpoints", self.keep_checkpoints, minimum=2)
-        check_int("seed", self.seed, minimum=0)
-        for name in ("micro_batch_size", "early_stopping"):
-            if getattr(self, name) is not None:
-                check_int(name, getattr(self, name))
-        for name in ("learning_rate", "epsilon", "max_grad_norm"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be above 0")
-        for name in ("warmup_share", "decay_share", "beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 0 and below 1")
-        if self.weight_decay < 0:
-            raise ValueError(f"weight_decay={self.weight_decay} must not be negative; 0 switches it off")
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         if self.schedule == "wsd" and self.warmup_share + self.decay_share > 1:
             raise ValueError(f"decay_share={self.decay_share} and warmup_share={self.warmup_share} exceed the run")
+        return self
 
 
-@dataclass(frozen=True, kw_only=True)
-class OutputRecipe:
+class OutputRecipe(StrictModel):
     """Where results go.
 
     Args:
@@ -223,22 +224,17 @@ class OutputRecipe:
     report_to: Literal["tensorboard", "none"] = "tensorboard"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(StrictModel):
     """A whole run; see the sections."""
 
     data: DataRecipe
     training: TrainingRecipe
     output: OutputRecipe
-    tokenizer: TokenizerRecipe = field(default_factory=TokenizerRecipe)
-    model: dict = field(default_factory=dict)
+    tokenizer: TokenizerRecipe = TokenizerRecipe()
+    model: ModelRecipe = {}
 
-    def __post_init__(self) -> None:
-        for key, value in self.model.items():
-            if key in _NOT_IN_RECIPES:
-                raise ValueError(f"model.{key}={value!r} comes from the tokenizer; leave it out")
-            if key not in MODEL_FIELDS:
-                raise ValueError(f"model.{key} is no field of the model.{closest(key, MODEL_FIELDS)}")
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         config = self.config(vocab_size=self.tokenizer.vocab_size)
         if config.max_position_embeddings < self.data.length:
             raise ValueError(
@@ -259,27 +255,26 @@ class Recipe:
                     f"{self.data.length} to a process; lower it"
                 )
         # With everything written out, a run is the same whatever later versions take as defaults.
-        resolved = {name: getattr(config, name) for name in MODEL_FIELDS}
-        object.__setattr__(self, "model", resolved)
+        object.__setattr__(self, "model", {name: getattr(config, name) for name in MODEL_FIELDS})
+        return self
 
     def config(self, *, vocab_size: int, **token_ids: int | None) -> LinformerConfig:
         """The model's configuration for a tokenizer.
 
         Raises:
             ValueError: a field that the configuration refuses.
-            TypeError: a field of the wrong type.
         """
         fields: dict[str, Any] = {"max_position_embeddings": self.data.length, **self.model, **token_ids}
         try:
             return LinformerConfig(vocab_size=vocab_size, **fields)
-        except StrictDataclassError as error:  # names the field on its first line, the reason on the next ones
-            raise TypeError(f"model: {' '.join(str(error).split())}") from error
-        except (ValueError, TypeError) as error:
-            raise type(error)(f"model: {error}") from error
+        except (ValueError, TypeError) as error:  # of transformers in several lines
+            text = " ".join(str(error).split())
+            between = "." if re.match(r"\w*", text)[0] in MODEL_FIELDS else ": "  # type: ignore[index]
+            raise ValueError(f"model{between}{text}") from error
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, every default written out."""
-        return _plain(dataclasses.asdict(self))
+        return self.model_dump(mode="json")
 
     def as_yaml(self) -> str:
         """The resolved recipe; ``load_recipe`` reads it back to an equal one."""
@@ -294,23 +289,16 @@ class Recipe:
         return differences(before, now)
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe and apply ``section.key=value`` overrides.
 
     Raises:
-        ValueError: an unknown or missing key, or a value out of range; the message names file and line.
-        TypeError: a value of the wrong type.
+        ValueError: an unknown or missing key, or a value that does not do; the message names file and line.
         OSError: no such file.
     """
     data, places = _read(Path(path), ())
     override(data, places, overrides)
-    return make_recipe(data, places)
+    return build(Recipe, data, places)
 
 
 def _read(path: Path, readers: tuple[Path, ...]) -> tuple[dict[str, Any], Places]:
@@ -325,7 +313,7 @@ def _read(path: Path, readers: tuple[Path, ...]) -> tuple[dict[str, Any], Places
     if base is None:
         return data, places
     if not isinstance(base, str):
-        raise TypeError(f"{places['like']}: like={base!r} must be the path of a recipe")
+        raise ValueError(f"{places['like']}: like={base!r} must be the path of a recipe")
     below, below_places = _read(path.parent / base, (*readers, path))
     return _merge(below, data), {**below_places, **places}
 
@@ -336,8 +324,3 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
         merged[key] = _merge(merged[key], value) if both else value
     return merged
-
-
-def make_recipe(data: Mapping[str, Any], places: Places | None = None) -> Recipe:
-    """A recipe from plain values."""
-    return build(Recipe, data, places or {})
