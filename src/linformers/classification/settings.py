@@ -2,8 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
-from typing_extensions import Self
+from pydantic import Field
 
 from linformers.data.examples import Columns
 from linformers.data.tasks_rules import Kind
@@ -16,42 +15,44 @@ class FinetuneSettings(RunSettings):
     """A fine-tuning run.
 
     Args:
-        model: folder or hub id of an encoder that transformers loads; weights as safetensors.
-        task: ``sst2``, ``imdb``, ``qnli``, ``qqp``, or a file of training rows (JSONL, CSV, TSV, Parquet); of images or
-            recordings a folder with a subfolder for each class, or a Parquet file.
-        modality: what the rows are: ``text``, ``image`` or ``audio``.
-        data: folder with a named task's files; None = the Hugging Face hub.
-        extra_train: files with more training rows.
-        validation: file of the rows that choose the step; None = set aside from the training rows.
-        test: file of the rows that results are reported on; None = a named task's own, else the validation rows.
-        text: column of the text, image or recording; None = found by itself, as for the next two.
-        pair: column of the second text.
-        label: column of the label.
-        kind: ``single_label``, ``multi_label`` or ``regression``; None = told by the labels.
-        train_size: rows to train on, a subset that keeps the shares of the labels; None = all.
-        validation_size: likewise; where rows are set aside, None = a tenth, at most 1,000.
-        test_size: likewise.
-        split_seed: of the subsets and of the rows set aside.
-        max_reject_share: stop when more of the rows are unusable.
-        teacher: a classifier for the same classes, with the same tokenizer, layers and width, to imitate; None = none.
-        hidden_weight: of the distance to the teacher's hidden states in the loss.
-        logits_weight: of the distance to its predictions.
-        class_weights: ``balanced`` counts an error on a rare class as much as one on a frequent class.
-        max_length: tokens of the longest input, which is cut there; None = what the model can, at most 512.
-        epochs: passes over the training rows.
-        batch_size: rows a step.
-        evaluation_batch_size: rows at once without gradients.
-        learning_rate: the peak of AdamW's rate; then a line to 0.
-        warmup_share: share of the steps in which the rate rises.
-        weight_decay: of AdamW, on matrices only.
-        max_grad_norm: gradients are clipped to this norm.
-        evaluate_every: steps between evaluations; None = an epoch.
-        early_stopping: stop after so many evaluations without a better one; None = never.
-        save_every: steps between checkpoints; a crash loses at most this.
-        seed: of everything random in training.
-        dtype: of the weights while they are trained, whatever they were stored in; ``bfloat16`` halves the memory and
-            learns less well.
-        device: ``auto`` takes a GPU where there is one.
+        model: Path or hub id of an encoder that transformers loads; weights as safetensors.
+        task: The task: ``sst2``, ``imdb``, ``qnli``, ``qqp``, or a file of training rows (JSONL, CSV, TSV, Parquet); of
+            images or recordings a folder with a subfolder for each class, or a Parquet file.
+        modality: The kind of input: ``text``, ``image`` or ``audio``.
+        data: Path of the folder with a named task's files; None = the Hugging Face hub.
+        extra_train: Paths of files with more training rows.
+        validation: Path of the file of the rows that choose the step; None = set aside from the training rows.
+        test: Path of the file of the rows that results are reported on; None = a named task's own, else the validation
+            rows.
+        text: The column of the text, image or recording; None = found by itself, as for the next two.
+        pair: The column of the second text.
+        label: The column of the label.
+        kind: The kind of labels: ``single_label``, ``multi_label`` or ``regression``; None = told by the labels.
+        train_size: Rows to train on, a subset that keeps the shares of the labels; None = all.
+        validation_size: Rows to validate on; None = all, or where rows are set aside a tenth, at most 1,000.
+        test_size: Rows to test on; None = all.
+        split_seed: The seed of the subsets and of the rows set aside.
+        max_reject_share: The largest share of unusable rows; with more the run stops.
+        teacher: A classifier for the same classes, with the same tokenizer, layers and width, to imitate; None = none.
+        hidden_weight: The weight of the distance to the teacher's hidden states in the loss.
+        logits_weight: The weight of the distance to its predictions.
+        class_weights: The weights of classes: ``balanced`` counts an error on a rare class as much as one on a
+            frequent class.
+        max_length: Tokens of the longest input, which is cut there; None = what the model can, at most 512.
+        epochs: Passes over the training rows.
+        batch_size: Rows a step.
+        evaluation_batch_size: Rows at once without gradients.
+        learning_rate: The peak of AdamW's rate; then a line to 0.
+        warmup_share: The share of the steps in which the rate rises.
+        weight_decay: AdamW's weight decay, on matrices only.
+        max_grad_norm: The norm to which gradients are clipped.
+        evaluate_every: Steps between evaluations; None = an epoch.
+        early_stopping: Evaluations without a better one after which the run stops; None = never.
+        save_every: Steps between checkpoints; a crash loses at most this.
+        seed: The seed of everything random in training.
+        dtype: The type of the weights while they are trained, whatever they were stored in; ``bfloat16`` halves the
+            memory and learns less well.
+        device: The device: ``auto`` takes a GPU where there is one.
     """
 
     model: str
@@ -89,8 +90,7 @@ class FinetuneSettings(RunSettings):
     dtype: Literal["float32", "bfloat16"] = "float32"
     device: Literal["auto", "cpu"] = "auto"
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> None:
         for name in ("data", "pair", "max_length", "teacher") if self.modality != "text" else ():
             if getattr(self, name) is not None:
                 raise ValueError(
@@ -100,7 +100,6 @@ class FinetuneSettings(RunSettings):
             raise ValueError(
                 f"teacher={self.teacher!r} has no effect: hidden_weight and logits_weight are 0; raise one"
             )
-        return self
 
     @property
     def columns(self) -> Columns:

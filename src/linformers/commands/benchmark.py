@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import model_validator
 from rich.console import Console
-from typing_extensions import Self
 
 from linformers.checks import check_int
 from linformers.files.run_folder import RESULTS
@@ -28,16 +26,17 @@ class Settings(StrictModel):
     """How cells are measured.
 
     Args:
-        batch_size: sequences at once.
-        memory: instead, take the largest batch whose weights and peak fit into so many bytes.
-        device: ``cpu`` or ``cuda``.
-        dtype: of weights and activations.
-        compile: by ``torch.compile``.
-        training: forward, backward and a step of AdamW instead of a forward pass.
-        repeats: passes of a cell at most; the first is not counted.
-        cell_seconds: no further pass of a cell starts after this.
-        pass_limit: leave out cells where a pass would take longer, judged by shorter lengths; seconds.
-        seed: of weights and tokens.
+        batch_size: Sequences at once.
+        memory: Bytes that weights and peak may take: the largest batch that fits is measured, whatever ``batch_size``.
+        device: The device: ``cpu`` or ``cuda``.
+        dtype: The type of weights and activations.
+        compile: Whether the encoder runs through ``torch.compile``.
+        training: Whether a pass is forward, backward and a step of AdamW, not forward alone.
+        repeats: Passes of a cell at most; the first is not counted.
+        cell_seconds: Seconds after which no further pass of a cell starts.
+        pass_limit: Seconds of the longest pass; cells where one would take longer, judged by shorter lengths, are left
+            out.
+        seed: The seed of weights and tokens.
     """
 
     batch_size: Count = 1
@@ -51,11 +50,9 @@ class Settings(StrictModel):
     pass_limit: Positive = 120.0
     seed: int = 0
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> None:
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("device='cuda', but PyTorch sees no GPU here: use cpu, or a CUDA build of PyTorch")
-        return self
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,11 +9,10 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
+from pydantic import Field
 from rich.console import Console
 from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerState
-from typing_extensions import Self
 
 from linformers.convert.interface import exact_length
 from linformers.convert.load import longest_input
@@ -47,23 +46,24 @@ class DistilSettings(RunSettings):
     """A distillation run.
 
     Args:
-        model: folder of the converted model, with any head; the head is not changed.
-        teacher: folder or hub id of the encoder that it was converted from; of a classifier, the encoder.
-        texts: files, folders or globs with text of the kind to come.
-        length: tokens of a sequence.
-        steps: optimiser steps.
-        batch_size: sequences a step.
-        learning_rate: the peak of AdamW's rate; then a cosine to 0.
-        order: ``all`` layers are linear from the start, or ``greedy``: one after another over the first half of the
-            steps, that first which loses least by it, while softmax attention stands in for the others.
-        evaluation_share: of the text, set aside to measure on.
-        evaluation_sequences: at most so many of them are read.
-        evaluate_every: steps between evaluations.
-        save_every: steps between checkpoints; a crash loses at most this.
-        seed: of the order.
-        dtype: of the weights while they are trained, whatever they were stored in; ``bfloat16`` halves the memory and
-            learns less well.
-        device: ``auto`` takes a GPU where there is one.
+        model: Path of the folder of the converted model, with any head; the head is not changed.
+        teacher: Path or hub id of the encoder that it was converted from; of a classifier, the encoder.
+        texts: Paths of files or folders, or globs, with text of the kind to come.
+        length: Tokens of a sequence.
+        steps: Steps of the optimiser.
+        batch_size: Sequences a step.
+        learning_rate: The peak of AdamW's rate; then a cosine to 0.
+        order: The order of the layers: ``all`` are linear from the start, or ``greedy``: one after another over the
+            first half of the steps, that first which loses least by it, while softmax attention stands in for the
+            others.
+        evaluation_share: The share of the text that is set aside to measure on.
+        evaluation_sequences: The most of its sequences that are read.
+        evaluate_every: Steps between evaluations.
+        save_every: Steps between checkpoints; a crash loses at most this.
+        seed: The seed of the order.
+        dtype: The type of the weights while they are trained, whatever they were stored in; ``bfloat16`` halves the
+            memory and learns less well.
+        device: The device: ``auto`` takes a GPU where there is one.
     """
 
     model: str
@@ -82,11 +82,9 @@ class DistilSettings(RunSettings):
     dtype: Literal["float32", "bfloat16"] = "float32"
     device: Literal["auto", "cpu"] = "auto"
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> None:
         if not self.texts:
             raise ValueError("texts names no file; give some text of the kind to come")
-        return self
 
     def training(self) -> TrainingRecipe:
         """What the trainer goes by."""

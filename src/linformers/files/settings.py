@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from typing_extensions import Self
 
 from linformers.checks import closest
 
@@ -25,17 +26,16 @@ _MESSAGES = {
     "missing": "{name} is missing; give it",
     "int_type": "{name}={value!r} must be a whole number",
     "float_type": "{name}={value!r} must be a number",
-    "finite_number": "{name}={value!r} must be a number, and a finite one",
+    "finite_number": "{name}={value!r} must be a finite number",
     "bool_type": "{name}={value!r} must be true or false",
     "string_type": "{name}={value!r} must be text",
     "greater_than_equal": "{name} must be at least {ge:g}, got {value!r}: give a larger one.",
     "greater_than": "{name}={value!r} must be above {gt:g}",
     "less_than": "{name}={value!r} must be below {lt:g}",
-    "less_than_equal": "{name}={value!r} must be at most {le:g}",
     "tuple_type": "{name} must be a list, got {value!r}; write [{value}]",
-    "model_type": "{name} must be a section with keys below it, got {value!r}",
-    "dict_type": "{name} must be a section with keys below it, got {value!r}",
-    "dataclass_type": "{name} must be a section with keys below it, got {value!r}",
+    **dict.fromkeys(
+        ("model_type", "dict_type", "dataclass_type"), "{name} must be a section with keys below it, got {value!r}"
+    ),
 }
 
 
@@ -65,6 +65,14 @@ class StrictModel(BaseModel):
         if not isinstance(data, Mapping):
             return {} if data is None else data
         return {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+
+    @model_validator(mode="after")
+    def _checked(self) -> Self:
+        self._check()
+        return self
+
+    def _check(self) -> None:
+        """Raise ``ValueError``, with a text that begins with a key, where values do not go together."""
 
 
 class RunSettings(StrictModel):

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from huggingface_hub.errors import StrictDataclassError
-from pydantic import Field, model_validator
+from pydantic import Field
 from transformers import AutoConfig
-from typing_extensions import Self
 
 from linformers.checks import check_choice, check_heads
 from linformers.files.settings import Count, StrictModel
@@ -37,11 +36,11 @@ class Shape(StrictModel):
     """What all contenders share.
 
     Args:
-        hidden_size: width of the encoder.
-        num_hidden_layers: layers.
-        num_attention_heads: heads in a layer.
-        intermediate_size: width of the feed-forward layers; None = four times ``hidden_size``.
-        vocab_size: tokens of the vocabulary.
+        hidden_size: Width of the encoder.
+        num_hidden_layers: Layers.
+        num_attention_heads: Heads in a layer.
+        intermediate_size: Width of the feed-forward layers; None = four times ``hidden_size``.
+        vocab_size: Tokens of the vocabulary.
     """
 
     hidden_size: Count = 768
@@ -50,12 +49,10 @@ class Shape(StrictModel):
     intermediate_size: Count | None = None
     vocab_size: Annotated[int, Field(ge=64)] = 50265
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> None:
         check_heads(self.hidden_size, self.num_attention_heads)
         if self.intermediate_size is None:
             object.__setattr__(self, "intermediate_size", 4 * self.hidden_size)
-        return self
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,9 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import model_validator
-from typing_extensions import Self
-
 import linformers
 from linformers.checks import check_choice
 from linformers.files.settings import Count, Natural, Positive, StrictModel, build, override, read_yaml
@@ -20,11 +17,11 @@ class Figure1Scale(StrictModel):
     """Figure 1, the spectrum.
 
     Args:
-        models: folders or hub ids of encoders; ``minilm`` is all-MiniLM-L6-v2 from its package, ``tiny`` is random.
-        texts: of ``linformers.reproduce.figure1.TEXTS``; without --data, the books that ship with the package.
-        count: of each kind of text.
-        length: tokens of a text.
-        index: of the heat map.
+        models: Paths or hub ids of encoders; ``minilm`` is all-MiniLM-L6-v2 from its package, ``tiny`` is random.
+        texts: Names of ``linformers.reproduce.figure1.TEXTS``; without --data, the books that ship with the package.
+        count: Texts of each kind.
+        length: Tokens of a text.
+        index: The singular value that the heat map shows.
     """
 
     models: tuple[str, ...]
@@ -38,16 +35,16 @@ class TimingScale(StrictModel):
     """Figure 2 and Table 3: passes over random tokens.
 
     Args:
-        lengths: n.
-        dims: k.
-        shape: of the encoders.
-        fields: of LinformerConfig, for ours.
-        memory: in which the largest batches are to fit.
-        batch_tokens: what a sequence takes is measured in a batch of so many tokens; longer ones by themselves.
-        repeats: passes of a cell at most; the first does not count.
-        cell_seconds: no further pass of a cell starts after this.
-        pass_limit: leave out cells with longer passes, in seconds.
-        dtype: of weights and activations.
+        lengths: Lengths n, in tokens.
+        dims: Numbers of slots k.
+        shape: The shape of the encoders.
+        fields: Fields of LinformerConfig, for ours.
+        memory: The memory in which the largest batches are to fit.
+        batch_tokens: Tokens of the batch in which the memory of a sequence is measured; longer ones go by themselves.
+        repeats: Passes of a cell at most; the first does not count.
+        cell_seconds: Seconds after which no further pass of a cell starts.
+        pass_limit: Seconds of the longest pass; cells with longer ones are left out.
+        dtype: The type of weights and activations.
     """
 
     lengths: tuple[Count, ...]
@@ -66,17 +63,17 @@ class Figure3Scale(StrictModel):
     """Figure 3, pretraining.
 
     Args:
-        recipes: folder of the recipes, below ``recipes/``.
-        cells: by name, a recipe and changes to it.
-        changes: to all of them.
-        seeds: further ones, of the cells in ``seeded``.
-        seeded: names of cells; ``x-seed1`` is ``x`` with another seed.
-        compare: for the claims, names of the cells ``softmax``, ``control`` (no attention), ``quarter`` (k = n/4),
+        recipes: The folder of the recipes, below ``recipes/``.
+        cells: A recipe and changes to it, by the cell's name.
+        changes: Changes to all of them.
+        seeds: Further seeds, of the cells in ``seeded``.
+        seeded: Names of cells; ``x-seed1`` is ``x`` with another seed.
+        compare: Names of the cells that claims compare: ``softmax``, ``control`` (no attention), ``quarter`` (k = n/4),
             ``unshared`` and ``layerwise``; ``dims``: by growing k; ``lengths``: by growing n at one k.
-        sources: of the text, below --data; none = what the recipes say.
-        launch: module and options that run ``linformers pretrain``; none = this process.
-        jobs: runs at a time.
-        rounds: of measuring steps.
+        sources: Paths of the text, below --data; none = what the recipes say.
+        launch: The module and options that run ``linformers pretrain``; none = this process.
+        jobs: Runs at a time.
+        rounds: Rounds of measuring steps.
     """
 
     recipes: str
@@ -90,26 +87,25 @@ class Figure3Scale(StrictModel):
     jobs: Count = 1
     rounds: Count = 4
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> None:
         unknown = [name for name in self.seeded if name not in self.cells]
         if unknown:
             raise ValueError(f"seeded names {unknown[0]!r}, which is none of the cells: {', '.join(self.cells)}")
-        return self
 
 
 class Table2Scale(StrictModel):
     """Table 2, classification.
 
     Args:
-        tasks: by name, options of ``linformers finetune``; ``student_epochs`` are those of students.
-        teacher: what is fine-tuned and converted: as ``models`` of Figure 1; none = no conversion.
-        teacher_rate: its learning rate, and that of ``encoders``.
-        student_rate: a student starts where its teacher stands; at the teacher's rate it would lose that.
-        students: by name, arguments of ``to_linformer``.
-        more_students: by task, further ones.
-        scratch: tasks where a converted shape with random weights is trained as long as a student.
-        encoders: by name, cells of Figure 3 that are fine-tuned.
+        tasks: Options of ``linformers finetune`` by task; ``student_epochs`` are those of students.
+        teacher: The model that is fine-tuned and converted, as ``models`` of Figure 1; none = no conversion.
+        teacher_rate: The learning rate of the teacher, and of ``encoders``.
+        student_rate: The learning rate of a student: it starts where its teacher stands, and would lose that at the
+            teacher's rate.
+        students: Arguments of ``to_linformer``, by the student's name.
+        more_students: Further students, by task.
+        scratch: Tasks where a converted shape with random weights is trained as long as a student.
+        encoders: Cells of Figure 3 that are fine-tuned, by name.
     """
 
     tasks: dict
@@ -121,11 +117,9 @@ class Table2Scale(StrictModel):
     scratch: tuple[str, ...] = ()
     encoders: dict
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> None:
         if self.teacher is None and not self.encoders:
             raise ValueError("teacher is missing, and there are no encoders either: give one of them")
-        return self
 
     def students_of(self, task: str) -> dict[str, Any]:
         """All of a task."""
@@ -136,9 +130,14 @@ class Scale(StrictModel):
     """A whole scale.
 
     Args:
-        about: in a sentence, what can be expected of it.
-        decides: whether claims can be decided at it at all.
-        needs_gpu: whether training is out of reach without one.
+        about: A sentence that says what can be expected of it.
+        figure1: The spectrum.
+        figure2: The times by length.
+        table3: The times and memory by length and k.
+        figure3: The pretraining.
+        table2: The classification.
+        decides: Whether claims can be decided at it at all.
+        needs_gpu: Whether training is out of reach without a GPU.
     """
 
     about: str

@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
-from typing_extensions import Self
+from pydantic import Field
 
 from linformers.files.settings import Count, StrictModel
 from linformers.files.sources import DocumentUnit
@@ -23,14 +22,14 @@ class Reading(StrictModel):
     """How a model reads texts.
 
     Args:
-        model: folder of a classifier or an encoder: safetensors, or an export (``model.onnx``).
-        max_length: tokens that are read at once, special ones included; None = as many as the model takes.
-        long: of a longer document, ``truncate`` reads the beginning, ``windows`` all of it in pieces.
-        pool: how the pieces' probabilities become the document's: their ``mean``, weighted by tokens, or each label's
-            ``max``. Embeddings are always averaged.
-        embeddings: whether a classifier gives the mean of its last hidden states, too; an encoder always does.
-        dtype: of the arithmetic; ``bfloat16`` is several times faster where the machine has it, and less exact.
-        memory: bytes that a batch may take beside the model, roughly.
+        model: Path of the folder of a classifier or an encoder: safetensors, or an export (``model.onnx``).
+        max_length: Tokens that are read at once, special ones included; None = as many as the model takes.
+        long: The reading of a longer document: ``truncate`` reads the beginning, ``windows`` all of it in pieces.
+        pool: The way from the pieces' probabilities to the document's: their ``mean``, weighted by tokens, or each
+            label's ``max``. Embeddings are always averaged.
+        embeddings: Whether a classifier gives the mean of its last hidden states, too; an encoder always does.
+        dtype: The type of the arithmetic; ``bfloat16`` is several times faster where the machine has it, less exact.
+        memory: Bytes that a batch may take beside the model, roughly.
     """
 
     model: str
@@ -41,33 +40,31 @@ class Reading(StrictModel):
     dtype: Dtype = "float32"
     memory: Annotated[int, Field(ge=10**6)] = 10**9
 
-    @model_validator(mode="after")
-    def _check_model(self) -> Self:
+    def _check(self) -> None:
         if not (Path(self.model) / "config.json").is_file():
             raise ValueError(
                 f"model={self.model!r} is no folder with a config.json; give that of a classifier or an encoder "
                 "(a model of the hub is downloaded first: hf download NAME --local-dir FOLDER)"
             )
-        return self
 
 
 class ScoreSettings(Reading):
     """A scoring run; see `Reading` for the rest.
 
     Args:
-        input: files, folders, globs and fsspec URLs.
-        output: folder of the run.
-        text: column of the texts; None = found by its usual name.
-        id: columns to carry over; none = the file and the row.
-        documents: what one document is in a ``.txt`` file.
-        format: of the shards.
-        shard_rows: rows of a shard at most, and the work that a kill costs.
-        threshold: least probability of a label from which a row is flagged for review.
-        limit_bytes: a larger document is rejected.
-        engine: ``local`` or ``ray``.
-        address: of a Ray cluster; None starts Ray on this machine.
-        workers: processes that hold a model each (Ray); None = one a GPU, or one less than the CPUs.
-        restart: forget what the output folder holds of an earlier run.
+        input: Paths of files and folders, globs and fsspec URLs.
+        output: Path of the run folder.
+        text: The column of the texts; None = found by its usual name.
+        id: Columns to carry over; none = the file and the row.
+        documents: The unit that is one document in a ``.txt`` file.
+        format: The format of the shards.
+        shard_rows: Rows of a shard at most, and the work that a kill costs.
+        threshold: The least probability from which a row is flagged for review, by label.
+        limit_bytes: The size from which a document is rejected.
+        engine: The engine: ``local`` or ``ray``.
+        address: The address of a Ray cluster; None starts Ray on this machine.
+        workers: Processes that hold a model each (Ray); None = one a GPU, or one less than the CPUs.
+        restart: Whether to forget what the output folder holds of an earlier run.
     """
 
     input: tuple[str, ...]
@@ -84,8 +81,8 @@ class ScoreSettings(Reading):
     workers: Count | None = None
     restart: bool = False
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> None:
+        super()._check()
         if not self.input:
             raise ValueError("input is empty: give a file, a folder, a glob or a URL")
         for name in ("address", "workers"):
@@ -96,7 +93,6 @@ class ScoreSettings(Reading):
                 raise ValueError(f"threshold={label}={least:g} must be a probability above 0")
         if len(set(self.id)) < len(self.id):
             raise ValueError(f"id={', '.join(self.id)} names a column twice; name each once")
-        return self
 
     @property
     def deciding(self) -> dict[str, Any]:

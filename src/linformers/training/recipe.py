@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, ConfigDict, Field, GetPydanticSchema, model_validator
-from typing_extensions import Self, TypedDict
+from pydantic import BeforeValidator, ConfigDict, Field, GetPydanticSchema
+from typing_extensions import TypedDict
 
 from linformers.attention.sharing import PROJECTION_KINDS
 from linformers.files.settings import (
@@ -70,20 +70,21 @@ class DataRecipe(StrictModel):
     """What to learn from.
 
     Args:
-        train: ``books`` (the sixteen that ship with the package), or sources: paths, or ``path`` with ``weight``,
-            ``text_column`` and ``documents``.
-        evaluation: sources of held-out text; None sets ``evaluation_share`` of the training text aside.
-        evaluation_share: of the tokens of each source.
-        evaluation_sequences: at most so many are evaluated, spread evenly; the same ones, masked the same, always.
-        length: tokens in a sequence.
-        stages: shorter sequences first, as many at once as fill ``length``; their shares add up to 1.
-        documents: ``joined`` fills sequences across documents (RoBERTa's FULL-SENTENCES), ``apart`` never does.
-        streaming: read the sources anew in each epoch, without a cache on disk.
-        mask_share: share of the tokens to predict.
-        whole_words: mask whole words, not single tokens.
-        cache: folder of tokenised text, shared by all runs; None = the user's cache folder.
-        max_reject_share: stop when more of the records than this cannot be read.
-        workers: processes that prepare batches, for each training process.
+        train: The text to learn from: ``books`` (the sixteen that ship with the package), or sources: paths, or
+            ``path`` with ``weight``, ``text_column`` and ``documents``.
+        evaluation: Sources of held-out text; None sets ``evaluation_share`` of the training text aside.
+        evaluation_share: The share of each source's tokens that is set aside.
+        evaluation_sequences: The most sequences that are evaluated, spread evenly; always the same ones, masked alike.
+        length: Tokens in a sequence.
+        stages: Parts of the run, shorter sequences first, as many at once as fill ``length``; the shares add up to 1.
+        documents: The packing: ``joined`` fills sequences across documents (RoBERTa's FULL-SENTENCES), ``apart`` never
+            does.
+        streaming: Whether the sources are read anew in each epoch, without a cache on disk.
+        mask_share: The share of the tokens to predict.
+        whole_words: Whether whole words are masked, not single tokens.
+        cache: Path of the folder of tokenised text, shared by all runs; None = the user's cache folder.
+        max_reject_share: The largest share of records that cannot be read; with more the run stops.
+        workers: Processes that prepare batches, for each training process.
     """
 
     train: tuple[Source | str, ...] | Literal["books"]
@@ -100,8 +101,7 @@ class DataRecipe(StrictModel):
     max_reject_share: Share = 0.01
     workers: Natural = 0
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> None:
         if not self.train:
             raise ValueError("train=[] names no source; give paths, or `train: books`")
         if self.evaluation is not None and not self.evaluation:
@@ -119,7 +119,6 @@ class DataRecipe(StrictModel):
                 "streaming=true needs sources in train and in evaluation, and no stages: text that is not kept cannot "
                 "be set aside or cut again"
             )
-        return self
 
     def sources(self, which: Literal["train", "evaluation"]) -> list[Source]:
         """The sources, with plain paths made into them."""
@@ -133,11 +132,11 @@ class TokenizerRecipe(StrictModel):
     """Where the vocabulary comes from.
 
     Args:
-        path: folder of a saved tokenizer (any fast one with a mask token), or its id on the Hugging Face hub; None
-            trains a byte-level BPE on the training text.
-        vocab_size: of the one to train.
-        min_frequency: pairs seen less often are not merged.
-        sample_characters: train on about so much of the text.
+        path: Path of the folder of a saved tokenizer (any fast one with a mask token), or its id on the Hugging Face
+            hub; None trains a byte-level BPE on the training text.
+        vocab_size: Tokens of the vocabulary to train.
+        min_frequency: The least count of a pair of tokens that is merged.
+        sample_characters: Characters to train on, roughly.
     """
 
     path: str | None = None
@@ -150,33 +149,34 @@ class TrainingRecipe(StrictModel):
     """How long, how fast, and on what.
 
     Args:
-        steps: optimiser steps.
-        batch_size: sequences of ``data.length`` tokens a step, over all processes.
-        micro_batch_size: sequences that a process takes at once; gradients of several are added up. None = its whole
+        steps: Steps of the optimiser.
+        batch_size: Sequences of ``data.length`` tokens a step, over all processes.
+        micro_batch_size: Sequences that a process takes at once; gradients of several are added up. None = its whole
             share of the batch.
-        learning_rate: the peak of AdamW's rate.
-        schedule: after the warm-up: ``linear`` or ``cosine`` to 0, or ``wsd`` (stable, then linear to 0).
-        warmup_share: share of the steps in which the rate rises.
-        decay_share: share of the steps in which ``wsd`` falls.
-        weight_decay: of AdamW, on matrices only.
-        beta1: of AdamW.
-        beta2: of AdamW.
-        epsilon: of AdamW.
-        max_grad_norm: gradients are clipped to this norm.
-        evaluate_every: steps between evaluations; there is always one at the end.
-        early_stopping: stop after so many evaluations without a better one; None = never.
-        evaluation_batch_size: sequences that a process evaluates at once.
-        save_every: steps between checkpoints; a crash loses at most this.
-        keep_checkpoints: older ones are removed.
-        log_every: steps between entries of the training loss.
-        precision: ``auto`` is bfloat16 on GPUs that have it, float32 elsewhere.
-        device: ``auto`` takes a GPU where there is one.
-        compile: run the layers through torch.compile.
-        activation_checkpointing: keep the input of each layer only and compute the rest again; for long sequences
-            ``model.stream_chunk_size`` saves more.
-        sharding: ``none`` keeps weights and optimiser on every process (DDP), ``full`` spreads them (FSDP2).
-        sequence_parallel_size: processes that share each sequence; must divide their number.
-        seed: of weights, order, masks and dropout.
+        learning_rate: The peak of AdamW's rate.
+        schedule: The rate after the warm-up: ``linear`` or ``cosine`` to 0, or ``wsd`` (stable, then linear to 0).
+        warmup_share: The share of the steps in which the rate rises.
+        decay_share: The share of the steps in which ``wsd`` falls.
+        weight_decay: AdamW's weight decay, on matrices only.
+        beta1: AdamW's decay of the mean of gradients.
+        beta2: AdamW's decay of the mean of their squares.
+        epsilon: AdamW's addend to the denominator.
+        max_grad_norm: The norm to which gradients are clipped.
+        evaluate_every: Steps between evaluations; there is always one at the end.
+        early_stopping: Evaluations without a better one after which the run stops; None = never.
+        evaluation_batch_size: Sequences that a process evaluates at once.
+        save_every: Steps between checkpoints; a crash loses at most this.
+        keep_checkpoints: Checkpoints to keep; older ones are removed.
+        log_every: Steps between entries of the training loss.
+        precision: The number format: ``auto`` is bfloat16 on GPUs that have it, float32 elsewhere.
+        device: The device: ``auto`` takes a GPU where there is one.
+        compile: Whether the layers run through torch.compile.
+        activation_checkpointing: Whether only the input of each layer is kept and the rest computed again; for long
+            sequences ``model.stream_chunk_size`` saves more.
+        sharding: The place of weights and optimiser: ``none`` keeps them on every process (DDP), ``full`` spreads them
+            (FSDP2).
+        sequence_parallel_size: Processes that share each sequence; must divide their number.
+        seed: The seed of weights, order, masks and dropout.
     """
 
     steps: Count
@@ -205,19 +205,17 @@ class TrainingRecipe(StrictModel):
     sequence_parallel_size: Count = 1
     seed: Natural = 0
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> None:
         if self.schedule == "wsd" and self.warmup_share + self.decay_share > 1:
             raise ValueError(f"decay_share={self.decay_share} and warmup_share={self.warmup_share} exceed the run")
-        return self
 
 
 class OutputRecipe(StrictModel):
     """Where results go.
 
     Args:
-        folder: of the run. The same folder and recipe again go on where the run stopped.
-        report_to: ``tensorboard``, or ``none``.
+        folder: Path of the run folder. The same folder and recipe again go on where the run stopped.
+        report_to: The log of losses: ``tensorboard``, or ``none``.
     """
 
     folder: str
@@ -233,8 +231,7 @@ class Recipe(StrictModel):
     tokenizer: TokenizerRecipe = TokenizerRecipe()
     model: ModelRecipe = {}
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> None:
         config = self.config(vocab_size=self.tokenizer.vocab_size)
         if config.max_position_embeddings < self.data.length:
             raise ValueError(
@@ -256,7 +253,6 @@ class Recipe(StrictModel):
                 )
         # With everything written out, a run is the same whatever later versions take as defaults.
         object.__setattr__(self, "model", {name: getattr(config, name) for name in MODEL_FIELDS})
-        return self
 
     def config(self, *, vocab_size: int, **token_ids: int | None) -> LinformerConfig:
         """The model's configuration for a tokenizer.
@@ -287,6 +283,15 @@ class Recipe(StrictModel):
         before, now = self.as_dict(), other.as_dict()
         before["output"]["folder"] = now["output"]["folder"] = ""
         return differences(before, now)
+
+
+def recipe_schema() -> dict[str, Any]:
+    """The JSON schema by which editors complete and check recipes; what ``like`` takes over may be missing."""
+    schema = Recipe.model_json_schema()
+    schema["properties"]["like"] = {"type": "string"}
+    for section in (schema, *schema["$defs"].values()):
+        section.pop("required", None)
+    return schema
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
