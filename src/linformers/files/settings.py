@@ -93,9 +93,9 @@ class RunSettings(StrictModel):
 
         An option that is younger than the run has its default there.
         """
-        defaults = {name: field.default for name, field in type(self).model_fields.items() if not field.is_required()}
-        kept, now = json.loads(plan.read_text(encoding="utf-8")), json.loads(self.as_json())
-        return differences({**json.loads(json.dumps(defaults)), **kept, "output": ""}, {**now, "output": ""})
+        defaults = type(self).model_construct().model_dump(mode="json")
+        kept = {**defaults, **json.loads(plan.read_text(encoding="utf-8")), "output": ""}
+        return differences(kept, {**self.model_dump(mode="json"), "output": ""})
 
 
 def build(kind: type[ModelT], data: Mapping[str, Any], places: Places | None = None, prefix: str = "") -> ModelT:
@@ -135,9 +135,8 @@ def _explain(error: ValidationError, kind: type[BaseModel], data: Any, places: P
         choices = re.findall(r"'(.*?)'", context["expected"])
         text = f"{name}={value!r} is unknown: choose one of {', '.join(choices)}.{closest(str(value), choices)}"
     elif one["type"] == "value_error":  # one of ours, which begins with the key that it blames
-        name = f"{name}.".lstrip(".") if keys else prefix
-        text = f"{name}{context['error']}"
-        name = re.match(r"[\w.\[\]]*", text)[0]  # type: ignore[index]
+        text = f"{name}.{context['error']}" if keys else f"{prefix}{context['error']}"
+        name = re.sub(r"[^\w.\[\]].*", "", text)
     else:
         text = _MESSAGES.get(one["type"], "{name}={value!r}: {told}").format(
             name=name, value=value, told=one["msg"], **context
@@ -164,6 +163,7 @@ def _place(name: str, places: Places) -> str:
 
 
 def _nearest(name: str, kind: type[BaseModel], prefix: str) -> str:
+    """A hint at the key that was meant, or nothing."""
     schema = kind.model_json_schema()
     known = [prefix + key for key in _all_keys(schema, schema.get("$defs", {}))]
     if at_home := [key for key in known if key.endswith(f".{name}")]:  # steps=10 for training.steps=10

@@ -265,8 +265,8 @@ class Recipe(StrictModel):
             return LinformerConfig(vocab_size=vocab_size, **fields)
         except (ValueError, TypeError) as error:  # of transformers in several lines
             text = " ".join(str(error).split())
-            between = "." if re.match(r"\w*", text)[0] in MODEL_FIELDS else ": "  # type: ignore[index]
-            raise ValueError(f"model{between}{text}") from error
+            names_field = re.sub(r"\W.*", "", text) in MODEL_FIELDS
+            raise ValueError(f"model{'.' if names_field else ': '}{text}") from error
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, every default written out."""
