@@ -193,7 +193,7 @@ def _rows_of(model: str) -> list[Any]:
     options = []
     for name in (*TaskSources.__dataclass_fields__, *Columns.__dataclass_fields__, "max_reject_share"):
         value = plan.get(name)
-        if value and value != getattr(FinetuneSettings, name, None):
+        if value and value != FinetuneSettings.model_fields[name].default:
             for one in value if isinstance(value, list) else [value]:
                 options += [f"--{name.replace('_', '-')}", one]
     return options
