@@ -1,13 +1,12 @@
 """What length costs a linear model and the same one with softmax attention: charts and a table."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from linformers.report import plots, words
 from linformers.report.document import Chart, Table
 
 Cells = list[dict[str, Any]]  # measurements, named ``linformer`` and ``transformer``
-Labels = Mapping[str, str]  # what a reader calls the two
+Labels = dict[str, str]  # what a reader calls the two
 
 
 def time_chart(name: str, cells: Cells, labels: Labels) -> Chart:
@@ -57,7 +56,7 @@ def cost_table(caption: str, cells: Cells, labels: Labels) -> Table:
                 f"{length:,}",
                 *(words.seconds(cell["seconds"]) if cell else "not measured" for cell in both),
                 f"{times[1] / times[0]:.2g}x" if len(times) == 2 else "-",
-                *(words.memory(cell and cell["peak_bytes"]) for cell in both),
+                *(words.memory(cell["peak_bytes"] if cell else None) for cell in both),
             )
         )
     ours, softmax = labels["linformer"], labels["transformer"]
