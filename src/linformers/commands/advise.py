@@ -21,6 +21,7 @@ from linformers.files.progress import ReadProgress
 from linformers.files.rejects import Rejects
 from linformers.files.settings import Count, Natural, StrictModel
 from linformers.files.sources import DocumentUnit, Source
+from linformers.report import words
 
 ADVICE, OPTIONS = "advice.json", "linearise.json"
 _ERRORS = {
@@ -172,8 +173,7 @@ def measure_costs(model: PreTrainedModel, advice: Advice, console: Console) -> l
         table.add_column(name, justify="right")
     cells = measure(models, lengths)
     for cell in cells:
-        memory = "not measured" if cell.peak_bytes is None else f"{cell.peak_bytes / 2**20:,.0f} MiB"
-        table.add_row(f"{cell.length:,}", cell.name, f"{cell.seconds:.3f}", memory)
+        table.add_row(f"{cell.length:,}", cell.name, f"{cell.seconds:.3f}", words.memory(cell.peak_bytes))
     console.print(table)
     return [
         {"attention": cell.name, "length": cell.length, "seconds": cell.seconds, "peak_bytes": cell.peak_bytes}

@@ -31,7 +31,8 @@ from linformers.files.environment import command_line, describe_environment
 from linformers.files.result_folder import RESULTS, ResultFolder
 from linformers.measure.sweep import measure
 from linformers.models import LinformerConfig
-from linformers.report import page, plots, words
+from linformers.report import words
+from linformers.report.quickstart import document
 from linformers.report.summary import conclude, next_commands
 from linformers.training.evaluate import masked_perplexity, predict, wilson_interval
 from linformers.training.finetune import finetune
@@ -392,10 +393,9 @@ def run(output: Path, *, scale: Scale = FULL, seed: int = 0, console: Console | 
             "cost": cost,
             "next": next_commands(output, seed, find_teacher()),
         }
-        figures = page.draw_plots(results)
-        for name, figure in figures.items():
-            plots.save_png(figure, folder.staging / f"{name}.png")
-        (folder.staging / "report.html").write_text(page.render(results, figures), encoding="utf-8")
+        report = document(results)
+        report.write_charts(folder.staging)
+        (folder.staging / "report.html").write_text(report.as_html(), encoding="utf-8")
         folder.write_json(RESULTS, results)
         folder.publish()
     conclude(results, output, console)
