@@ -36,6 +36,7 @@ from linformers.convert.parity import check_parity
 from linformers.convert.patches import ALL_FAMILIES
 from linformers.convert.surroundings import carry, modules_of, with_surroundings
 from linformers.data.documents import read_documents
+from linformers.data.tokenise import forget_limits
 from linformers.files.environment import describe_environment
 from linformers.files.folders import check_output, write_folder
 from linformers.files.progress import ReadProgress
@@ -173,9 +174,7 @@ def convert_to_folder(
         if tokenizer is not None:
             if not own or options["max_length"] is not None:
                 tokenizer.model_max_length = longest
-            if tokenizer.is_fast:  # what is set there would cut texts where a program reads tokenizer.json alone
-                tokenizer.backend_tokenizer.no_truncation()
-                tokenizer.backend_tokenizer.no_padding()
+            forget_limits(tokenizer)
             tokenizer.save_pretrained(str(inner))
         if processor is not None:
             (inner / FEATURE_EXTRACTOR_NAME).write_text(json.dumps(processor, indent=2), encoding="utf-8")
