@@ -75,7 +75,10 @@ FILES: dict[str, tuple[Callable[[str], bytes], list[tuple[int, str]]]] = {
         lambda name: jsonl(name, '{"text": "first", "text": "the last counts", "label": "ham"}'),
         [(13, "the last counts")],
     ),
-    "half.jsonl": (lambda name: jsonl(name, '{"text": "half \\ud800 a pair", "label": "ham"}'), [(13, "half ? a pair")]),
+    "half.jsonl": (
+        lambda name: jsonl(name, '{"text": "half \\ud800 a pair", "label": "ham"}'),
+        [(13, "half ? a pair")],
+    ),
     "bytes.csv": (
         lambda name: cells(name, ",", b"\xff,ham", b'"x"y,ham', b"x", b",ham"),
         [(14, "invalid UTF-8"), (15, "wrong CSV"), (16, "wrong CSV"), (17, "empty")],
@@ -246,7 +249,7 @@ def test_every_command_reads_the_same(
 WHOLE_FILES = {
     "columns.csv": (cells("columns", ",").replace(b"text,label", b"text,text,label", 1), "'text' is there 2 times"),
     "nothing.jsonl": (b"", ""),
-    "cut.jsonl.gz": (gzip.compress(jsonl("cut", *(str(i) * 40 for i in range(4000))))[:-500], "damaged"),
+    "cut.jsonl.gz": (gzip.compress(jsonl("cut", *(json.dumps(row) for row in good("more", 4000))))[:-500], "damaged"),
     "other.parquet": (b"PAR1 nothing of the kind", "unreadable"),
 }
 

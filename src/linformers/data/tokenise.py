@@ -1,7 +1,8 @@
 """Text to token ids: the one place where users' texts become what a model reads.
 
 Nothing is cut off or padded but where an argument says so, whatever the tokenizer's own file asks for. Special tokens
-that stand in a text are text: ``<s>`` is three characters, which is how HTML strikes words out.
+that stand in a text are text (of tokenizers with a fast version): ``<s>`` is three characters, which is how HTML
+strikes words out.
 """
 
 import hashlib
@@ -114,8 +115,8 @@ class TextEncoder:
         if self.backend is not None:
             found = [one.ids for one in self.backend.encode_batch_fast(batch, add_special_tokens=False)]
         else:
-            plain = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
-            found = [self.tokenizer(text, **plain)["input_ids"] for text in batch]
+            # Some of these, as ESM's, cut texts at what they call special tokens, so that those cannot be text.
+            found = [self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] for text in batch]
         return [np.array(ids, dtype=np.int32) for ids in found]
 
     # --- what a model reads, special tokens included

@@ -7,6 +7,7 @@ rows have a limit.
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,11 +15,11 @@ import pyarrow.parquet as pq
 from linformers.files.inputs import Input, Unavailable
 from linformers.files.lines import DELIMITERS, Lines, json_object, open_csv, rows_of_lines
 from linformers.files.parquet import holds_text, rows_of_parquet
-from linformers.files.rows import START, TEXT_COLUMNS, Place, Reject, Row, Wanted, broken, choose_column
+from linformers.files.rows import START, TEXT_COLUMNS, Place, Row, Wanted, broken, choose_column
 from linformers.files.sources import DocumentUnit
 
 LIMIT_BYTES = 256 * 2**20  # of a row
-PEEKED_LINES, PEEKED_BYTES = 100, 2**24  # in which an object or a header is looked for
+PEEKED_LINES, PEEKED_BYTES = 100, 2**24  # in which fields or a header are looked for
 
 
 def read_rows(
@@ -112,16 +113,25 @@ def peek(file: Input, *, quoted: bool = True) -> dict[str, str]:
             lines = Lines(stream, file, PEEKED_BYTES)
             if file.kind in DELIMITERS:
                 return dict.fromkeys(open_csv(lines, DELIMITERS[file.kind], quoted=quoted)[2], "text")
-            for line, _ in zip(lines, range(PEEKED_LINES if file.kind == "jsonl" else 0), strict=False):
-                fields = {} if line is None else json_object(lines.number, line)
-                if fields and not isinstance(fields, Reject):
-                    kinds = {str: "text", type(None): "text", int: "int"}
-                    return {name: kinds.get(type(value), "other") for name, value in fields.items()}
+            return _json_columns(lines) if file.kind == "jsonl" else {}
     except Unavailable:
         raise
     except Exception:  # what is wrong with the file shows when its rows are read
         pass
     return {}
+
+
+def _json_columns(lines: Lines) -> dict[str, str]:
+    """Fields of the first objects, by the first value of each."""
+    first: dict[str, Any] = {}
+    for line, _ in zip(lines, range(PEEKED_LINES), strict=False):
+        fields = None if line is None else json_object(lines.number, line)
+        if isinstance(fields, dict):
+            first |= {name: value for name, value in fields.items() if first.get(name) is None}
+        if lines.offset > PEEKED_BYTES:
+            break
+    kinds = {str: "text", type(None): "text", int: "int"}
+    return {name: kinds.get(type(value), "other") for name, value in first.items()}
 
 
 def _kind(kind: pa.DataType) -> str:
