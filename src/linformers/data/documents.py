@@ -47,6 +47,32 @@ def read_documents(
     rejects.finish()
 
 
+def read_texts(
+    option: str,
+    sources: Sequence[Source],
+    rejects: Rejects | None = None,
+    on_progress: Callable[[float], None] | None = None,
+) -> Iterator[str]:
+    """The texts of documents, for commands that read some of them; unusable records are passed over.
+
+    Args:
+        option: Name of the option that names the sources.
+        sources: What to read.
+        rejects: Counts the records; None = not counted.
+        on_progress: See ``read_documents``.
+
+    Raises:
+        ValueError: There is no text.
+        OSError: A file is not there.
+    """
+    empty = True
+    for document in read_documents(sources, rejects or Rejects(max_share=1.0), on_progress):
+        empty = False
+        yield document.text
+    if empty:
+        raise ValueError(f"{option}={sources[0].path} holds no text that can be used; give another file")
+
+
 def read_part(source: Source, path: Path | None, rejects: Rejects) -> Iterator[tuple[Document, float]]:
     """Documents of one file (or, without a path, of a data set of the hub), and how far it has been read."""
     name = source.path if path is None else str(path)

@@ -199,7 +199,7 @@ class TextEncoder:
             raise ValueError("the tokenizer finds no token in 'a', 'A' or '1'; give one that reads plain text")
         (plain,) = self._encode_batch([probe])
         if self.backend is not None:
-            whole = self.backend.encode(probe, *[probe] * (count - 1))
+            whole = self.backend.encode(probe, probe if count == 2 else None)
             ids, kinds = np.array(whole.ids), np.array(whole.type_ids)
         else:
             whole = self.tokenizer(*[probe] * count, return_token_type_ids=True)

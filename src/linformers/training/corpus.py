@@ -115,12 +115,11 @@ def _texts(data: DataRecipe) -> Iterator[str]:
     if data.train == "books":
         yield from (region for book in load_books() for region in split_regions(book.text)[0])
         return
-    from linformers.data.documents import read_documents
+    from linformers.data.documents import read_texts
     from linformers.files.rejects import Rejects
 
     # Only counted here; tokenising names them in a file.
-    for document in read_documents(data.sources("train"), Rejects(max_share=data.max_reject_share)):
-        yield document.text
+    yield from read_texts("data.train", data.sources("train"), Rejects(max_share=data.max_reject_share))
 
 
 def prepare_corpus(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, layout: Layout, console: Console) -> Corpus:
