@@ -21,6 +21,7 @@ from linformers.data.cache import TokenCache, tokenise
 from linformers.data.corpus import PackedBlocks
 from linformers.data.masking import IGNORED
 from linformers.data.streams import collate
+from linformers.data.tokenise import forget_limits
 from linformers.files.checkpoints import Checkpoints
 from linformers.files.environment import describe_environment
 from linformers.files.folders import write_folder
@@ -278,6 +279,7 @@ def _publish(
     def write(target: Path) -> None:
         inner = carry(source, target, None)
         model.save_pretrained(inner)
+        forget_limits(tokenizer)
         tokenizer.save_pretrained(inner)
         shutil.copyfile(folder.path / PLAN, target / PLAN)
         card = distilled_card(source, folder.path.name, results, settings, stored)

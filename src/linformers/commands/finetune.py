@@ -23,6 +23,7 @@ from linformers.classification.settings import PLAN, FinetuneSettings
 from linformers.classification.trainer import ClassifyTrainer, predict_logits
 from linformers.convert.load import AUTO, longest_input
 from linformers.data.tasks import Task, TaskSources, prepare_task, splits_json
+from linformers.data.tokenise import forget_limits
 from linformers.files.checkpoints import Checkpoints
 from linformers.files.environment import describe_environment
 from linformers.files.folders import write_folder
@@ -269,6 +270,7 @@ class _Job:
         def write(target: Path) -> None:
             for name in (tensors.WEIGHTS, "config.json"):
                 shutil.copyfile(best / name, target / name)
+            forget_limits(self.processor)
             self.processor.save_pretrained(target)
             for name in (PLAN, RUN):
                 shutil.copyfile(self.path / name, target / name)

@@ -22,10 +22,11 @@ from linformers.classification.baselines import majority_accuracy, tfidf_accurac
 from linformers.commands.quickstart_conversion import PACKAGE, ConversionScale, compare_with_teacher, find_teacher
 from linformers.data.books import Book, load_books
 from linformers.data.masking import Masking
-from linformers.data.packing import encode, pack
+from linformers.data.packing import pack
 from linformers.data.passages import cut_passages
 from linformers.data.regions import split_regions
 from linformers.data.streams import LabelledPassages, MaskedBlocks
+from linformers.data.tokenise import TextEncoder
 from linformers.data.tokenizer import SPECIAL_TOKENS, train_tokenizer
 from linformers.files.environment import command_line, describe_environment
 from linformers.files.result_folder import RESULTS, ResultFolder
@@ -129,11 +130,12 @@ def read_corpus(scale: Scale) -> Corpus:
         vocab_size=scale.vocab_size,
         model_max_length=scale.max_length,
     )
+    encoder = TextEncoder(tokenizer)
     return Corpus(
         books=books,
         tokenizer=tokenizer,
-        train=[encode(tokenizer, train) for train, _ in regions],
-        held_out=[encode(tokenizer, held_out) for _, held_out in regions],
+        train=[encoder.ids(train) for train, _ in regions],
+        held_out=[encoder.ids(held_out) for _, held_out in regions],
     )
 
 

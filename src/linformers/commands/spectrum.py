@@ -27,7 +27,7 @@ from linformers.analysis.spectrum import (
 )
 from linformers.analysis.spectrum_projection import LearnedProjection, learned_projections
 from linformers.convert.load import name_of
-from linformers.data.documents import read_documents
+from linformers.data.documents import read_texts
 from linformers.files.environment import describe_environment
 from linformers.files.folders import flush
 from linformers.files.progress import ReadProgress
@@ -122,9 +122,9 @@ def _texts(settings: SpectrumSettings, rejects: Rejects, progress: ReadProgress)
     sources = [
         Source(path=path, text_column=settings.text_column, documents=settings.documents) for path in settings.texts
     ]
-    for document in read_documents(sources, rejects, progress.reached):
+    for text in read_texts("texts", sources, rejects, progress.reached):
         progress.add(1)
-        yield document.text
+        yield text
 
 
 def _measure(

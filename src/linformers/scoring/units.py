@@ -21,7 +21,7 @@ from linformers.files.folders import flush, reports_full_disk
 from linformers.files.inputs import Input
 from linformers.files.reading import read_rows
 from linformers.files.rejects import SHOWN
-from linformers.files.row import START, Columns, Place, Row
+from linformers.files.rows import START, Place, Row, Wanted
 from linformers.scoring.settings import Format, ScoreSettings
 
 UNIT_BYTES = 32 * 2**20  # of text: what bounds memory where documents are long
@@ -75,7 +75,7 @@ def _plain(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()[:SHOWN]
 
 
-def read_units(file: Input, columns: Columns, settings: ScoreSettings, done: "Done") -> Iterator[Unit]:
+def read_units(file: Input, wanted: Wanted, settings: ScoreSettings, done: "Done") -> Iterator[Unit]:
     """The units of a file that are still to be done.
 
     Raises:
@@ -83,11 +83,11 @@ def read_units(file: Input, columns: Columns, settings: ScoreSettings, done: "Do
     """
     if done.complete:
         return
-    rows = read_rows(file, columns, documents=settings.documents, limit_bytes=settings.limit_bytes, start=done.place)
+    rows = read_rows(file, wanted, documents=settings.documents, limit_bytes=settings.limit_bytes, start=done.place)
     start, begin, row = done.place, done.share, next(rows, None)
     while True:
         unit = Unit(file=file.name, key=file.key, first=start.row + 1, after=start, begin=begin)
-        unit.ids = [[] for _ in columns.ids]
+        unit.ids = [[] for _ in wanted.carried]
         size = 0
         while row is not None and unit.after.row - start.row < settings.shard_rows and size < UNIT_BYTES:
             size += _add(unit, row)
@@ -109,7 +109,7 @@ def _add(unit: Unit, row: Row) -> int:
         return len(row.value)
     unit.lines.append(row.line)
     unit.texts.append(row.text)
-    for column, value in zip(unit.ids, row.ids, strict=True):
+    for column, value in zip(unit.ids, row.carried, strict=True):
         column.append(value)
     return len(row.text)
 
