@@ -70,7 +70,8 @@ class TokenCache:
         wrong = damage(folder, digest=file_hash if verify else None)
         if wrong is not None:
             raise DamagedFolder(f"{folder}: {wrong}")
-        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        facts, files = json.loads((folder / FACTS).read_text(encoding="utf-8")), read_manifest(folder)
+        facts["contents"] = [files[TOKENS][1], files[OFFSETS][1]]
         return cls(folder=folder, facts=facts, start=0, stop=facts["tokens"])
 
     @cached_property
@@ -121,8 +122,7 @@ class TokenCache:
     @property
     def fingerprint(self) -> str:
         """A hash of the tokens themselves and of the part: equal fingerprints give equal training data."""
-        files = read_manifest(self.folder)
-        facts = [files[TOKENS][1], files[OFFSETS][1], self.start, self.stop]
+        facts = [*self.facts["contents"], self.start, self.stop]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def split(self, held_out_share: float) -> tuple["TokenCache", "TokenCache"]:
