@@ -31,7 +31,7 @@ from linformers.files.progress import ReadProgress
 from linformers.files.rejects import Rejects, TooManyRejects, too_many
 from linformers.files.sources import Source, find_files
 
-FORMAT = 2  # raise it when the same input gives other files
+FORMAT = 3  # raise it when the same input gives other files
 TOKENS, OFFSETS, REJECTS, FACTS = "tokens.npy", "offsets.npy", "rejects.jsonl", "cache.json"
 logger = logging.getLogger(__name__)
 

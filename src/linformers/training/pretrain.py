@@ -12,7 +12,6 @@ from linformers._registration import MODEL_TYPE
 from linformers.data.masking import Masking
 from linformers.data.packing import pack
 from linformers.data.streams import Curriculum, MaskedBlocks, collate
-from linformers.training.corpus import cut_steps
 from linformers.training.recipe import Stage
 from linformers.training.runner import History, TrainSettings, fit
 
@@ -46,7 +45,10 @@ def training_blocks(
     if abs(sum(stage.share for stage in stages) - 1) > 1e-6:
         raise ValueError(f"the shares of the stages add up to {sum(stage.share for stage in stages)}; make them 1")
     parts: list[tuple[Dataset, int]] = []
-    for number, (stage, steps) in enumerate(zip(stages, cut_steps(stages, settings.steps), strict=True)):
+    done, share = 0, 0.0
+    for number, stage in enumerate(stages):
+        share += stage.share
+        steps, done = round(share * settings.steps) - done, round(share * settings.steps)
         group = longest // stage.length
         blocks = pack(documents, length=stage.length, bos_token_id=bos_token_id, eos_token_id=eos_token_id)
         total = steps * settings.batch_size * group
