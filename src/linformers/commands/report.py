@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from linformers.files.folders import write_file
 from linformers.report import plots, quickstart, words
 from linformers.report.document import Chart, Document, Section, Table, machine
 
@@ -26,10 +27,8 @@ def write_report(folder: Path, others: Mapping[str, "Reader"] | None = None) -> 
         ValueError: it holds no results that we know, or damaged ones.
         OSError: no such folder, or it cannot be written to.
     """
-    html = make_report(folder, others)
-    unfinished = folder / f".{REPORT}"
-    unfinished.write_text(html, encoding="utf-8")
-    return unfinished.replace(folder / REPORT)
+    write_file(folder / REPORT, make_report(folder, others))
+    return folder / REPORT
 
 
 def make_report(folder: Path, others: Mapping[str, "Reader"] | None = None) -> str:

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 import shlex
 import time
 from collections.abc import Iterator
@@ -29,7 +28,7 @@ from linformers.analysis.spectrum_projection import LearnedProjection, learned_p
 from linformers.convert.load import name_of
 from linformers.data.documents import read_texts
 from linformers.files.environment import describe_environment
-from linformers.files.folders import flush
+from linformers.files.folders import write_file
 from linformers.files.progress import ReadProgress
 from linformers.files.rejects import Rejects
 from linformers.files.run_folder import RESULTS, Folder, warn
@@ -151,10 +150,7 @@ def _measure(
 
 
 def _save(folder: Path, sums: SpectrumSums) -> None:
-    unfinished = folder / f".{STATE}"
-    unfinished.write_bytes(save(sums.to_arrays()))
-    flush(unfinished)
-    os.replace(unfinished, folder / STATE)
+    write_file(folder / STATE, save(sums.to_arrays()))
 
 
 def _state(folder: Path, index: int, console: Console) -> SpectrumSums:
