@@ -23,8 +23,9 @@ from linformers.cli import main
 from linformers.commands import pretrain
 from linformers.data.tokenise import TextEncoder
 from linformers.files import reading
+from linformers.files.settings import build
 from linformers.scoring import units
-from linformers.training.recipe import make_recipe
+from linformers.training.recipe import Recipe
 
 ROWS = 12
 SPECIAL = "spam <s> <mask></s> [SEP] [MASK] ham"
@@ -161,7 +162,7 @@ def run_pretrain(work: Path, docs: Path, output: Path) -> int:
     path = output / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe))
     # The command ends its process, so that threads of libraries cannot hang it.
-    return pretrain.run_recipe(make_recipe(yaml.safe_load(path.read_text())))
+    return pretrain.run_recipe(build(Recipe, yaml.safe_load(path.read_text())))
 
 
 def command(*arguments: object) -> int:

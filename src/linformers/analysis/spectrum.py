@@ -72,9 +72,9 @@ class Spectrum:
         """For each layer, how many singular values have this share of the mass, as a mean over heads and texts."""
         return [int(np.searchsorted(curve, mass - 1e-12)) + 1 for curve in self.curves.mean(1)]
 
-    def trend(self, seed: int = 0) -> Trend:
+    def trend(self) -> Trend:
         """Whether higher layers have lower rank (the paper's section 3): a negative correlation."""
-        return layer_trend(self.effective_ranks, seed)
+        return layer_trend(self.effective_ranks)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: means over texts, without the curves."""
@@ -279,9 +279,9 @@ def measure_windows(
                 on_text(number + 1, len(windows))
 
 
-def layer_trend(values: Float[np.ndarray, "texts layers heads"], seed: int = 0) -> Trend:
+def layer_trend(values: Float[np.ndarray, "texts layers heads"]) -> Trend:
     """Correlation of a head's mean with its layer's index, with a bootstrap by text and a permutation test by head."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     texts, layers, heads = values.shape
     if layers == 1:
         return Trend(0.0, -1.0, 1.0, 1.0)

@@ -17,7 +17,6 @@ from transformers.utils import FEATURE_EXTRACTOR_NAME
 
 from linformers.attention.sharing import PROJECTION_KINDS
 from linformers.checks import check_choice
-from linformers.convert.card import SETTINGS, conversion_card, teacher_card
 from linformers.convert.fairseq import convert_fairseq_linformer
 from linformers.convert.fidelity import Fidelity, measure_fidelity
 from linformers.convert.interface import Settings, layer_slots, settings_of
@@ -42,9 +41,19 @@ from linformers.files.folders import check_output, write_folder
 from linformers.files.progress import ReadProgress
 from linformers.files.sources import Source
 from linformers.models.config import LinformerConfig
+from linformers.report.cards import CARD, converted_card
 
 CONVERSION, FIDELITY = "conversion.json", "fidelity.json"
 ARCHITECTURES = ("own", "linformer")
+SETTINGS = (  # of our config, that the card shows
+    "attention_type",
+    "projected_dim",
+    "projection_kind",
+    "projection_sharing",
+    "local_window",
+    "global_tokens",
+    "exact_length",
+)
 EVERY_LENGTH = 2**31 - 1  # tokens: no input is longer
 INPUTS = {"pixel_values": "images", "input_values": "recordings", "input_features": "recordings"}
 
@@ -180,13 +189,12 @@ def convert_to_folder(
         (target / CONVERSION).write_text(json.dumps(facts | {"notes": notes}, indent=2), encoding="utf-8")
         if fidelity is not None:
             (target / FIDELITY).write_text(json.dumps(fidelity.to_dict(), indent=2), encoding="utf-8")
-        card = conversion_card(facts | {"notes": notes}, fidelity, teacher_card(folder))
-        (target / "README.md").write_text(card, encoding="utf-8")
+        converted_card(facts | {"notes": notes}, fidelity, model, folder).save(target / CARD)
 
     write_folder(output, write)
     for note in notes:
         console.print(note)
-    console.print(f"model in {output}; what it is, and its limits: {output / 'README.md'}")
+    console.print(f"model in {output}; what it is, and its limits: {output / CARD}")
     if inputs != "texts":
         if processor is None:
             console.print(

@@ -25,7 +25,7 @@ from linformers.convert.surroundings import encoder_folder
 from linformers.data.books import load_books
 from linformers.data.documents import read_texts
 from linformers.files.environment import describe_environment
-from linformers.files.folders import check_output, file_hash, write_folder
+from linformers.files.folders import check_output, write_folder
 from linformers.files.progress import ReadProgress
 from linformers.files.sources import Source
 from linformers.models.encoder import LinformerEncoder, LinformerLayer
@@ -151,7 +151,6 @@ def export_onnx(
         built.config.save_pretrained(folder)
         tokenizer.save_pretrained(str(folder))
         facts["bytes"] = (folder / GRAPH).stat().st_size
-        facts["sha256"] = file_hash(folder / GRAPH)
         (folder / FACTS).write_text(json.dumps(facts, indent=2), encoding="utf-8")
 
     write_folder(output, write)

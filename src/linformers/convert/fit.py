@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from linformers.attention import LinformerAttention, SoftmaxAttention
+from linformers.attention.softmax import softmax_of
 from linformers.convert.load import longest_input
 from linformers.data.tokenise import TextEncoder
 
@@ -46,7 +47,7 @@ def fit_projections(
         for i, layer in enumerate(student.base_model.get_submodule("encoder.layers").children())
         if isinstance(module := layer.get_submodule("attention"), LinformerAttention)
     }
-    exact = {i: _softmax_of(attention) for i, attention in attentions.items()}
+    exact = {i: softmax_of(attention) for i, attention in attentions.items()}
     projections = [
         e for attention in attentions.values() for e in (attention.key_projection, attention.value_projection)
     ]
@@ -71,14 +72,6 @@ def fit_projections(
             on_progress(step + 1, steps)
     for parameter in fitted:
         parameter.grad = None
-
-
-def _softmax_of(attention: LinformerAttention) -> SoftmaxAttention:
-    """Softmax attention over the same weights."""
-    exact = SoftmaxAttention(attention.hidden_size, attention.num_attention_heads)
-    for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
-        setattr(exact, name, getattr(attention, name))
-    return exact.eval()
 
 
 def _error(attention: LinformerAttention, exact: SoftmaxAttention, states: Tensor, mask: Tensor) -> Tensor:

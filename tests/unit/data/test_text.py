@@ -31,7 +31,7 @@ def test_load_books_limit() -> None:
 
 def test_regions_are_disjoint_in_order_and_apart() -> None:
     text = "".join(chr(0x4E00 + i) for i in range(1000))  # no character twice
-    train, held_out = split_regions(text, held_out_share=0.2, held_out_regions=2, gap=30)
+    train, held_out = split_regions(text, gap=30)
     assert len(train) == 3 and len(held_out) == 2
     assert sum(map(len, held_out)) == 200 and sum(map(len, train)) == 1000 - 200 - 4 * 30
     for region in held_out:
