@@ -16,6 +16,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from limit import measure_limit
 from result_files import write_csv
 from rich.console import Console
 from rich.table import Table
@@ -23,7 +24,6 @@ from rich.table import Table
 from linformers.commands.benchmark import Plan, Settings, measure_plan
 from linformers.files.settings import override
 from linformers.measure.contenders import RIVALS, Shape, linformer, rival
-from linformers.measure.limit import measure_limit
 from linformers.measure.results import identity
 from linformers.measure.show import growth_exponent, save_plot, table
 from linformers.measure.sweep import in_fresh_process

@@ -161,7 +161,7 @@ def convert(
 
 def _next(facts: dict[str, Any], model: str, output: Path) -> str:
     """What to do with the result: a whole command, which runs as it is printed."""
-    from linformers.convert.card import distillation_length, loader
+    from linformers.report.cards import distillation_length, loader
 
     length = distillation_length(facts)
     if length is None:

@@ -21,12 +21,14 @@ from linformers.data.cache import TokenCache, tokenise
 from linformers.data.corpus import PackedBlocks
 from linformers.data.masking import IGNORED
 from linformers.data.streams import collate
+from linformers.data.tokenise import forget_limits
 from linformers.files.checkpoints import Checkpoints
 from linformers.files.environment import describe_environment
 from linformers.files.folders import write_folder
 from linformers.files.run_folder import MODEL, RESULTS, Folder, best_weights, newest_checkpoint
 from linformers.files.settings import Count, Natural, Positive, RunSettings
 from linformers.files.sources import Source
+from linformers.report.cards import CARD, distilled_card
 from linformers.training import tensors
 from linformers.training.arguments import training_arguments
 from linformers.training.corpus import cache_folder
@@ -277,19 +279,11 @@ def _publish(
     def write(target: Path) -> None:
         inner = carry(source, target, None)
         model.save_pretrained(inner)
+        forget_limits(tokenizer)
         tokenizer.save_pretrained(inner)
         shutil.copyfile(folder.path / PLAN, target / PLAN)
-        card = source / "README.md"
-        text = card.read_text(encoding="utf-8") if card.is_file() else f"# {folder.path.name}\n"
-        before, after = results["before"], results["best"]
-        (target / "README.md").write_text(
-            f"{text}\n## Distillation\n\nOn plain text, from the hidden states of its teacher: {results['tokens']:,} "
-            f"tokens, sequences of {settings.length:,}. On held-out text the cosine of the last hidden states to the "
-            f"teacher's went from {before['cosine']:.4f} to {after['cosine']:.4f}, the mean relative squared error of "
-            f"all layers from {before['loss']:.4f} to {after['loss']:.4f}. Weights trained in {settings.dtype}"
-            f"{'' if stored == settings.dtype else f'; they were stored in {stored}'}.\n",
-            encoding="utf-8",
-        )
+        card = distilled_card(source, folder.path.name, results, settings, stored)
+        (target / CARD).write_text(card, encoding="utf-8")
 
     write_folder(folder.path / MODEL, write, intact=f"{last} is intact")
     folder.write(RESULTS, json.dumps(results, indent=1) + "\n")

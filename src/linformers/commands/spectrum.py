@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 import shlex
 import time
 from collections.abc import Iterator
@@ -27,9 +26,9 @@ from linformers.analysis.spectrum import (
 )
 from linformers.analysis.spectrum_projection import LearnedProjection, learned_projections
 from linformers.convert.load import name_of
-from linformers.data.documents import read_documents
+from linformers.data.documents import read_texts
 from linformers.files.environment import describe_environment
-from linformers.files.folders import flush
+from linformers.files.folders import write_file
 from linformers.files.progress import ReadProgress
 from linformers.files.rejects import Rejects
 from linformers.files.run_folder import RESULTS, Folder, warn
@@ -122,9 +121,9 @@ def _texts(settings: SpectrumSettings, rejects: Rejects, progress: ReadProgress)
     sources = [
         Source(path=path, text_column=settings.text_column, documents=settings.documents) for path in settings.texts
     ]
-    for document in read_documents(sources, rejects, progress.reached):
+    for text in read_texts("texts", sources, rejects, progress.reached):
         progress.add(1)
-        yield document.text
+        yield text
 
 
 def _measure(
@@ -151,10 +150,7 @@ def _measure(
 
 
 def _save(folder: Path, sums: SpectrumSums) -> None:
-    unfinished = folder / f".{STATE}"
-    unfinished.write_bytes(save(sums.to_arrays()))
-    flush(unfinished)
-    os.replace(unfinished, folder / STATE)
+    write_file(folder / STATE, save(sums.to_arrays()))
 
 
 def _state(folder: Path, index: int, console: Console) -> SpectrumSums:

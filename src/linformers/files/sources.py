@@ -15,7 +15,7 @@ FORMATS = {
     ".ndjson": "jsonl",
     ".json": "jsonl",
     ".csv": "csv",
-    ".tsv": "csv",
+    ".tsv": "tsv",
     ".parquet": "parquet",
 }
 READABLE = "{} (each but Parquet also with {})".format(", ".join(FORMATS), " or ".join(COMPRESSIONS))
@@ -61,7 +61,10 @@ class Source:
 
 
 def file_format(path: Path) -> tuple[str, str | None] | None:
-    """Format (``text``, ``jsonl``, ``csv``, ``parquet``) and compression of a file, by its name; None if unreadable."""
+    """Format (``text``, ``jsonl``, ``csv``, ``tsv``, ``parquet``) and compression of a file, by its name.
+
+    Case makes no difference; None = a file that cannot be read.
+    """
     suffixes = [suffix.lower() for suffix in path.suffixes]
     compression = COMPRESSIONS.get(suffixes[-1]) if suffixes else None
     if compression:

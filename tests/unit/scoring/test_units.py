@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from linformers.files.inputs import Input, find_inputs
-from linformers.files.row import START, Columns
+from linformers.files.rows import START, Wanted
 from linformers.scoring import units
 from linformers.scoring.settings import ScoreSettings
 from linformers.scoring.units import Done, Unit, check_units, find_done, read_units, write_unit
@@ -32,7 +32,7 @@ def file(tmp_path: Path) -> Input:
 
 
 def cut(file: Input, settings: ScoreSettings, done: Done = NOTHING) -> list[Unit]:
-    return list(read_units(file, Columns("text", {}), settings, done))
+    return list(read_units(file, Wanted("text", {}), settings, done))
 
 
 def write(folder: Path, unit: Unit) -> None:
