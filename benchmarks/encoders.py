@@ -36,7 +36,7 @@ FIVE = ("nystromformer", "longformer", "bigbird", "modernbert", "roberta")
 
 def limits(plan: Plan, lengths: list[int], rounds: int, path: Path, console: Console) -> list[dict[str, Any]]:
     """Each contender at each length beside its matrix products, kept in a file for the next run of the same state."""
-    state = identity(plan.settings.device, {**asdict(plan.settings), **plan.options, "rounds": rounds})
+    state = identity(plan.settings.device, {**plan.settings.model_dump(), **plan.options, "rounds": rounds})
     kept = json.loads(path.read_text()) if path.is_file() else {}
     rows: list[dict[str, Any]] = kept["rows"] if kept.get("identity") == state else []
     for length in lengths:

@@ -22,10 +22,11 @@ from linformers.classification.baselines import majority_accuracy, tfidf_accurac
 from linformers.commands.quickstart_conversion import PACKAGE, ConversionScale, compare_with_teacher, find_teacher
 from linformers.data.books import Book, load_books
 from linformers.data.masking import Masking
-from linformers.data.packing import encode, pack
+from linformers.data.packing import pack
 from linformers.data.passages import cut_passages
 from linformers.data.regions import split_regions
 from linformers.data.streams import LabelledPassages, MaskedBlocks
+from linformers.data.tokenise import TextEncoder
 from linformers.data.tokenizer import SPECIAL_TOKENS, train_tokenizer
 from linformers.files.environment import command_line, describe_environment
 from linformers.files.folders import write_folder
@@ -34,7 +35,8 @@ from linformers.files.settings import differences
 from linformers.measure.sweep import measure
 from linformers.models import LinformerConfig
 from linformers.models.silence import silenced
-from linformers.report import page, plots, words
+from linformers.report import words
+from linformers.report.quickstart import document
 from linformers.report.summary import conclude, next_commands
 from linformers.training.evaluate import masked_perplexity, predict, wilson_interval
 from linformers.training.finetune import finetune
@@ -131,11 +133,12 @@ def read_corpus(scale: Scale) -> Corpus:
         vocab_size=scale.vocab_size,
         model_max_length=scale.max_length,
     )
+    encoder = TextEncoder(tokenizer)
     return Corpus(
         books=books,
         tokenizer=tokenizer,
-        train=[encode(tokenizer, train) for train, _ in regions],
-        held_out=[encode(tokenizer, held_out) for _, held_out in regions],
+        train=[encoder.ids(train) for train, _ in regions],
+        held_out=[encoder.ids(held_out) for _, held_out in regions],
     )
 
 
@@ -392,10 +395,9 @@ def run(output: Path, *, scale: Scale = FULL, seed: int = 0, console: Console | 
             "cost": cost,
             "next": next_commands(output, seed, find_teacher()),
         }
-        figures = page.draw_plots(results)
-        for name, figure in figures.items():
-            plots.save_png(figure, staging / f"{name}.png")
-        (staging / "report.html").write_text(page.render(results, figures), encoding="utf-8")
+        report = document(results)
+        report.write_charts(staging)
+        (staging / "report.html").write_text(report.as_html(), encoding="utf-8")
         text = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         (staging / RESULTS).write_text(text, encoding="utf-8")
     conclude(results, output, console)

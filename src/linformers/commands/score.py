@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 
 from linformers.convert.load import name_of
+from linformers.data.tokenise import Tokens
 from linformers.files.environment import command_line, describe_environment
 from linformers.files.inputs import Input, Unavailable, find_inputs
 from linformers.files.progress import ReadProgress
@@ -22,7 +23,6 @@ from linformers.files.settings import differences
 from linformers.scoring.networks import Network, hash_model
 from linformers.scoring.scorer import Scorer
 from linformers.scoring.settings import ScoreSettings
-from linformers.scoring.tokens import Tokens
 from linformers.scoring.units import Done, Totals, Unit, check_units
 from linformers.scoring.work import SCORED, SHARDS, Job, encode_unit, score_unit
 
@@ -42,21 +42,21 @@ def run_score(settings: ScoreSettings, console: Console) -> dict[str, Any]:
     files = find_inputs(settings.input)
     model = {"name": name_of(settings.model), "sha256": hash_model(Path(settings.model))}
     try:
-        columns = find_columns(files, settings.text, settings.id)
+        wanted = find_columns(files, settings.text, settings.id)
         if taken := sorted({*settings.id} & {*SCORED}):
             raise ValueError(f"id={taken[0]!r} is a name that the scores have; rename the column")
         plan = {
             "format": 1,
             "model": model,
             "options": settings.deciding,
-            "columns": asdict(columns),
+            "columns": asdict(wanted),
             "inputs": {file.path: [file.bytes, file.stamp] for file in files},
         }
         with folder.locked():
             if settings.restart and folder.begun:
                 _forget(folder.path)
             _check_plan(folder, json.loads(json.dumps(plan)))
-            job = Job(settings, files, columns)
+            job = Job(settings, files, wanted)
             facts = _score_rest(job, folder, plan, console)
             totals = check_units(job.shards, files, settings.format, folder.path / REJECTS)
             seconds = time.perf_counter() - started

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from linformers.attention.documents import masked_mean
 from linformers.checks import check_int
 from linformers.convert.load import longest_input
+from linformers.data.tokenise import TextEncoder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,13 +87,14 @@ def measure_fidelity(
         if max_length > limit:
             raise ValueError(f"max_length={max_length} exceeds the {limit} tokens that both models take: lower it.")
         limit = max_length
+    encoder = TextEncoder(tokenizer)
     student.eval()
     teacher.eval()
     sums: Tensor | None = None
     embedding_cosine, tokens, longest = 0.0, 0, 0
     for start in range(0, len(texts), batch_size):
         batch = texts[start : start + batch_size]
-        inputs = tokenizer(batch, truncation=True, max_length=limit, padding=True, return_tensors="pt")
+        inputs = encoder.batch(batch, max_length=limit)
         ours, theirs = (
             model.base_model(**inputs.to(model.device), output_hidden_states=True).hidden_states
             for model in (student, teacher)

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from linformers.attention import LinformerAttention, SoftmaxAttention
 from linformers.attention.softmax import softmax_of
 from linformers.convert.load import longest_input
+from linformers.data.tokenise import TextEncoder
 
 STEPS, BATCH = 100, 2
 
@@ -55,11 +56,10 @@ def fit_projections(
         [{"params": [p], "lr": learning_rate * float(p.detach().square().mean().sqrt())} for p in fitted]
     )
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
-    limit = min(longest_input(student), longest_input(teacher))
+    encoder, limit = TextEncoder(tokenizer), min(longest_input(student), longest_input(teacher))
     for step in range(steps):
         batch = [texts[(step * batch_size + i) % len(texts)] for i in range(batch_size)]
-        inputs = tokenizer(batch, truncation=True, max_length=limit, padding=True, return_tensors="pt")
-        inputs = inputs.to(student.device)
+        inputs = encoder.batch(batch, max_length=limit).to(student.device)
         with torch.no_grad():
             states = teacher.base_model(**inputs, output_hidden_states=True).hidden_states
         errors = [_error(a, exact[i], states[i], inputs["attention_mask"]) for i, a in attentions.items()]

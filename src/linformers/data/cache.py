@@ -24,8 +24,8 @@ from rich.console import Console
 
 from linformers._version import __version__
 from linformers.data.documents import hub_revision, read_documents
-from linformers.data.encoding import Encoder
 from linformers.data.store import GrowingArray
+from linformers.data.tokenise import TextEncoder
 from linformers.files.folders import damage, file_hash, read_manifest, remove_leftovers, write_folder
 from linformers.files.progress import ReadProgress
 from linformers.files.rejects import Rejects, TooManyRejects, too_many
@@ -183,7 +183,7 @@ def tokenise(
     """
     if not sources:
         raise ValueError("sources is empty; give at least one")
-    encoder = Encoder(tokenizer)
+    encoder = TextEncoder(tokenizer)
     return [
         _tokenise_one(source, encoder, Path(cache_dir), max_reject_share, verify=verify, console=console)
         for source in sources
@@ -191,7 +191,13 @@ def tokenise(
 
 
 def _tokenise_one(
-    source: Source, encoder: Encoder, cache_dir: Path, max_reject_share: float, *, verify: bool, console: Console | None
+    source: Source,
+    encoder: TextEncoder,
+    cache_dir: Path,
+    max_reject_share: float,
+    *,
+    verify: bool,
+    console: Console | None,
 ) -> TokenCache:
     origin = _origin(source)
     facts = {
@@ -271,7 +277,7 @@ def _build(
     folder: Path,
     rejects_path: Path,
     source: Source,
-    encoder: Encoder,
+    encoder: TextEncoder,
     facts: dict[str, Any],
     max_reject_share: float,
     console: Console | None,
@@ -286,7 +292,7 @@ def _build(
             try:
                 offsets.append(np.zeros(1, np.int64))
                 documents = read_documents([source], rejects, progress.reached)
-                for ids in encoder.encode(documents, rejects.reject_empty):
+                for ids in encoder.stream(documents, rejects.reject_empty):
                     tokens.append(ids)
                     offsets.append(np.array([tokens.length]))
                     progress.add(len(ids))

@@ -19,7 +19,7 @@ from linformers.files.folders import remove_leftovers, write_file
 from linformers.files.inputs import Input
 from linformers.files.reading import read_rows
 from linformers.files.rejects import SHOWN
-from linformers.files.row import START, Columns, Place, Row
+from linformers.files.rows import START, Place, Row, Wanted
 from linformers.scoring.settings import Format, ScoreSettings
 
 INTACT = "what is scored so far is intact"  # when the disk is full
@@ -73,7 +73,7 @@ def _plain(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()[:SHOWN]
 
 
-def read_units(file: Input, columns: Columns, settings: ScoreSettings, done: "Done") -> Iterator[Unit]:
+def read_units(file: Input, wanted: Wanted, settings: ScoreSettings, done: "Done") -> Iterator[Unit]:
     """The units of a file that are still to be done.
 
     Raises:
@@ -81,11 +81,11 @@ def read_units(file: Input, columns: Columns, settings: ScoreSettings, done: "Do
     """
     if done.complete:
         return
-    rows = read_rows(file, columns, documents=settings.documents, limit_bytes=settings.limit_bytes, start=done.place)
+    rows = read_rows(file, wanted, documents=settings.documents, limit_bytes=settings.limit_bytes, start=done.place)
     start, begin, row = done.place, done.share, next(rows, None)
     while True:
         unit = Unit(file=file.name, key=file.key, first=start.row + 1, after=start, begin=begin)
-        unit.ids = [[] for _ in columns.ids]
+        unit.ids = [[] for _ in wanted.carried]
         size = 0
         while row is not None and unit.after.row - start.row < settings.shard_rows and size < UNIT_BYTES:
             size += _add(unit, row)
@@ -107,7 +107,7 @@ def _add(unit: Unit, row: Row) -> int:
         return len(row.value)
     unit.lines.append(row.line)
     unit.texts.append(row.text)
-    for column, value in zip(unit.ids, row.ids, strict=True):
+    for column, value in zip(unit.ids, row.carried, strict=True):
         column.append(value)
     return len(row.text)
 

@@ -16,10 +16,9 @@ from rich.console import Console
 from transformers import PreTrainedTokenizerFast
 
 from linformers.data import cache as cache_module
-from linformers.data import encoding
 from linformers.data.cache import DamagedFolder, TokenCache, tokenise
 from linformers.data.documents import Document
-from linformers.data.encoding import Encoder, cut_at_blanks
+from linformers.data.tokenise import TextEncoder, cut_at_blanks
 from linformers.data.tokenizer import train_tokenizer
 from linformers.files import folders
 from linformers.files.folders import damage as damage_of
@@ -241,10 +240,10 @@ def test_long_texts_are_cut_without_a_trace(
     text = "  two\n\n blanks  and\ttabs " + "word " * 50 + "unbroken" * 40
     assert "".join(cut_at_blanks(text, 30)) == text and len(cut_at_blanks(text, 30)) > 5
     assert cut_at_blanks("", 30) == [""]
-    encoder = Encoder(tokenizer)
-    (whole,) = encoder.encode([Document(text, "x:1")])
-    monkeypatch.setattr(encoding.cut_at_blanks, "__defaults__", (30,))
-    (cut,) = encoder.encode([Document(text, "x:1")])
+    encoder = TextEncoder(tokenizer)
+    (whole,) = encoder.stream([Document(text, "x:1")])
+    monkeypatch.setattr(cut_at_blanks, "__defaults__", (30,))
+    (cut,) = encoder.stream([Document(text, "x:1")])
     assert (whole == cut).all()
 
 

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from linformers.data.books import load_books
-from linformers.data.packing import encode, pack
+from linformers.data.packing import pack
 from linformers.data.passages import cut_passages
 from linformers.data.regions import split_regions
+from linformers.data.tokenise import TextEncoder
 from linformers.data.tokenizer import SPECIAL_TOKENS, train_tokenizer
 
 TEXTS = ["The cat sat on the mat. " * 40, "A dog ran after the cat, and the cat ran. " * 40]
@@ -98,5 +99,5 @@ def test_passages_stay_in_their_region_and_class() -> None:
 
 def test_encode_takes_texts_longer_than_the_model_reads() -> None:
     tokenizer = train_tokenizer(TEXTS, vocab_size=300, model_max_length=8)
-    (ids,) = encode(tokenizer, [TEXTS[0]])
+    (ids,) = TextEncoder(tokenizer).ids([TEXTS[0]])
     assert len(ids) > 8 and tokenizer.decode(ids) == TEXTS[0]
