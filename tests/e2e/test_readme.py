@@ -33,6 +33,11 @@ def test_linked_files_exist(link: str) -> None:
     assert (ROOT / link).exists()
 
 
-def test_tree_matches_the_package() -> None:
-    named = set(re.findall(r"^      ([a-z]+)/ ", TEXT, flags=re.MULTILINE))
+def test_it_is_read_in_a_few_minutes() -> None:
+    assert len(TEXT.split()) <= 1000
+
+
+def test_the_tree_of_the_architecture_matches_the_package() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"^      ([a-z]+)/ ", text, flags=re.MULTILINE))
     assert named == {path.parent.name for path in (ROOT / "src" / "linformers").glob("*/__init__.py")}
