@@ -6,8 +6,8 @@
 Families of tests/unit/convert/test_interface.py, as tiny random models whose attention is far from uniform: the largest
 difference to softmax attention on inputs that it reads (``exact_length``), and on longer ones with a slot for each
 token; the largest difference that padding and its contents make with 8 slots; the largest difference of a gradient to
-softmax attention's, by the largest gradient; and whether torch.compile, torch.export for every length, LoRA (merged equals unmerged)
-and int8 (quantize_dynamic; cosine to float32, beside that of softmax attention) work.
+that of softmax attention, by the largest gradient; and whether torch.compile, torch.export for every length, LoRA
+(merged equals unmerged) and int8 (quantize_dynamic; cosine to float32, beside that of softmax attention) work.
 
 Then, or alone by --others, every other model type that AutoModel knows: built small, read by both implementations; what
 it says where it is refused. Writes results/families.csv and results/families-others.csv.

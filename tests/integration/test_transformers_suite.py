@@ -14,7 +14,8 @@ import pytest
 import transformers
 
 KINDS = Path(__file__).parents[1] / "hf_suite" / "kinds.py"
-SECONDS = 600  # at most; a kind takes about 30
+KINDS_OF_MODELS = ("LinearWindowTest", "ClusterTest", "ImageTest", "AudioTest")
+SECONDS = 900  # at most; 100 where nothing else runs
 # What the distribution leaves out, and the mixins import.
 LEFT_OUT = {
     "__init__.py": "",
@@ -25,10 +26,15 @@ LEFT_OUT = {
         '    "architectures": ["BertModel"], "id2label": {0: "label"}, "label2id": {"label": "0"}}\n'
     ),
 }
-KNOWN: dict[str, dict[str, str]] = {}
+KNOWN = {
+    "test_retain_grad_hidden_states_attentions": (
+        "attention weights of a padded batch and of a window are returned in the caller's order, as a copy that no "
+        "gradient reaches"
+    )
+}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def suite(request: pytest.FixtureRequest) -> Path:
     """The folder that holds ``tests`` of the source distribution; fetched once, and kept in pytest's cache."""
     version = transformers.__version__
@@ -54,18 +60,20 @@ def _write(path: Path, content: str) -> None:
     path.write_text(content, encoding="utf-8")
 
 
-@pytest.mark.parametrize("kind", ["LinearWindowTest", "ClusterTest", "ImageTest", "AudioTest"])
-def test_only_what_is_known_fails(kind, suite, tmp_path):
+def test_only_what_is_known_fails(suite, tmp_path):
     (settings := tmp_path / "pytest.ini").write_text("[pytest]\n")
     report = tmp_path / "report.xml"
-    command = [sys.executable, "-m", "pytest", f"{KINDS}::{kind}", "-c", str(settings), "--noconftest"]
-    command += ["-p", "no:cacheprovider", "-q", f"--junitxml={report}"]
+    command = [sys.executable, "-m", "pytest", str(KINDS), "-c", str(settings), "--noconftest", "-q", "-W", "ignore"]
+    command += ["-p", "no:cacheprovider", f"--junitxml={report}"]
     found = subprocess.run(
         command, cwd=suite, capture_output=True, text=True, timeout=SECONDS, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )
-    assert report.is_file(), found.stdout + found.stderr
+    assert report.is_file(), found.stdout[-5000:] + found.stderr
     cases = list(ElementTree.parse(report).iter("testcase"))
-    failed = {case.get("name") for case in cases if case.find("failure") is not None or case.find("error") is not None}
-    passed = [case for case in cases if len(case.findall("*")) == 0]
-    assert len(passed) > 50, found.stdout[-3000:]
-    assert failed == set(KNOWN.get(kind, {})), found.stdout[-5000:]
+    assert sum(len(case) == 0 for case in cases) > 300, found.stdout[-5000:]
+    failed = {
+        (case.get("classname", "").rpartition(".")[2], case.get("name"))
+        for case in cases
+        if case.find("failure") is not None or case.find("error") is not None
+    }
+    assert failed == {(kind, name) for kind in KINDS_OF_MODELS for name in KNOWN}, found.stdout[-5000:]

@@ -163,7 +163,10 @@ def with_global(
     documents: Documents,
     raised: Float[Tensor, "#batch heads seq keys"] | None = None,
 ) -> Keys:
-    """The slots and the first tokens of each document, as exact keys; ``raised``: what each query adds to their bias."""
+    """The slots and the first tokens of each document, as exact keys.
+
+    ``raised``: what each query adds to their bias.
+    """
     if tokens is not None:
         keys, values = tokens
         there = torch.arange(keys.shape[1], device=keys.device) < documents.totals[:, None]

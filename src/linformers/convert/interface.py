@@ -368,8 +368,8 @@ def check_model(model_class: type[PreTrainedModel]) -> None:
     for name, classes in vars(sys.modules[model_class.__module__]).items():
         if name.endswith("ATTENTION_CLASSES") and NAME not in classes:
             raise ValueError(
-                f"{model_class.__name__} takes its attention from a list of its own, {name}, in which there is no linear "
-                f"one: {SOFTMAX}."
+                f"{model_class.__name__} takes its attention from a list of its own, {name}, in which there is no "
+                f"linear one: {SOFTMAX}."
             )
 
 

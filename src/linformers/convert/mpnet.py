@@ -46,22 +46,21 @@ def take_implementation(modeling_mpnet: ModuleType) -> None:
         self: Any,
         hidden_states: Float[Tensor, "batch seq hidden"],
         attention_mask: Tensor | None = None,
-        position_bias: Tensor | PositionBias | None = None,
-        output_attentions: bool = False,
+        *args: Any,
         **kwargs: Any,
     ) -> tuple[Tensor, ...]:
-        if not isinstance(position_bias, PositionBias):
-            return softmax(self, hidden_states, attention_mask, position_bias, output_attentions, **kwargs)
-        if output_attentions:
+        bias = next((x for x in (*args, *kwargs.values()) if isinstance(x, PositionBias)), None)
+        if bias is None:
+            return softmax(self, hidden_states, attention_mask, *args, **kwargs)
+        if kwargs.get("output_attentions"):
             refuse_weights()
         heads = (self.num_attention_heads, self.attention_head_size)
         query, key, value = (
             linear(hidden_states).unflatten(-1, heads).transpose(1, 2) for linear in (self.q, self.k, self.v)
         )
         keep = padding_of(attention_mask, *hidden_states.shape[:2], type(self).__name__)
-        settings, dropout = settings_of(position_bias.config), self.dropout.p if self.training else 0.0
-        distances = position_bias.distances
-        read = read_tokens(query, key, value, keep, settings, settings.slots(self), dropout, distances=distances)
+        settings, dropout = settings_of(bias.config), self.dropout.p if self.training else 0.0
+        read = read_tokens(query, key, value, keep, settings, settings.slots(self), dropout, distances=bias.distances)
         return (self.o(read.flatten(2)),)
 
     encoder.compute_position_bias, attention.forward = compute_position_bias, forward

@@ -316,7 +316,7 @@ def test_models_that_take_no_implementation_are_refused(family):
         AutoModel.from_config(AutoConfig.for_model(family, **WORDS), attn_implementation="linformers")
 
 
-@pytest.mark.parametrize("family", ["sam", "sam_vision_model", "superglue"])
+@pytest.mark.parametrize("family", ["sam", "sam_vision_model"])
 def test_models_with_a_list_of_their_own_are_refused(family):
     with pytest.raises(ValueError, match="ATTENTION_CLASSES, in which there is no linear one"):
         AutoModel.from_config(AutoConfig.for_model(family), attn_implementation="linformers")
