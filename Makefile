@@ -20,7 +20,7 @@ PARALLEL := OMP_NUM_THREADS=1 $(PYTEST) -n logical --dist loadfile
 # environment forbids writing it, every start of Python would compile torch and transformers anew, about 10 s.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup quickstart test lint format type docs clean
+.PHONY: help setup quickstart test lint format type schema docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -29,6 +29,7 @@ help:
 	@echo "make test        the tests, those of arrays with every shape checked"
 	@echo "make lint type   ruff and codespell; pyright"
 	@echo "make format      let ruff rewrite the code"
+	@echo "make schema      recipes/schema.json, by which editors complete recipes, from the recipe's classes"
 	@echo "make docs        the documentation, into site/; broken links are errors"
 	@echo "make clean       remove the environment and the caches"
 
@@ -53,6 +54,9 @@ format: $(VENV)/.dev
 
 type: $(VENV)/.dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+schema: $(VENV)/.core
+	$(BIN)/python -c "import json; from linformers.training.recipe import recipe_schema; print(json.dumps(recipe_schema(), indent=1))" > recipes/schema.json
 
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -16,6 +16,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from limit import measure_limit
 from result_files import write_csv
 from rich.console import Console
 from rich.table import Table
@@ -23,7 +24,6 @@ from rich.table import Table
 from linformers.commands.benchmark import Plan, Settings, measure_plan
 from linformers.files.settings import override
 from linformers.measure.contenders import RIVALS, Shape, linformer, rival
-from linformers.measure.limit import measure_limit
 from linformers.measure.results import identity
 from linformers.measure.show import growth_exponent, save_plot, table
 from linformers.measure.sweep import in_fresh_process
@@ -36,7 +36,7 @@ FIVE = ("nystromformer", "longformer", "bigbird", "modernbert", "roberta")
 
 def limits(plan: Plan, lengths: list[int], rounds: int, path: Path, console: Console) -> list[dict[str, Any]]:
     """Each contender at each length beside its matrix products, kept in a file for the next run of the same state."""
-    state = identity(plan.settings.device, {**asdict(plan.settings), **plan.options, "rounds": rounds})
+    state = identity(plan.settings.device, {**plan.settings.model_dump(), **plan.options, "rounds": rounds})
     kept = json.loads(path.read_text()) if path.is_file() else {}
     rows: list[dict[str, Any]] = kept["rows"] if kept.get("identity") == state else []
     for length in lengths:

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lra_tasks import PUBLISHED, LraTask, load_task
 from rich.console import Console
 from rich.table import Table
 from sklearn.linear_model import LogisticRegression
@@ -33,7 +34,6 @@ from transformers.models.distilbert.modeling_distilbert import create_sinusoidal
 
 from linformers import LinformerConfig, LinformerForSequenceClassification
 from linformers.attention.sharing import PROJECTION_KINDS
-from linformers.data.lra.tasks import PUBLISHED, LraTask, load_task
 from linformers.files.progress import ReadProgress
 
 ROOT = Path(__file__).parents[1]

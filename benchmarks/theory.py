@@ -22,20 +22,13 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from theorem_draws import Theorem1, Theorem2, fit_growth, needed_dim
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging
 
 from linformers import to_linformer
 from linformers.analysis.spectrum import cut_windows
-from linformers.analysis.theory import (
-    Theorem1,
-    Theorem2,
-    fit_growth,
-    needed_dim,
-    theorem_1_dim,
-    theorem_1_failure,
-    theorem_2_dims,
-)
+from linformers.analysis.theory import theorem_1_dim, theorem_1_failure, theorem_2_dims
 from linformers.data.books import load_books
 from linformers.files.environment import command_line, describe_environment
 from linformers.report.plots import plot_lines, save_png

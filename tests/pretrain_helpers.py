@@ -59,11 +59,11 @@ def train(recipe: dict[str, Any], die_at_flush: int | None = None) -> None:
 
     torch.set_num_threads(1)
     from linformers.commands.pretrain import run_recipe
-    from linformers.training.recipe import make_recipe
+    from linformers.training.recipe import Recipe
 
     if die_at_flush is not None:
         die_at(die_at_flush)
-    raise SystemExit(run_recipe(make_recipe(recipe)))
+    raise SystemExit(run_recipe(Recipe(**recipe)))
 
 
 def die_at(number: int) -> None:

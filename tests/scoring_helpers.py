@@ -80,11 +80,11 @@ def score(options: dict[str, Any], die_at_flush: int | None = None) -> None:
 
     torch.set_num_threads(1)
     from linformers.commands.score import run_score
-    from linformers.scoring import units
+    from linformers.files import folders
     from linformers.scoring.settings import ScoreSettings
 
     if die_at_flush is not None:
-        flush, left = units.flush, [die_at_flush]
+        flush, left = folders.flush, [die_at_flush]
 
         def dying(path: Path) -> None:
             left[0] -= 1
@@ -92,7 +92,7 @@ def score(options: dict[str, Any], die_at_flush: int | None = None) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
             flush(path)
 
-        units.flush = dying
+        folders.flush = dying
     run_score(ScoreSettings(**options), Console(quiet=True))
 
 

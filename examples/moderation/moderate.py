@@ -15,7 +15,6 @@ import json
 import shlex
 import subprocess
 import sys
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from linformers.report import markup
+from linformers.report.document import Chart, Document, Table
 from linformers.training.evaluate import wilson_interval
 
 CLASSES = ("ham", "spam")
@@ -80,22 +79,30 @@ def write_report(output: Path, queue: list[dict[str, Any]], counts: dict[str, in
         lines.writerow(["id", "probability", "beginning"])
         lines.writerows([row["id"], f"{row['probability']:.4f}", row["text"][:CHARACTERS]] for row in queue)
     threshold = json.loads((output / "calibration" / "calibration.json").read_text())["threshold"]
-    facts = [("threshold", f"{threshold:.4f}, chosen for a precision of {asked:.0%}"), *shares(counts)]
-    rows = [(f"{row['probability']:.4f}", row["label"], row["text"][:CHARACTERS]) for row in queue[:SHOWN]]
-    # The least sure are where a threshold shows what it does.
-    least = [(f"{row['probability']:.4f}", row["label"], row["text"][:CHARACTERS]) for row in queue[SHOWN:][-SHOWN:]]
+    asked_for = ("threshold", f"{threshold:.4f}, chosen for a precision of {asked:.0%}")
+    rows = [(f"{row['probability']:.4f}", row["label"], row["text"][:CHARACTERS]) for row in queue]
+    parts = {
+        "The surest": rows[:SHOWN],
+        "The least sure": rows[SHOWN:][-SHOWN:],
+    }  # where a threshold tells
     head = ["probability", "label", "beginning"]
-    css = (resources.files("linformers.report") / "page.css").read_text(encoding="utf-8")
-    plot = (output / "calibration" / "reliability.png").resolve().relative_to(output.resolve()).as_posix()
-    page = [
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Review queue</title><style>{css}</style><main>',
-        f"<h1>Review queue</h1><dl>{markup.definitions(facts)}</dl>",
-        f'<figure><img src="{plot}" alt="Reliability: predicted probability against share of spam"></figure>',
-        markup.table("The surest", head, rows, words=True),
-        markup.table("The least sure", head, least, words=True) if least else "",
-        "</main></html>",
-    ]
-    (output / "queue.html").write_text("\n".join(page), encoding="utf-8")
+    reliability = Chart(
+        name="reliability",
+        picture=(output / "calibration" / "reliability.png").read_bytes(),
+        alt="Reliability: predicted probability against share of spam",
+        caption="Predicted probability against share of spam, on the mails of the calibration.",
+        light=True,
+    )
+    page = Document(
+        title="Review queue",
+        lead="Mails that the model takes for unwanted, the surest first.",
+        sections=[
+            Table(caption="How good it is", head=["what", "value"], rows=[asked_for, *shares(counts)], words=True),
+            reliability,
+            *(Table(caption=caption, head=head, rows=some, words=True) for caption, some in parts.items() if some),
+        ],
+    )
+    (output / "queue.html").write_text(page.as_html(), encoding="utf-8")
 
 
 def shares(counts: dict[str, int]) -> list[tuple[str, str]]:

@@ -3,7 +3,6 @@
 import csv
 import inspect
 import json
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -207,9 +206,9 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, capsys: pytest
 def test_defaults_are_those_of_the_settings() -> None:
     options = {name: one.default for name, one in inspect.signature(benchmark).parameters.items()}
     for kind, names in ((Settings, {}), (Shape, {"num_hidden_layers": "layers", "num_attention_heads": "heads"})):
-        for field in fields(kind):
-            if field.name != "device":  # the best there is
-                assert options[names.get(field.name, field.name)] == field.default, field.name
+        for name, field in kind.model_fields.items():
+            if name != "device":  # the best there is
+                assert options[names.get(name, name)] == field.default, name
 
 
 def test_growth() -> None:

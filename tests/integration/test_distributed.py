@@ -34,7 +34,7 @@ import json, os, signal, sys
 import torch
 torch.set_num_threads(1)
 from linformers.commands import pretrain as job
-from linformers.training.recipe import make_recipe
+from linformers.training.recipe import Recipe
 
 step = job.PretrainTrainer.training_step
 seen = {}
@@ -49,7 +49,7 @@ def noting(self, model, inputs, *arguments):
 
 job.PretrainTrainer.training_step = noting
 for run in json.load(open(sys.argv[1])):
-    code = job.run_recipe(make_recipe(run["recipe"]))
+    code = job.run_recipe(Recipe(**run["recipe"]))
     assert code == (0 if run["stop_at"] is None else 143), code
     with open(run["recipe"]["output"]["folder"] + "/seen-" + os.environ["RANK"], "w") as file:
         json.dump(seen, file)

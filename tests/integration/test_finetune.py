@@ -132,7 +132,7 @@ def test_a_run_goes_on_bit_by_bit(work: Path, whole: Path) -> None:
 
 def test_kills(work: Path, whole: Path) -> None:
     context = processes()
-    for number in (9, 14):
+    for number in (4, 15, 14):
         assert exit_code(context, tiny(work, "killed"), train, die_at_flush=number) == -signal.SIGKILL
     assert exit_code(context, tiny(work, "killed"), train) == 0
     assert fingerprint(work / "killed") == fingerprint(whole)

@@ -16,7 +16,7 @@ from linformers.cli import main
 from linformers.commands.pretrain import run_recipe
 from linformers.files.folders import DiskFullError, damage
 from linformers.training import tensors
-from linformers.training.recipe import load_recipe, make_recipe
+from linformers.training.recipe import Recipe, load_recipe
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(work: Path, name: str, **sections: dict[str, Any]) -> Path:
-    assert run_recipe(make_recipe(tiny(work, name, **sections)), console=Console(quiet=True)) == 0
+    assert run_recipe(Recipe(**tiny(work, name, **sections)), console=Console(quiet=True)) == 0
     return work / name
 
 
@@ -42,7 +42,7 @@ def whole(work: Path) -> Path:
 
 
 def test_what_a_run_leaves(work: Path, whole: Path) -> None:
-    assert load_recipe(whole / "recipe.yaml") == make_recipe(tiny(work, "whole"))
+    assert load_recipe(whole / "recipe.yaml") == Recipe(**tiny(work, "whole"))
     about = json.loads((whole / "run.json").read_text())
     assert about["environment"]["versions"]["torch"] == torch.__version__ and "git_commit" in about
     found = results(whole)
@@ -102,7 +102,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(work: Path, whole
     content[-5] ^= 1
     weights.write_bytes(content)
     console = Console(record=True, width=400)
-    assert run_recipe(make_recipe(tiny(work, "damaged")), console=console) == 0
+    assert run_recipe(Recipe(**tiny(work, "damaged")), console=console) == 0
     said = console.export_text()
     assert "checkpoint-12 is damaged (optimizer.safetensors has other contents" in said
     assert "Going on from" in said and "checkpoint-9" in said
@@ -202,7 +202,7 @@ def test_compiled_layers(work: Path, whole: Path) -> None:
 
 
 def test_the_command(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (work / "recipe.yaml").write_text(make_recipe(tiny(work, "command")).as_yaml())
+    (work / "recipe.yaml").write_text(Recipe(**tiny(work, "command")).as_yaml())
     assert main.run(["pretrain", str(work / "recipe.yaml"), "training.steps=4"]) == 0
     said = capsys.readouterr().out
     assert "perplexity" in said and "command/model" in said and "Next:" in said

@@ -9,7 +9,7 @@ from pretrain_helpers import write_text
 from rich.console import Console
 
 from linformers.commands.pretrain import run_recipe
-from linformers.training.recipe import Recipe, load_recipe
+from linformers.training.recipe import Recipe, load_recipe, recipe_schema
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 LAPTOP, PAPER = (sorted((FOLDER / scale).glob("*.yaml")) for scale in ("laptop", "paper"))
@@ -33,6 +33,16 @@ def key(recipe: Recipe) -> str:
     values = recipe.as_dict()
     values["output"]["folder"] = ""
     return json.dumps(values)
+
+
+def test_editors_know_the_keys() -> None:
+    """`make schema` writes what recipes name in their first line."""
+    schema = json.loads((FOLDER / "schema.json").read_text())
+    assert schema == recipe_schema()
+    assert {"like", "model", "data", "training"} <= set(schema["properties"])
+    assert "projected_dim" in json.dumps(schema) and "weight" in schema["$defs"]["Source"]["properties"]
+    for path in (*LAPTOP, *PAPER):
+        assert path.read_text().startswith("# yaml-language-server: $schema=../schema.json\n"), path
 
 
 @pytest.mark.parametrize("paths", [LAPTOP, PAPER], ids=["laptop", "paper"])

@@ -66,19 +66,19 @@ def test_everything_once(work: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert found[place]["probabilities"] == pytest.approx(answer, abs=1e-5)
         assert found[place]["label"] == max(answer, key=lambda name: answer[name])
         assert found[place]["flagged"] == (found[place]["probabilities"]["spam"] >= 0.5)
-    manifest = json.loads((work / "first" / "manifest.json").read_text())
-    counts = manifest["counts"]
+    results = json.loads((work / "first" / "results.json").read_text())
+    counts = results["counts"]
     assert counts["rows"] == total and counts["shards"] == 9 and counts["long"] > 5
     assert counts["flagged"] == sum(row["flagged"] for row in found)
-    assert manifest["model"]["labels"] == ["ham", "spam"] and len(manifest["model"]["sha256"]) == 64
+    assert results["model"]["labels"] == ["ham", "spam"] and len(results["model"]["sha256"]) == 64
     assert pq.read_table(work / "first" / "scores").num_rows == len(found)  # as others read it: a data set
 
 
 def test_going_on_after_kills(work: Path) -> None:
     context = processes()
     context.set_forkserver_preload(["linformers.commands.score", "linformers.models.heads", "pandas"])
-    # A unit flushes its shard, the folder, its note, the folder: a death before each of them.
-    for number in (1, 2, 3, 4, 7):
+    # The plan takes two flushes; a unit its shard, the folder, its note, the folder: a death before each of them.
+    for number in (1, 3, 2, 3, 4, 7):
         assert exit_code(context, options(work, "killed"), score, die_at_flush=number) == -signal.SIGKILL
     assert exit_code(context, options(work, "killed"), score) == 0
     assert fingerprint(work / "killed") == fingerprint(work / "whole")
@@ -133,8 +133,8 @@ def test_folders_that_are_not_ours(work: Path, capsys: pytest.CaptureFixture[str
     assert (folder / "thesis.txt").read_text() == "mine"
     linked = work / "linked"
     score(options(work, "linked"))
-    (linked / "manifest.json").unlink()
-    (linked / "manifest.json").symlink_to(folder / "thesis.txt")
+    (linked / "results.json").unlink()
+    (linked / "results.json").symlink_to(folder / "thesis.txt")
     assert run(work, "linked") == 1
     assert "is a link" in capsys.readouterr().err and (folder / "thesis.txt").read_text() == "mine"
 
@@ -171,7 +171,7 @@ def test_ids_jsonl_windows_and_embeddings(work: Path) -> None:
     found = read_scores(work / "lines")
     assert [row["id"] for row in found] == [row["id"] for row in lines]
     assert set(found[0]) == {"id", "label", "probabilities", "embedding"} and len(found[0]["embedding"]) == 32
-    counts = json.loads((work / "lines" / "manifest.json").read_text())["counts"]
+    counts = json.loads((work / "lines" / "results.json").read_text())["counts"]
     assert counts["windows"] > counts["scored"] == 30 and counts["long"] > 3
     with pytest.raises(ValueError, match="id='label' is a name that the scores have"):
         score({**given, "id": ("label",), "output": str(work / "none")})
@@ -191,7 +191,7 @@ def test_exports_score_the_same(work: Path) -> None:
     for one, other in zip(found, expected, strict=True):
         assert (one["file"], one["row"]) == (other["file"], other["row"])
         assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-4)
-    assert json.loads((work / "by-onnx" / "manifest.json").read_text())["model"]["runtime"] == "onnxruntime"
+    assert json.loads((work / "by-onnx" / "results.json").read_text())["model"]["runtime"] == "onnxruntime"
     with pytest.raises(ValueError, match="embeddings are not among the outputs"):
         score(options(work, "none", model=str(work / "exported"), embeddings=True))
 

@@ -87,16 +87,17 @@ def test_spectrum_of_a_linformer_shows_its_projections(texts: Path, tmp_path: Pa
 def killed(arguments: list[str], saves: int) -> None:
     """Saves after each text, and dies while it writes the state for the n-th time."""
     from linformers.commands import spectrum as spectrum_run
+    from linformers.files import folders
 
-    flush, left = spectrum_run.flush, [saves]
+    flush, left = folders.flush, [saves]
 
     def dying(path: Path) -> None:
-        left[0] -= 1
+        left[0] -= path.name.endswith(spectrum_run.STATE)
         if left[0] == 0:
             os.kill(os.getpid(), signal.SIGKILL)
         flush(path)
 
-    spectrum_run.flush, spectrum_run.SAVE_EVERY = dying, 0.0  # type: ignore[assignment]
+    folders.flush, spectrum_run.SAVE_EVERY = dying, 0.0  # type: ignore[assignment]
     run(arguments)
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from limit import measure_limit
 
 from linformers.measure.cell import Task, build_model
-from linformers.measure.limit import measure_limit
 
 LENGTH = 4096
 FIELDS: dict[str, Any] = {

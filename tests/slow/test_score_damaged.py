@@ -25,7 +25,7 @@ def test_a_thousand_damaged_files(tmp_path: Path) -> None:
             "limit_bytes": 10_000,
         }
     )
-    counts = json.loads((output / "manifest.json").read_text())["counts"]
+    counts = json.loads((output / "results.json").read_text())["counts"]
     scored = Counter(row["file"] for row in read_scores(output))
     rejects = [json.loads(line) for line in (output / "rejects.jsonl").read_text().splitlines()]
     rejected = Counter()

@@ -59,7 +59,7 @@ def test_rows_are_the_same_when_workers_are_killed(work: Path) -> None:
     found = read_scores(work / "killed")
     assert len({(row["file"], row["row"]) for row in found}) == len(found) == 3 * ROWS - 1
     assert fingerprint(work / "killed") == fingerprint(work / "local")
-    assert json.loads((work / "killed" / "manifest.json").read_text())["engine"] == "ray"
+    assert json.loads((work / "killed" / "results.json").read_text())["engine"] == "ray"
 
 
 def test_one_engine_goes_on_where_the_other_stopped(work: Path) -> None:

@@ -1,6 +1,5 @@
 """A default stands in a command's options, for its help, and in the settings behind them: both must be the same."""
 
-import dataclasses
 import inspect
 from typing import Any
 
@@ -30,13 +29,6 @@ def defaults(function: Any) -> dict[str, Any]:
     return found | {name: parse_bytes(name, value) for name, value in sizes.items() if isinstance(value, str)}
 
 
-def fields(settings: Any) -> dict[str, Any]:
-    found = {field.name: field for field in dataclasses.fields(settings)}
-    factories = {name: one.default_factory for name, one in found.items()}
-    made = {name: make() for name, make in factories.items() if make is not dataclasses.MISSING}
-    return {name: one.default for name, one in found.items()} | made
-
-
 @pytest.mark.parametrize(
     ("command", "settings"),
     [
@@ -49,12 +41,14 @@ def fields(settings: Any) -> dict[str, Any]:
 )
 def test_options_are_the_settings_with_their_defaults(command: Any, settings: Any) -> None:
     options = defaults(command)
-    known = fields(settings)
+    known = settings.model_fields
     assert set(options) <= set(known)
     for name, value in options.items():
         required = value is inspect.Parameter.empty
-        assert required == (known[name] is dataclasses.MISSING), name
-        assert required or (value or None) == (known[name] or None), name  # no list and an empty tuple are the same
+        assert required == known[name].is_required(), name
+        assert required or (value or None) == (known[name].default or None), (
+            name
+        )  # no list and an empty tuple are the same
 
 
 def test_options_of_convert_have_the_defaults_of_linearise() -> None:
@@ -65,7 +59,7 @@ def test_options_of_convert_have_the_defaults_of_linearise() -> None:
 
 
 def test_options_of_calibrate_have_the_defaults_of_score() -> None:
-    options, known = defaults(calibrate), fields(Reading)
+    options, known = defaults(calibrate), {name: one.default for name, one in Reading.model_fields.items()}
     shared = options.keys() & known.keys() - {"model"}
     assert len(shared) >= 5 and {name: options[name] for name in shared} == {name: known[name] for name in shared}
 

@@ -16,6 +16,7 @@ from linformers.analysis.spectrum_maps import visit_maps
 from linformers.analysis.spectrum_values import EachOnItsThread, Values, singular_values
 from linformers.checks import check_int
 from linformers.convert.load import longest_input
+from linformers.data.tokenise import TextEncoder
 from linformers.training.loading import load_encoder, load_tokenizer
 
 RESAMPLES = 2000
@@ -71,9 +72,9 @@ class Spectrum:
         """For each layer, how many singular values have this share of the mass, as a mean over heads and texts."""
         return [int(np.searchsorted(curve, mass - 1e-12)) + 1 for curve in self.curves.mean(1)]
 
-    def trend(self, seed: int = 0) -> Trend:
+    def trend(self) -> Trend:
         """Whether higher layers have lower rank (the paper's section 3): a negative correlation."""
-        return layer_trend(self.effective_ranks, seed)
+        return layer_trend(self.effective_ranks)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: means over texts, without the curves."""
@@ -173,11 +174,13 @@ def cut_windows(
     """
     check_int("max_texts", count)
     check_int("windows_per_text", per_text)
-    found: list[list[int]] = []
+    encoder = TextEncoder(tokenizer)
+    found: list[np.ndarray] = []
     read = short = 0
     for text in texts:
         read += 1
-        pieces = _pieces(text, tokenizer, length, min(per_text, count - len(found)))
+        windows = encoder.windows([text], length, min(per_text, count - len(found))).windows
+        pieces = [ids for ids in windows if len(ids) == length]
         short += not pieces
         found += pieces
         if len(found) == count:
@@ -185,25 +188,6 @@ def cut_windows(
     if not found:
         raise ValueError(f"{what}: none of {read} has {length} tokens; lower length, or give longer texts")
     return Windows(np.array(found, dtype=np.int64), read, short)
-
-
-def _pieces(text: str, tokenizer: Any, length: int, count: int) -> list[list[int]]:
-    characters = 8 * length * count  # of a book only its start is tokenised
-    while True:
-        encoded = tokenizer(
-            text[:characters],
-            truncation=True,
-            max_length=length,
-            return_overflowing_tokens=True,
-            return_attention_mask=False,
-        )["input_ids"]
-        if encoded and isinstance(encoded[0], int):  # a tokenizer without a fast version has no overflow
-            encoded = [encoded]
-        pieces = [ids for ids in encoded if len(ids) == length][:count]
-        # What stands last may have been cut within a word.
-        if len(text) <= characters or len(encoded) > count:
-            return pieces
-        characters *= 4
 
 
 class SpectrumSums:
@@ -295,9 +279,9 @@ def measure_windows(
                 on_text(number + 1, len(windows))
 
 
-def layer_trend(values: Float[np.ndarray, "texts layers heads"], seed: int = 0) -> Trend:
+def layer_trend(values: Float[np.ndarray, "texts layers heads"]) -> Trend:
     """Correlation of a head's mean with its layer's index, with a bootstrap by text and a permutation test by head."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     texts, layers, heads = values.shape
     if layers == 1:
         return Trend(0.0, -1.0, 1.0, 1.0)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 # Without gradients a batch is read in groups of about as many tokens, in which padding is at most this share.
@@ -244,6 +244,16 @@ def take_rows(x: Tensor, index: Tensor) -> Tensor:
 def wide(x: Tensor) -> torch.dtype:
     """At least float32: what sums and softmaxes of a tensor are computed in."""
     return torch.promote_types(x.dtype, torch.float32)
+
+
+def masked_mean(
+    x: Float[Tensor, "batch seq hidden"], keep: Bool[Tensor, "batch seq"] | None
+) -> Float[Tensor, "batch hidden"]:
+    """Mean over the kept tokens of each sequence (``keep=None``: all); zero where none is kept."""
+    if keep is None:
+        return x.mean(1)
+    total = x.masked_fill(~keep[..., None], 0).sum(1)
+    return total / keep.sum(1, keepdim=True).clamp(min=1).to(total.dtype)
 
 
 def read_mask(mask: Tensor | None, x: Shaped[Tensor, "batch seq *rest"]) -> Bool[Tensor, "batch seq"] | None:

@@ -8,6 +8,14 @@ from linformers.attention.documents import Documents
 from linformers.attention.keys import Keys, attend, token_keys
 
 
+def softmax_of(attention: Attention) -> "SoftmaxAttention":
+    """Softmax attention over the parameters of another mechanism, which stay its own; in evaluation mode."""
+    exact = SoftmaxAttention(attention.hidden_size, attention.num_attention_heads)
+    for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+        setattr(exact, name, getattr(attention, name))
+    return exact.eval()
+
+
 class SoftmaxAttention(Attention):
     """``softmax(Q K^T / sqrt(head_dim)) V`` (Vaswani et al. 2017), with the interface of ``LinformerAttention``.
 

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset, Sampler
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from linformers.data.tasks import Part
+from linformers.data.tokenise import TextEncoder
 
 TOKENISED_AT_ONCE = 512
 POOL = 50  # batches that are sorted by length together
@@ -42,19 +43,13 @@ class EncodedPart(Dataset):
         self.labels = torch.from_numpy(part.labels)
         self.inputs: list[dict[str, np.ndarray]] = []
         self.cut = 0
+        encoder = TextEncoder(tokenizer)
         for start in range(0, len(part), TOKENISED_AT_ONCE):
             examples = part.examples[start : start + TOKENISED_AT_ONCE]
             pairs = None if examples[0].pair is None else [example.pair or "" for example in examples]
-            found = tokenizer(
-                [example.text for example in examples],
-                pairs,
-                truncation="longest_first",
-                max_length=max_length,
-                return_attention_mask=False,
-            )
-            self.cut += sum(bool(encoding.overflowing) for encoding in found.encodings or ())
-            for row in range(len(examples)):
-                self.inputs.append({name: np.array(column[row], dtype=np.int32) for name, column in found.items()})
+            found = encoder.inputs([example.text for example in examples], pairs, max_length=max_length)
+            self.cut += found.cut
+            self.inputs += found.rows
             seen(len(examples))
         self.lengths = np.array([len(inputs["input_ids"]) for inputs in self.inputs])
 

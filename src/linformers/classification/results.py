@@ -1,7 +1,6 @@
 """What a fine-tuning run leaves behind: metrics, predictions, and what it says in the end."""
 
 import json
-import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -23,7 +22,7 @@ from linformers.classification.metrics import LABELS, estimate, predictions
 from linformers.classification.settings import PLAN
 from linformers.convert.families import FAMILIES
 from linformers.data.tasks import Task
-from linformers.files.folders import reports_full_disk
+from linformers.files.folders import write_file
 from linformers.files.run_folder import MODEL, RESULTS
 from linformers.training.resumable import evaluations_in, losses_in, read_state
 
@@ -96,10 +95,7 @@ def write_predictions(path: Path, task: Task, scores: Float[np.ndarray, "rows cl
     }
     if task.kind != "regression":
         columns["probabilities"] = scores.tolist()
-    unfinished = path.parent / f".{path.name}"
-    with reports_full_disk(path, unfinished, "the model is intact"):
-        pq.write_table(pa.table(columns), unfinished)
-        os.replace(unfinished, path)
+    write_file(path, lambda target: pq.write_table(pa.table(columns), target), intact="the model is intact")
 
 
 def _counts(task: Task, labels: Shaped[np.ndarray, "rows ..."]) -> dict[str, int | float]:

@@ -85,8 +85,8 @@ def benchmark(
     settings = Settings(
         batch_size=batch_size,
         memory=None if memory is None else parse_bytes("--memory", memory),
-        device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
-        dtype=dtype,
+        device=device or ("cuda" if torch.cuda.is_available() else "cpu"),  # type: ignore[arg-type]
+        dtype=dtype,  # type: ignore[arg-type]
         compile=compile,
         training=training,
         repeats=repeats,

@@ -161,7 +161,7 @@ def convert(
 
 def _next(facts: dict[str, Any], model: str, output: Path) -> str:
     """What to do with the result: a whole command, which runs as it is printed."""
-    from linformers.convert.card import distillation_length, loader
+    from linformers.report.cards import distillation_length, loader
 
     length = distillation_length(facts)
     if length is None:
@@ -193,7 +193,7 @@ def _rows_of(model: str) -> list[Any]:
     options = []
     for name in (*TaskSources.__dataclass_fields__, *Columns.__dataclass_fields__, "max_reject_share"):
         value = plan.get(name)
-        if value and value != getattr(FinetuneSettings, name, None):
+        if value and value != FinetuneSettings.model_fields[name].default:
             for one in value if isinstance(value, list) else [value]:
                 options += [f"--{name.replace('_', '-')}", one]
     return options

@@ -28,7 +28,7 @@ def tokenizer(
     from rich.console import Console
     from transformers import AutoTokenizer
 
-    from linformers.data.documents import read_documents
+    from linformers.data.documents import read_texts
     from linformers.data.tokenizer import SMALLEST_VOCABULARY, train_tokenizer
     from linformers.files.progress import ReadProgress
     from linformers.files.rejects import Rejects
@@ -44,10 +44,10 @@ def tokenizer(
 
         def texts() -> Iterator[str]:
             nonlocal characters
-            for document in read_documents(sources, rejects, progress.reached):
-                characters += len(document.text)
-                progress.add(len(document.text))
-                yield document.text
+            for text in read_texts("input", sources, rejects, progress.reached):
+                characters += len(text)
+                progress.add(len(text))
+                yield text
 
         trained = train_tokenizer(
             texts(), vocab_size=vocab_size, model_max_length=model_max_length, min_frequency=min_frequency

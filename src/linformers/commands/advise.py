@@ -3,7 +3,6 @@
 import json
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,13 @@ from transformers import PreTrainedModel
 from linformers.analysis.advise import KIND, Advice, advise_projected_dims
 from linformers.convert.families import FAMILIES
 from linformers.convert.load import load_teacher, load_tokenizer, name_of
-from linformers.data.documents import read_documents
+from linformers.data.documents import read_texts
 from linformers.files.environment import describe_environment
 from linformers.files.folders import check_output, write_folder
 from linformers.files.progress import ReadProgress
-from linformers.files.rejects import Rejects
+from linformers.files.settings import Count, Natural, StrictModel
 from linformers.files.sources import DocumentUnit, Source
+from linformers.report import words
 
 ADVICE, OPTIONS = "advice.json", "linearise.json"
 _ERRORS = {
@@ -30,8 +30,7 @@ _ERRORS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class AdviseSettings:
+class AdviseSettings(StrictModel):
     """Options of the command; see ``linformers.advise_projected_dims``."""
 
     model: str
@@ -40,11 +39,11 @@ class AdviseSettings:
     target_mass: float | None = None
     target_error: float | None = None
     mean_dim: int | None = None
-    length: int = 512
-    max_texts: int = 8
-    windows_per_text: int = 1
-    local_window: int = 0
-    global_tokens: int = 1
+    length: Count = 512
+    max_texts: Count = 8
+    windows_per_text: Count = 1
+    local_window: Natural = 0
+    global_tokens: Natural = 1
     timing: bool = True
     text_column: str | None = None
     documents: DocumentUnit = "file"
@@ -114,8 +113,7 @@ def _texts(settings: AdviseSettings) -> Iterator[str]:
     sources = [
         Source(path=path, text_column=settings.text_column, documents=settings.documents) for path in settings.texts
     ]
-    for document in read_documents(sources, Rejects(max_share=1.0)):
-        yield document.text
+    return read_texts("texts", sources)
 
 
 def convert_command(model: str, advice: Advice, output: str) -> str:
@@ -173,8 +171,7 @@ def measure_costs(model: PreTrainedModel, advice: Advice, console: Console) -> l
         table.add_column(name, justify="right")
     cells = measure(models, lengths)
     for cell in cells:
-        memory = "not measured" if cell.peak_bytes is None else f"{cell.peak_bytes / 2**20:,.0f} MiB"
-        table.add_row(f"{cell.length:,}", cell.name, f"{cell.seconds:.3f}", memory)
+        table.add_row(f"{cell.length:,}", cell.name, f"{cell.seconds:.3f}", words.memory(cell.peak_bytes))
     console.print(table)
     return [
         {"attention": cell.name, "length": cell.length, "seconds": cell.seconds, "peak_bytes": cell.peak_bytes}

@@ -3,15 +3,16 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
 
-from linformers.checks import check_choice, check_int
+from linformers.checks import check_int
 from linformers.files.run_folder import RESULTS
+from linformers.files.settings import Count, Positive, StrictModel
 from linformers.measure import show
 from linformers.measure.cell import Cell, Task
 from linformers.measure.contenders import Contender, notes
@@ -20,47 +21,38 @@ from linformers.measure.results import LEFT_OUT, PLOT, TABLE, Results, Row, iden
 from linformers.measure.sweep import largest_batch, run_cell
 from linformers.report.words import seconds as in_words
 
-DTYPES = ("float32", "bfloat16", "float16")
 
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(StrictModel):
     """How cells are measured.
 
     Args:
-        batch_size: sequences at once.
-        memory: instead, take the largest batch whose weights and peak fit into so many bytes.
-        device: ``cpu`` or ``cuda``.
-        dtype: of weights and activations.
-        compile: by ``torch.compile``.
-        training: forward, backward and a step of AdamW instead of a forward pass.
-        repeats: passes of a cell at most; the first is not counted.
-        cell_seconds: no further pass of a cell starts after this.
-        pass_limit: leave out cells where a pass would take longer, judged by shorter lengths; seconds.
-        seed: of weights and tokens.
+        batch_size: Sequences at once.
+        memory: Bytes that weights and peak may take: the largest batch that fits is measured, whatever ``batch_size``.
+        device: The device: ``cpu`` or ``cuda``.
+        dtype: The type of weights and activations.
+        compile: Whether the encoder runs through ``torch.compile``.
+        training: Whether a pass is forward, backward and a step of AdamW, not forward alone.
+        repeats: Passes of a cell at most; the first is not counted.
+        cell_seconds: Seconds after which no further pass of a cell starts.
+        pass_limit: Seconds of the longest pass; cells where one would take longer, judged by shorter lengths, are left
+            out.
+        seed: The seed of weights and tokens.
     """
 
-    batch_size: int = 1
+    batch_size: Count = 1
     memory: int | None = None
-    device: str = "cpu"
-    dtype: str = "float32"
+    device: Literal["cpu", "cuda"] = "cpu"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     compile: bool = False
     training: bool = False
-    repeats: int = 5
-    cell_seconds: float = 5.0
-    pass_limit: float = 120.0
+    repeats: Count = 5
+    cell_seconds: Positive = 5.0
+    pass_limit: Positive = 120.0
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        check_int("batch_size", self.batch_size)
-        check_int("repeats", self.repeats)
-        check_choice("dtype", self.dtype, DTYPES)
-        check_choice("device", self.device, ("cpu", "cuda"))
+    def _check(self) -> None:
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("device='cuda', but PyTorch sees no GPU here: use cpu, or a CUDA build of PyTorch")
-        for name in ("cell_seconds", "pass_limit"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be above 0 seconds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +129,7 @@ def measure_plan(plan: Plan, output: Path, console: Console) -> list[Row]:
         ValueError: the folder holds something else, or cells of another machine, of other versions or options.
     """
     settings = plan.settings
-    options = {**asdict(settings), **plan.options}
+    options = {**settings.model_dump(), **plan.options}
     options.pop("pass_limit")  # decides which cells there are, not what they hold
     results = Results(output, identity(settings.device, options))
     with results.opened():

@@ -2,7 +2,6 @@
 
 import json
 import shlex
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +75,7 @@ def run_calibrate(
         "format": 1,
         "command": command_line(),
         "model": {"name": name_of(reading.model), "sha256": hash_model(Path(reading.model))},
-        "reading": {name: value for name, value in asdict(reading).items() if name not in ("model", "memory")},
+        "reading": reading.model_dump(exclude={"model", "memory"}),
         "documents": {"file": Path(labelled).name, "rows": len(truth), "positives": positives, "rejected": rejected},
         "target": target,
         "asked": {aim: least},

@@ -17,7 +17,6 @@ from transformers.utils import FEATURE_EXTRACTOR_NAME
 
 from linformers.attention.sharing import PROJECTION_KINDS
 from linformers.checks import check_choice
-from linformers.convert.card import SETTINGS, conversion_card, teacher_card
 from linformers.convert.fairseq import convert_fairseq_linformer
 from linformers.convert.fidelity import Fidelity, measure_fidelity
 from linformers.convert.interface import Settings, layer_slots, settings_of
@@ -35,16 +34,26 @@ from linformers.convert.load import (
 from linformers.convert.parity import check_parity
 from linformers.convert.patches import ALL_FAMILIES
 from linformers.convert.surroundings import carry, modules_of, with_surroundings
-from linformers.data.documents import read_documents
+from linformers.data.documents import read_texts
+from linformers.data.tokenise import forget_limits
 from linformers.files.environment import describe_environment
 from linformers.files.folders import check_output, write_folder
 from linformers.files.progress import ReadProgress
-from linformers.files.rejects import Rejects
 from linformers.files.sources import Source
 from linformers.models.config import LinformerConfig
+from linformers.report.cards import CARD, converted_card
 
 CONVERSION, FIDELITY = "conversion.json", "fidelity.json"
 ARCHITECTURES = ("own", "linformer")
+SETTINGS = (  # of our config, that the card shows
+    "attention_type",
+    "projected_dim",
+    "projection_kind",
+    "projection_sharing",
+    "local_window",
+    "global_tokens",
+    "exact_length",
+)
 EVERY_LENGTH = 2**31 - 1  # tokens: no input is longer
 INPUTS = {"pixel_values": "images", "input_values": "recordings", "input_features": "recordings"}
 
@@ -98,7 +107,7 @@ def convert_to_folder(
     """
     check_choice("architecture", architecture, ARCHITECTURES)
     check_output(output, CONVERSION)
-    texts, fit_texts = read_texts("texts", sources, max_texts), read_texts("fit_texts", fit_sources, max_texts)
+    texts, fit_texts = _texts("texts", sources, max_texts), _texts("fit_texts", fit_sources, max_texts)
     own = architecture == "own" and not Path(model).is_file()
     with reading(model):
         folder = with_surroundings(model) if own else model
@@ -173,22 +182,19 @@ def convert_to_folder(
         if tokenizer is not None:
             if not own or options["max_length"] is not None:
                 tokenizer.model_max_length = longest
-            if tokenizer.is_fast:  # what is set there would cut texts where a program reads tokenizer.json alone
-                tokenizer.backend_tokenizer.no_truncation()
-                tokenizer.backend_tokenizer.no_padding()
+            forget_limits(tokenizer)
             tokenizer.save_pretrained(str(inner))
         if processor is not None:
             (inner / FEATURE_EXTRACTOR_NAME).write_text(json.dumps(processor, indent=2), encoding="utf-8")
         (target / CONVERSION).write_text(json.dumps(facts | {"notes": notes}, indent=2), encoding="utf-8")
         if fidelity is not None:
             (target / FIDELITY).write_text(json.dumps(fidelity.to_dict(), indent=2), encoding="utf-8")
-        card = conversion_card(facts | {"notes": notes}, fidelity, teacher_card(folder))
-        (target / "README.md").write_text(card, encoding="utf-8")
+        converted_card(facts | {"notes": notes}, fidelity, model, folder).save(target / CARD)
 
     write_folder(output, write)
     for note in notes:
         console.print(note)
-    console.print(f"model in {output}; what it is, and its limits: {output / 'README.md'}")
+    console.print(f"model in {output}; what it is, and its limits: {output / CARD}")
     if inputs != "texts":
         if processor is None:
             console.print(
@@ -320,15 +326,8 @@ def _shown_by(progress: ReadProgress) -> Callable[[int, int], None]:
     return show
 
 
-def read_texts(option: str, sources: Sequence[Source], count: int) -> list[str]:
-    """The first texts of the files that an option names; unusable records are passed over."""
-    if not sources:
-        return []
-    documents = read_documents(sources, Rejects(max_share=1.0))
-    texts = [document.text for document in islice(documents, count)]
-    if not texts:
-        raise ValueError(f"{option}={sources[0].path} holds no text that can be used; give another file")
-    return texts
+def _texts(option: str, sources: Sequence[Source], count: int) -> list[str]:
+    return list(islice(read_texts(option, sources), count)) if sources else []
 
 
 def fidelity_table(fidelity: Fidelity) -> Table:

@@ -1,21 +1,19 @@
 """Distil a converted encoder on plain text: no labels, only its teacher's hidden states."""
 
-import dataclasses
 import hashlib
 import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from rich.console import Console
 from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainerState
 
-from linformers.checks import check_choice, check_int
 from linformers.convert.interface import exact_length
 from linformers.convert.load import longest_input
 from linformers.convert.surroundings import carry, with_surroundings
@@ -23,12 +21,14 @@ from linformers.data.cache import TokenCache, tokenise
 from linformers.data.corpus import PackedBlocks
 from linformers.data.masking import IGNORED
 from linformers.data.streams import collate
+from linformers.data.tokenise import forget_limits
 from linformers.files.checkpoints import Checkpoints
 from linformers.files.environment import describe_environment
 from linformers.files.folders import write_folder
 from linformers.files.run_folder import MODEL, RESULTS, Folder, best_weights, newest_checkpoint
-from linformers.files.settings import differences
+from linformers.files.settings import Count, Natural, Positive, RunSettings
 from linformers.files.sources import Source
+from linformers.report.cards import CARD, distilled_card
 from linformers.training import tensors
 from linformers.training.arguments import training_arguments
 from linformers.training.corpus import cache_folder
@@ -44,58 +44,49 @@ from linformers.training.stopping import StopOnSignal, is_over, say_stopped
 KIND, PLAN = "linformers distil", "distil.json"
 
 
-@dataclass(frozen=True, kw_only=True)
-class DistilSettings:
+class DistilSettings(RunSettings):
     """A distillation run.
 
     Args:
-        model: folder of the converted model, with any head; the head is not changed.
-        teacher: folder or hub id of the encoder that it was converted from; of a classifier, the encoder.
-        texts: files, folders or globs with text of the kind to come.
-        output: folder of the run.
-        length: tokens of a sequence.
-        steps: optimiser steps.
-        batch_size: sequences a step.
-        learning_rate: the peak of AdamW's rate; then a cosine to 0.
-        order: ``all`` layers are linear from the start, or ``greedy``: one after another over the first half of the
-            steps, that first which loses least by it, while softmax attention stands in for the others.
-        evaluation_share: of the text, set aside to measure on.
-        evaluation_sequences: at most so many of them are read.
-        evaluate_every: steps between evaluations.
-        save_every: steps between checkpoints; a crash loses at most this.
-        seed: of the order.
-        dtype: of the weights while they are trained, whatever they were stored in; ``bfloat16`` halves the memory and
-            learns less well.
-        device: ``auto`` takes a GPU where there is one.
+        model: Path of the folder of the converted model, with any head; the head is not changed.
+        teacher: Path or hub id of the encoder that it was converted from; of a classifier, the encoder.
+        texts: Paths of files or folders, or globs, with text of the kind to come.
+        length: Tokens of a sequence.
+        steps: Steps of the optimiser.
+        batch_size: Sequences a step.
+        learning_rate: The peak of AdamW's rate; then a cosine to 0.
+        order: The order of the layers: ``all`` are linear from the start, or ``greedy``: one after another over the
+            first half of the steps, that first which loses least by it, while softmax attention stands in for the
+            others.
+        evaluation_share: The share of the text that is set aside to measure on.
+        evaluation_sequences: The most of its sequences that are read.
+        evaluate_every: Steps between evaluations.
+        save_every: Steps between checkpoints; a crash loses at most this.
+        seed: The seed of the order.
+        dtype: The type of the weights while they are trained, whatever they were stored in; ``bfloat16`` halves the
+            memory and learns less well.
+        device: The device: ``auto`` takes a GPU where there is one.
     """
 
     model: str
     teacher: str
     texts: tuple[str, ...]
-    output: str
-    length: int = 512
-    steps: int = 1000
-    batch_size: int = 8
-    learning_rate: float = 3e-4
+    length: Annotated[int, Field(ge=8)] = 512
+    steps: Count = 1000
+    batch_size: Count = 8
+    learning_rate: Positive = 3e-4
     order: Literal["all", "greedy"] = "all"
-    evaluation_share: float = 0.02
-    evaluation_sequences: int = 32
-    evaluate_every: int = 100
-    save_every: int = 100
-    seed: int = 0
+    evaluation_share: Annotated[float, Field(gt=0, lt=1)] = 0.02
+    evaluation_sequences: Count = 32
+    evaluate_every: Count = 100
+    save_every: Count = 100
+    seed: Natural = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
     device: Literal["auto", "cpu"] = "auto"
 
-    def __post_init__(self) -> None:
-        check_choice("dtype", self.dtype, ("float32", "bfloat16"))
-        check_int("length", self.length, minimum=8)
-        check_int("evaluation_sequences", self.evaluation_sequences)
-        check_choice("order", self.order, ("all", "greedy"))
+    def _check(self) -> None:
         if not self.texts:
             raise ValueError("texts names no file; give some text of the kind to come")
-        if not 0 < self.evaluation_share < 1:
-            raise ValueError(f"evaluation_share={self.evaluation_share} must be above 0 and below 1")
-        self.training()
 
     def training(self) -> TrainingRecipe:
         """What the trainer goes by."""
@@ -111,16 +102,6 @@ class DistilSettings:
             seed=self.seed,
             device=self.device,
         )
-
-    def as_json(self) -> str:
-        """What a run's folder keeps."""
-        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
-
-    def differences(self, plan: Path) -> list[str]:
-        """What the settings of another run, at this path, have that is different; its folder is none."""
-        before: Any = json.loads(plan.read_text(encoding="utf-8"))
-        now: Any = json.loads(self.as_json())
-        return differences({"dtype": "float32", **before, "output": ""}, {**now, "output": ""})
 
 
 class DistilTrainer(ResumableTrainer):
@@ -298,19 +279,11 @@ def _publish(
     def write(target: Path) -> None:
         inner = carry(source, target, None)
         model.save_pretrained(inner)
+        forget_limits(tokenizer)
         tokenizer.save_pretrained(inner)
         shutil.copyfile(folder.path / PLAN, target / PLAN)
-        card = source / "README.md"
-        text = card.read_text(encoding="utf-8") if card.is_file() else f"# {folder.path.name}\n"
-        before, after = results["before"], results["best"]
-        (target / "README.md").write_text(
-            f"{text}\n## Distillation\n\nOn plain text, from the hidden states of its teacher: {results['tokens']:,} "
-            f"tokens, sequences of {settings.length:,}. On held-out text the cosine of the last hidden states to the "
-            f"teacher's went from {before['cosine']:.4f} to {after['cosine']:.4f}, the mean relative squared error of "
-            f"all layers from {before['loss']:.4f} to {after['loss']:.4f}. Weights trained in {settings.dtype}"
-            f"{'' if stored == settings.dtype else f'; they were stored in {stored}'}.\n",
-            encoding="utf-8",
-        )
+        card = distilled_card(source, folder.path.name, results, settings, stored)
+        (target / CARD).write_text(card, encoding="utf-8")
 
     write_folder(folder.path / MODEL, write, intact=f"{last} is intact")
     folder.write(RESULTS, json.dumps(results, indent=1) + "\n")

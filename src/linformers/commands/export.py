@@ -23,11 +23,10 @@ from linformers.convert.interface import configure, exact_length
 from linformers.convert.load import load_tokenizer, longest_input, name_of
 from linformers.convert.surroundings import encoder_folder
 from linformers.data.books import load_books
-from linformers.data.documents import read_documents
+from linformers.data.documents import read_texts
 from linformers.files.environment import describe_environment
-from linformers.files.folders import check_output, file_hash, write_folder
+from linformers.files.folders import check_output, write_folder
 from linformers.files.progress import ReadProgress
-from linformers.files.rejects import Rejects
 from linformers.files.sources import Source
 from linformers.models.encoder import LinformerEncoder, LinformerLayer
 from linformers.training.loading import LOCAL, load_saved, reported
@@ -152,7 +151,6 @@ def export_onnx(
         built.config.save_pretrained(folder)
         tokenizer.save_pretrained(str(folder))
         facts["bytes"] = (folder / GRAPH).stat().st_size
-        facts["sha256"] = file_hash(folder / GRAPH)
         (folder / FACTS).write_text(json.dumps(facts, indent=2), encoding="utf-8")
 
     write_folder(output, write)
@@ -209,10 +207,7 @@ def _read_texts(sources: Sequence[Source], count: int) -> list[str]:
     if not sources:
         books = (book.text for book in load_books())
         return [text[len(text) // 2 :][:BOOK_CHARACTERS] for text in islice(books, count)]
-    texts = [document.text for document in islice(read_documents(sources, Rejects(max_share=1.0)), count)]
-    if not texts:
-        raise ValueError(f"texts={sources[0].path} holds no text that can be used; give another file")
-    return texts
+    return list(islice(read_texts("texts", sources), count))
 
 
 @contextmanager

@@ -14,7 +14,6 @@ from sklearn.utils.class_weight import compute_class_weight
 from transformers import TrainerState, TrainingArguments, set_seed
 
 from linformers._registration import ATTENTION
-from linformers.classification.card import model_card
 from linformers.classification.data import EncodedPart, LengthBatches, PadInputs
 from linformers.classification.media import Media, MediaPart
 from linformers.classification.metrics import MAIN, predictions, probabilities, sign_of
@@ -24,6 +23,7 @@ from linformers.classification.settings import PLAN, FinetuneSettings
 from linformers.classification.trainer import ClassifyTrainer, predict_logits
 from linformers.convert.load import AUTO, longest_input
 from linformers.data.tasks import Task, TaskSources, prepare_task, splits_json
+from linformers.data.tokenise import forget_limits
 from linformers.files.checkpoints import Checkpoints
 from linformers.files.environment import describe_environment
 from linformers.files.folders import write_folder
@@ -37,6 +37,7 @@ from linformers.files.run_folder import (
     best_weights,
     newest_checkpoint,
 )
+from linformers.report.cards import CARD, finetuned_card
 from linformers.report.plots import plot_confusion, save_png
 from linformers.training import tensors
 from linformers.training.arguments import training_arguments
@@ -269,6 +270,7 @@ class _Job:
         def write(target: Path) -> None:
             for name in (tensors.WEIGHTS, "config.json"):
                 shutil.copyfile(best / name, target / name)
+            forget_limits(self.processor)
             self.processor.save_pretrained(target)
             for name in (PLAN, RUN):
                 shutil.copyfile(self.path / name, target / name)
@@ -276,7 +278,7 @@ class _Job:
                 labels = self.task.parts[self.task.reported].labels
                 figure = plot_confusion(labels, predictions(scores, self.task.kind), self.task.classes)
                 save_png(figure, target / CONFUSION)
-            (target / "README.md").write_text(model_card(self.settings, results), encoding="utf-8")
+            finetuned_card(self.settings, results).save(target / CARD)
 
         write_folder(self.path / MODEL, write, intact=f"{last} is intact")
         write_predictions(self.path / PREDICTIONS, self.task, scores)

@@ -25,9 +25,9 @@ from linformers.files.run_folder import (
     newest_checkpoint,
 )
 from linformers.models import LinformerForMaskedLM
+from linformers.report.cards import CARD, pretrained_card
 from linformers.training import tensors
 from linformers.training.arguments import training_arguments
-from linformers.training.card import model_card
 from linformers.training.corpus import Corpus, prepare_corpus, prepare_tokenizer, token_ids
 from linformers.training.processes import Layout, lay_out, split_batch
 from linformers.training.progress import TrainProgress
@@ -153,7 +153,7 @@ class _Job:
             tokenizer.save_pretrained(target)
             for name in (RECIPE, RUN):
                 shutil.copyfile(self.path / name, target / name)
-            (target / "README.md").write_text(model_card(self.recipe, results), encoding="utf-8")
+            pretrained_card(self.recipe, results).save(target / CARD)
 
         write_folder(self.path / MODEL, write, intact=f"{last} is intact")
         self.folder.write(RESULTS, json.dumps(results, indent=1) + "\n")

@@ -4,6 +4,7 @@ Only the order of the parts is here; each part is a function of ``linformers.dat
 ``report`` that other commands use as well.
 """
 
+import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,23 +16,27 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from transformers import PreTrainedTokenizerFast
-from transformers.utils import logging as transformers_logging
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from linformers.classification.baselines import majority_accuracy, tfidf_accuracy
 from linformers.commands.quickstart_conversion import PACKAGE, ConversionScale, compare_with_teacher, find_teacher
 from linformers.data.books import Book, load_books
 from linformers.data.masking import Masking
-from linformers.data.packing import encode, pack
+from linformers.data.packing import pack
 from linformers.data.passages import cut_passages
 from linformers.data.regions import split_regions
 from linformers.data.streams import LabelledPassages, MaskedBlocks
+from linformers.data.tokenise import TextEncoder
 from linformers.data.tokenizer import SPECIAL_TOKENS, train_tokenizer
 from linformers.files.environment import command_line, describe_environment
-from linformers.files.result_folder import RESULTS, ResultFolder
+from linformers.files.folders import write_folder
+from linformers.files.run_folder import RESULTS, Folder
+from linformers.files.settings import differences
 from linformers.measure.sweep import measure
 from linformers.models import LinformerConfig
-from linformers.report import page, plots, words
+from linformers.models.silence import silenced
+from linformers.report import words
+from linformers.report.quickstart import document
 from linformers.report.summary import conclude, next_commands
 from linformers.training.evaluate import masked_perplexity, predict, wilson_interval
 from linformers.training.finetune import finetune
@@ -128,11 +133,12 @@ def read_corpus(scale: Scale) -> Corpus:
         vocab_size=scale.vocab_size,
         model_max_length=scale.max_length,
     )
+    encoder = TextEncoder(tokenizer)
     return Corpus(
         books=books,
         tokenizer=tokenizer,
-        train=[encode(tokenizer, train) for train, _ in regions],
-        held_out=[encode(tokenizer, held_out) for _, held_out in regions],
+        train=[encoder.ids(train) for train, _ in regions],
+        held_out=[encoder.ids(held_out) for _, held_out in regions],
     )
 
 
@@ -218,8 +224,7 @@ def pretrain_models(scale: Scale, corpus: Corpus, seed: int, work: Path, console
             f"  {label}: held-out perplexity {words.perplexity(run):.1f} after {words.seconds(run['seconds'])}"
         )
         if name == "linformer":
-            model.save_pretrained(work / "pretrained")
-            tokenizer.save_pretrained(work / "pretrained")
+            save(model, tokenizer, work / "pretrained")
     return runs
 
 
@@ -249,8 +254,7 @@ def tell_books_apart(scale: Scale, corpus: Corpus, seed: int, work: Path, consol
             head_learning_rate=scale.head_learning_rate,
             head_examples=train[np.random.default_rng(seed).permutation(len(train))[: scale.head_passages]],
         )
-    model.save_pretrained(work / "model")
-    tokenizer.save_pretrained(work / "model")
+    save(model, tokenizer, work / "model")
     shares = predict(model, test)
     guesses = shares.argmax(axis=1)
     right = int((guesses == test_labels).sum())
@@ -283,6 +287,16 @@ def tell_books_apart(scale: Scale, corpus: Corpus, seed: int, work: Path, consol
     }
 
 
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write a model with its tokenizer."""
+
+    def write(target: Path) -> None:
+        model.save_pretrained(target)
+        tokenizer.save_pretrained(target)
+
+    write_folder(folder, write)
+
+
 def shorten(text: str, length: int = 280) -> str:
     """The beginning of a passage, from the first whole word to the last."""
     start = text.index(" ") + 1 if " " in text[:40] else 0
@@ -309,19 +323,6 @@ def measure_cost(scale: Scale, vocab_size: int, seed: int, device: torch.device,
         on_cell=lambda cell: console.print(f"  {cell.name}, {cell.length:,} tokens: {words.seconds(cell.seconds)}"),
     )
     return {"device": "the GPU" if device.type == "cuda" else "the CPU", "cells": [asdict(cell) for cell in cells]}
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """No advice from transformers about what is done here on purpose."""
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        transformers_logging.enable_progress_bar()
 
 
 def run(output: Path, *, scale: Scale = FULL, seed: int = 0, console: Console | None = None) -> dict[str, Any]:
@@ -353,16 +354,18 @@ def run(output: Path, *, scale: Scale = FULL, seed: int = 0, console: Console | 
         yield
         stages[name] = time.perf_counter() - begin
 
-    with ResultFolder(output, kind=KIND, free_bytes=100 * 10**6) as folder, _quiet_transformers():
+    folder = Folder(output, option="--output", plan=RESULTS, before=())
+    folder.check(lambda path: differences({"kind": (folder.results or {}).get("kind")}, {"kind": KIND}))
+    with folder.locked(), folder.staged(free_bytes=100 * 10**6) as staging, silenced():
         environment = describe_environment(device)
         with stage("tokenizer", "1/6 Reading the books and training a tokenizer"):
             corpus = read_corpus(scale)
         with stage("conversion", "2/6 Converting: all-MiniLM-L6-v2 made linear, without training"):
             conversion = convert(scale, corpus, seed, device, console)
         with stage("pretraining", "3/6 Pretraining: Linformer, Transformer, and a control without attention"):
-            runs = pretrain_models(scale, corpus, seed, folder.staging, console)
+            runs = pretrain_models(scale, corpus, seed, staging, console)
         with stage("fine-tuning", "4/6 Fine-tuning: which book is a long passage from?"):
-            task = tell_books_apart(scale, corpus, seed, folder.staging, console)
+            task = tell_books_apart(scale, corpus, seed, staging, console)
         with stage("measuring", "5/6 Measuring time and memory"):
             cost = measure_cost(scale, len(corpus.tokenizer), seed, device, console)
         console.print("[bold]6/6 Writing the report[/bold]")
@@ -392,12 +395,11 @@ def run(output: Path, *, scale: Scale = FULL, seed: int = 0, console: Console | 
             "cost": cost,
             "next": next_commands(output, seed, find_teacher()),
         }
-        figures = page.draw_plots(results)
-        for name, figure in figures.items():
-            plots.save_png(figure, folder.staging / f"{name}.png")
-        (folder.staging / "report.html").write_text(page.render(results, figures), encoding="utf-8")
-        folder.write_json(RESULTS, results)
-        folder.publish()
+        report = document(results)
+        report.write_charts(staging)
+        (staging / "report.html").write_text(report.as_html(), encoding="utf-8")
+        text = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        (staging / RESULTS).write_text(text, encoding="utf-8")
     conclude(results, output, console)
     return results
 

@@ -23,9 +23,9 @@ from linformers.convert.fidelity import measure_fidelity
 from linformers.convert.linformer import to_linformer
 from linformers.convert.load import load_teacher, load_tokenizer, longest_input
 from linformers.data.books import Book
-from linformers.data.packing import encode
 from linformers.data.passages import cut_passages
 from linformers.data.regions import split_regions
+from linformers.data.tokenise import TextEncoder
 from linformers.files.progress import ReadProgress
 from linformers.measure.sweep import measure
 from linformers.models.config import EXACT_LENGTH
@@ -144,10 +144,9 @@ def _draw(
     regions: Sequence[Sequence[str]], length: int, count: int, tokenizer: Any, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Token ids of ``count`` passages of each book, and the numbers of the books."""
-    tokenizer.backend_tokenizer.no_truncation()  # which the tokenizer's file may ask for
-    tokenizer.backend_tokenizer.no_padding()
+    encoder = TextEncoder(tokenizer)
     passages, labels = cut_passages(
-        [encode(tokenizer, texts) for texts in regions],
+        [encoder.ids(texts) for texts in regions],
         length=length,
         bos_token_id=tokenizer.cls_token_id,
         eos_token_id=tokenizer.sep_token_id,

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from linformers.report import page, plots, words
+from linformers.files.folders import write_file
+from linformers.report import plots, quickstart, words
 from linformers.report.document import Chart, Document, Section, Table, machine
 
 REPORT = "report.html"
@@ -26,10 +27,8 @@ def write_report(folder: Path, others: Mapping[str, "Reader"] | None = None) -> 
         ValueError: it holds no results that we know, or damaged ones.
         OSError: no such folder, or it cannot be written to.
     """
-    html = make_report(folder, others)
-    unfinished = folder / f".{REPORT}"
-    unfinished.write_text(html, encoding="utf-8")
-    return unfinished.replace(folder / REPORT)
+    write_file(folder / REPORT, make_report(folder, others))
+    return folder / REPORT
 
 
 def make_report(folder: Path, others: Mapping[str, "Reader"] | None = None) -> str:
@@ -40,8 +39,6 @@ def make_report(folder: Path, others: Mapping[str, "Reader"] | None = None) -> s
         results = json.loads(path.read_text(encoding="utf-8"))
         if kind is None:
             kind = "linformers spectrum" if "spectrum" in results else str(results["kind"])
-        if kind == "linformers quickstart":
-            return page.render(results, page.draw_plots(results))
         if kind not in readers:
             raise ValueError(f"{path} is of kind {kind!r}, which has no report; those that do: {', '.join(readers)}")
         return readers[kind](folder, results).as_html()
@@ -164,7 +161,7 @@ def _benchmark(folder: Path, results: Results) -> Document:
             cell["name"],
             f"{cell['length']:,}",
             cell["problem"] or words.seconds(cell["seconds"] / cell["batch_size"]),
-            "" if not cell["peak_bytes"] else f"{cell['peak_bytes'] / words.MEBIBYTE:,.0f} MiB",
+            words.memory(cell["peak_bytes"]),
             cell["batch_size"] or "",
         )
         for cell in cells
@@ -288,7 +285,7 @@ def _advise(folder: Path, results: Results) -> Document:
         (
             f"{cost['attention']}, {cost['length']:,} tokens",
             words.seconds(cost["seconds"]),
-            "not measured" if cost["peak_bytes"] is None else f"{cost['peak_bytes'] / words.MEBIBYTE:,.0f} MiB",
+            words.memory(cost["peak_bytes"]),
         )
         for cost in results["costs"]
     ]
@@ -325,6 +322,7 @@ def _advise(folder: Path, results: Results) -> Document:
 
 Reader = Callable[[Path, Results], Document]
 READERS: dict[str, Reader] = {
+    "linformers quickstart": lambda _, results: quickstart.document(results),
     "linformers pretrain": _pretrain,
     "linformers finetune": _finetune,
     "linformers distil": _distil,

@@ -13,24 +13,24 @@ import torch
 from rich.console import Console
 
 from linformers.convert.load import name_of
+from linformers.data.tokenise import Tokens
 from linformers.files.environment import command_line, describe_environment
 from linformers.files.inputs import Input, Unavailable, find_inputs
 from linformers.files.progress import ReadProgress
 from linformers.files.reading import find_columns
-from linformers.files.run_folder import Folder
+from linformers.files.run_folder import RESULTS, Folder
 from linformers.files.settings import differences
 from linformers.scoring.networks import Network, hash_model
 from linformers.scoring.scorer import Scorer
 from linformers.scoring.settings import ScoreSettings
-from linformers.scoring.tokens import Tokens
-from linformers.scoring.units import Done, Totals, Unit, check_units, write_once
+from linformers.scoring.units import Done, Totals, Unit, check_units
 from linformers.scoring.work import SCORED, SHARDS, Job, encode_unit, score_unit
 
-PLAN, MANIFEST, REJECTS = "plan.json", "manifest.json", "rejects.jsonl"
+PLAN, REJECTS = "plan.json", "rejects.jsonl"
 
 
 def run_score(settings: ScoreSettings, console: Console) -> dict[str, Any]:
-    """Score everything, or what an earlier start has left; returns what ``manifest.json`` holds.
+    """Score everything, or what an earlier start has left; returns what ``results.json`` holds.
 
     Raises:
         ValueError: an option, a model or an output folder that cannot be used, or an input or option that has changed.
@@ -42,35 +42,35 @@ def run_score(settings: ScoreSettings, console: Console) -> dict[str, Any]:
     files = find_inputs(settings.input)
     model = {"name": name_of(settings.model), "sha256": hash_model(Path(settings.model))}
     try:
-        columns = find_columns(files, settings.text, settings.id)
+        wanted = find_columns(files, settings.text, settings.id)
         if taken := sorted({*settings.id} & {*SCORED}):
             raise ValueError(f"id={taken[0]!r} is a name that the scores have; rename the column")
         plan = {
             "format": 1,
             "model": model,
             "options": settings.deciding,
-            "columns": asdict(columns),
+            "columns": asdict(wanted),
             "inputs": {file.path: [file.bytes, file.stamp] for file in files},
         }
         with folder.locked():
             if settings.restart and folder.begun:
                 _forget(folder.path)
             _check_plan(folder, json.loads(json.dumps(plan)))
-            job = Job(settings, files, columns)
+            job = Job(settings, files, wanted)
             facts = _score_rest(job, folder, plan, console)
             totals = check_units(job.shards, files, settings.format, folder.path / REJECTS)
             seconds = time.perf_counter() - started
-            manifest = _manifest(job, model, totals, facts, seconds)
-            write_once(folder.path / MANIFEST, lambda path: path.write_text(json.dumps(manifest, indent=1) + "\n"))
+            results = _results(job, model, totals, facts, seconds)
+            folder.write(RESULTS, json.dumps(results, indent=1) + "\n")
     except Unavailable as error:
         raise OSError(str(error)) from error
     _conclude(job, totals, console)
-    return manifest
+    return results
 
 
 def _check_links(output: Path) -> None:
     """Refuse to write through links, which lead somewhere else."""
-    for path in (output / PLAN, output / MANIFEST, output / REJECTS, *[output / SHARDS, *(output / SHARDS).glob("*")]):
+    for path in (output / PLAN, output / RESULTS, output / REJECTS, *[output / SHARDS, *(output / SHARDS).glob("*")]):
         if path.is_symlink():
             raise ValueError(f"{path} is a link; scores are written to plain files and folders only: take it away")
 
@@ -78,7 +78,7 @@ def _check_links(output: Path) -> None:
 def _forget(output: Path) -> None:
     """Take away an earlier run; its plan last, so that a kill does not leave half of it to a folder without one."""
     shutil.rmtree(output / SHARDS, ignore_errors=True)
-    for name in (REJECTS, MANIFEST, PLAN):
+    for name in (REJECTS, RESULTS, PLAN):
         (output / name).unlink(missing_ok=True)
 
 
@@ -94,9 +94,8 @@ def _score_rest(job: Job, folder: Folder, plan: dict[str, Any], console: Console
     settings = job.settings
     found = [(file, job.done(file)) for file in job.files]
     left = [(file, done) for file, done in found if not done.complete]
-    facts_path = folder.path / MANIFEST
-    if not left and facts_path.is_file():
-        return json.loads(facts_path.read_text(encoding="utf-8"))["model"]
+    if not left and folder.results is not None:
+        return folder.results["model"]
     begun = sum(max(file.bytes, 1) * done.share for file, done in found)
     begun /= sum(max(file.bytes, 1) for file in job.files)
     if begun:
@@ -177,7 +176,7 @@ class ScoreProgress(ReadProgress):
             self.bar.update(self.task, description=self.title)
 
 
-def _manifest(job: Job, model: dict[str, Any], totals: Totals, facts: dict[str, Any], seconds: float) -> dict[str, Any]:
+def _results(job: Job, model: dict[str, Any], totals: Totals, facts: dict[str, Any], seconds: float) -> dict[str, Any]:
     settings = job.settings
     return {
         "kind": "linformers score",
@@ -205,7 +204,7 @@ def _conclude(job: Job, totals: Totals, console: Console) -> None:
         say(f"{totals.long:,} documents were longer than the model reads at once, and {what}")
     if settings.threshold:
         say(f"{totals.flagged:,} flagged for review")
-    say(f"{totals.shards:,} shards in {output}/{SHARDS}; counts, options and versions in {output}/{MANIFEST}")
+    say(f"{totals.shards:,} shards in {output}/{SHARDS}; counts, options and versions in {output}/{RESULTS}")
     if settings.format == "parquet":
         look = f"import pyarrow.parquet as pq; print(pq.read_table('{output}/{SHARDS}').slice(0, 10).to_pandas())"
         say(f'next: python -c "{look}"')

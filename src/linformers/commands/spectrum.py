@@ -3,11 +3,9 @@
 import csv
 import io
 import json
-import os
 import shlex
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +26,13 @@ from linformers.analysis.spectrum import (
 )
 from linformers.analysis.spectrum_projection import LearnedProjection, learned_projections
 from linformers.convert.load import name_of
-from linformers.data.documents import read_documents
+from linformers.data.documents import read_texts
 from linformers.files.environment import describe_environment
-from linformers.files.folders import flush
+from linformers.files.folders import write_file
 from linformers.files.progress import ReadProgress
 from linformers.files.rejects import Rejects
 from linformers.files.run_folder import RESULTS, Folder, warn
-from linformers.files.settings import differences
+from linformers.files.settings import Count, RunSettings
 from linformers.files.sources import DocumentUnit, Source
 from linformers.training.loading import load_encoder, load_tokenizer
 
@@ -42,17 +40,15 @@ PLAN, STATE = "spectrum.json", "state.safetensors"
 SAVE_EVERY = 10.0  # seconds
 
 
-@dataclass(frozen=True, kw_only=True)
-class SpectrumSettings:
+class SpectrumSettings(RunSettings):
     """Options of the command; see ``linformers.spectrum``."""
 
     model: str
     texts: tuple[str, ...]
-    output: str
-    length: int = 512
-    max_texts: int = 200
-    windows_per_text: int = 1
-    index: int = 128
+    length: Count = 512
+    max_texts: Count = 200
+    windows_per_text: Count = 1
+    index: Count = 128
     exact: bool = False
     text_column: str | None = None
     documents: DocumentUnit = "file"
@@ -68,9 +64,7 @@ def run_spectrum(settings: SpectrumSettings, console: Console) -> None:
         OSError: a file that is not there.
     """
     folder = Folder(Path(settings.output), option="output", plan=PLAN, before=())
-    plan = {name: value for name, value in asdict(settings).items() if name != "output"}
-    plan["texts"] = list(settings.texts)
-    folder.check(lambda path: differences(json.loads(path.read_text(encoding="utf-8")), plan))
+    folder.check(settings.differences)
     if folder.results is not None:
         console.print(f"{folder.path} is finished; to measure again, name another output")
         _say_where(settings, folder.path, console)
@@ -89,9 +83,8 @@ def run_spectrum(settings: SpectrumSettings, console: Console) -> None:
                 settings.windows_per_text,
                 f"texts={settings.texts[0]}",
             )
-        folder.begin_or_continue(
-            "spectrum", json.dumps(plan, indent=1), fingerprint(windows.ids, model.state_dict()), texts=len(windows.ids)
-        )
+        prints = fingerprint(windows.ids, model.state_dict())
+        folder.begin_or_continue("spectrum", settings.as_json(), prints, texts=len(windows.ids))
         sums = _state(folder.path, settings.index, console)
         if len(sums):
             console.print(f"Going on after {len(sums):,} of {len(windows.ids):,} texts.")
@@ -102,7 +95,11 @@ def run_spectrum(settings: SpectrumSettings, console: Console) -> None:
         bank = getattr(getattr(model, "encoder", None), "projections", None)
         learned = learned_projections(bank) if model.config.model_type == "linformer" else []  # type: ignore[arg-type]
         facts = {
-            "options": {**plan, "model": name_of(settings.model), "texts": [name_of(path) for path in settings.texts]},
+            "options": {
+                **settings.model_dump(exclude={"output"}),
+                "model": name_of(settings.model),
+                "texts": [name_of(path) for path in settings.texts],
+            },
             "texts_read": windows.read,
             "texts_too_short": windows.short,
             "records_unusable": rejects.rejected,
@@ -124,9 +121,9 @@ def _texts(settings: SpectrumSettings, rejects: Rejects, progress: ReadProgress)
     sources = [
         Source(path=path, text_column=settings.text_column, documents=settings.documents) for path in settings.texts
     ]
-    for document in read_documents(sources, rejects, progress.reached):
+    for text in read_texts("texts", sources, rejects, progress.reached):
         progress.add(1)
-        yield document.text
+        yield text
 
 
 def _measure(
@@ -153,10 +150,7 @@ def _measure(
 
 
 def _save(folder: Path, sums: SpectrumSums) -> None:
-    unfinished = folder / f".{STATE}"
-    unfinished.write_bytes(save(sums.to_arrays()))
-    flush(unfinished)
-    os.replace(unfinished, folder / STATE)
+    write_file(folder / STATE, save(sums.to_arrays()))
 
 
 def _state(folder: Path, index: int, console: Console) -> SpectrumSums:

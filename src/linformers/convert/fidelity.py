@@ -9,8 +9,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from linformers.attention.documents import masked_mean
 from linformers.checks import check_int
 from linformers.convert.load import longest_input
+from linformers.data.tokenise import TextEncoder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,13 +87,14 @@ def measure_fidelity(
         if max_length > limit:
             raise ValueError(f"max_length={max_length} exceeds the {limit} tokens that both models take: lower it.")
         limit = max_length
+    encoder = TextEncoder(tokenizer)
     student.eval()
     teacher.eval()
     sums: Tensor | None = None
     embedding_cosine, tokens, longest = 0.0, 0, 0
     for start in range(0, len(texts), batch_size):
         batch = texts[start : start + batch_size]
-        inputs = tokenizer(batch, truncation=True, max_length=limit, padding=True, return_tensors="pt")
+        inputs = encoder.batch(batch, max_length=limit)
         ours, theirs = (
             model.base_model(**inputs.to(model.device), output_hidden_states=True).hidden_states
             for model in (student, teacher)
@@ -101,7 +104,7 @@ def measure_fidelity(
         keep = inputs["attention_mask"].bool().cpu()
         found = torch.stack([_compare(a.cpu(), b.cpu(), keep) for a, b in zip(ours, theirs, strict=True)])
         sums = found if sums is None else sums + found
-        means = [_mean(states[-1].cpu().float(), keep) for states in (ours, theirs)]
+        means = [masked_mean(states[-1].cpu().float(), keep) for states in (ours, theirs)]
         embedding_cosine += torch.cosine_similarity(*means, dim=-1).sum().item()
         tokens += int(keep.sum())
         longest = max(longest, int(keep.sum(1).max()))
@@ -125,8 +128,3 @@ def _compare(
     ours, theirs = ours[keep].double(), theirs[keep].double()
     error = (ours - theirs).norm(dim=-1) / theirs.norm(dim=-1).clamp(min=1e-12)
     return torch.stack([torch.cosine_similarity(ours, theirs, dim=-1).sum(), error.sum()])
-
-
-def _mean(states: Float[Tensor, "batch seq hidden"], keep: Bool[Tensor, "batch seq"]) -> Float[Tensor, "batch hidden"]:
-    total = states.masked_fill(~keep[..., None], 0).sum(1)
-    return total / keep.sum(1, keepdim=True).clamp(min=1)

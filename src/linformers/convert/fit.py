@@ -8,7 +8,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from linformers.attention import LinformerAttention, SoftmaxAttention
+from linformers.attention.softmax import softmax_of
 from linformers.convert.load import longest_input
+from linformers.data.tokenise import TextEncoder
 
 STEPS, BATCH = 100, 2
 
@@ -45,7 +47,7 @@ def fit_projections(
         for i, layer in enumerate(student.base_model.get_submodule("encoder.layers").children())
         if isinstance(module := layer.get_submodule("attention"), LinformerAttention)
     }
-    exact = {i: _softmax_of(attention) for i, attention in attentions.items()}
+    exact = {i: softmax_of(attention) for i, attention in attentions.items()}
     projections = [
         e for attention in attentions.values() for e in (attention.key_projection, attention.value_projection)
     ]
@@ -54,11 +56,10 @@ def fit_projections(
         [{"params": [p], "lr": learning_rate * float(p.detach().square().mean().sqrt())} for p in fitted]
     )
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
-    limit = min(longest_input(student), longest_input(teacher))
+    encoder, limit = TextEncoder(tokenizer), min(longest_input(student), longest_input(teacher))
     for step in range(steps):
         batch = [texts[(step * batch_size + i) % len(texts)] for i in range(batch_size)]
-        inputs = tokenizer(batch, truncation=True, max_length=limit, padding=True, return_tensors="pt")
-        inputs = inputs.to(student.device)
+        inputs = encoder.batch(batch, max_length=limit).to(student.device)
         with torch.no_grad():
             states = teacher.base_model(**inputs, output_hidden_states=True).hidden_states
         errors = [_error(a, exact[i], states[i], inputs["attention_mask"]) for i, a in attentions.items()]
@@ -71,14 +72,6 @@ def fit_projections(
             on_progress(step + 1, steps)
     for parameter in fitted:
         parameter.grad = None
-
-
-def _softmax_of(attention: LinformerAttention) -> SoftmaxAttention:
-    """Softmax attention over the same weights."""
-    exact = SoftmaxAttention(attention.hidden_size, attention.num_attention_heads)
-    for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
-        setattr(exact, name, getattr(attention, name))
-    return exact.eval()
 
 
 def _error(attention: LinformerAttention, exact: SoftmaxAttention, states: Tensor, mask: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.configuration_utils import PreTrainedConfig
-from transformers.utils import FEATURE_EXTRACTOR_NAME, logging
+from transformers.utils import FEATURE_EXTRACTOR_NAME
 from transformers.utils.hub import cached_file
 
 from linformers._registration import ATTENTION
@@ -34,7 +34,9 @@ from linformers.convert.agreement import check_loaded, check_vocabulary
 from linformers.convert.families import Family
 from linformers.convert.patches import ALL_FAMILIES
 from linformers.convert.surroundings import encoder_folder
+from linformers.files.folders import check_intact
 from linformers.models.resize import reserved_positions
+from linformers.models.silence import silenced
 
 AUTO: dict[str, Any] = {
     "Model": AutoModel,
@@ -64,6 +66,7 @@ def load_teacher(path: str | Path, families: Mapping[str, Family] | None = None)
         OSError: no such model, no safetensors in it, or a file that is damaged.
         ValueError: a model that cannot be converted.
     """
+    check_intact(f"model={path}", Path(path))
     path = encoder_folder(path)
     if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
         raise OSError(f"model={path} has no config.json: give the folder of a saved model.")
@@ -153,21 +156,17 @@ def reading(path: str | Path, what: str = "") -> Iterator[None]:
 
     Raises:
         OSError: it cannot be read.
+        ValueError: It is damaged, see ``check_intact``.
     """
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    check_intact(f"{what}model={path}", Path(path))
     try:
-        yield
+        with silenced():
+            yield
     except Exception as error:  # tokenizers, safetensors and the client of the hub have kinds of their own
         said = shorten(str(error) or type(error).__name__, 120)
         if Path(path).exists():
             raise OSError(f"{what}model={path} cannot be read ({said}): save or download it again.") from error
         raise OSError(f"{what}model={path} is no folder: check the name. On the hub: {said}") from error
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def head_of(teacher: Any) -> str:

@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from linformers.data.books import load_books
+from linformers.data.tokenise import TextEncoder
 
 LENGTHS = (8, 40, 512)  # tokens of the texts, one padded to the next
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}  # of the size of the outputs
@@ -70,11 +71,11 @@ def _inputs(model: PreTrainedModel, tokenizer: Any | None, longest: int) -> Iter
         yield {"input_values": torch.randn(2, 8000, generator=draws).to(model.device, model.dtype)}
     elif model.main_input_name == "input_ids" and longest > 0:
         lengths = sorted({min(length, longest) for length in LENGTHS})
-        book = next(iter(load_books())).text
+        book, encoder = next(iter(load_books())).text, tokenizer and TextEncoder(tokenizer)
         rows = [
             torch.randint(5, config.vocab_size, (length,), generator=draws)
-            if tokenizer is None
-            else torch.tensor(tokenizer(book[: 20 * length], truncation=True, max_length=length)["input_ids"])
+            if encoder is None
+            else torch.from_numpy(encoder.inputs([book], max_length=length).rows[0]["input_ids"]).long()
             for length in lengths
         ]
         ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=config.pad_token_id or 0)

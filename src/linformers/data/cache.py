@@ -1,12 +1,11 @@
 """Token ids of a source on disk, memory-mapped, made once and reused by every later run.
 
 A cache is a folder with ``tokens.npy`` (every document followed by the closing token), ``offsets.npy`` (where each
-document starts, and the end), ``rejects.jsonl`` if records were unusable, and a manifest. Its name holds a hash of
+document starts, and the end), ``rejects.jsonl`` if records were unusable, and ``cache.json``. Its name holds a hash of
 what it was made from: the files (path, size, time of change), the tokenizer and the settings of reading. Weights play
 no part, so that mixing the same sources otherwise costs nothing.
 """
 
-import errno
 import hashlib
 import json
 import logging
@@ -25,22 +24,20 @@ from rich.console import Console
 
 from linformers._version import __version__
 from linformers.data.documents import hub_revision, read_documents
-from linformers.data.encoding import Encoder
-from linformers.data.store import (
-    DamagedFolder,
-    GrowingArray,
-    new_folder,
-    read_manifest,
-    remove_leftovers,
-    write_manifest,
-)
+from linformers.data.store import GrowingArray
+from linformers.data.tokenise import TextEncoder
+from linformers.files.folders import damage, file_hash, read_manifest, remove_leftovers, write_folder
 from linformers.files.progress import ReadProgress
 from linformers.files.rejects import Rejects, TooManyRejects, too_many
 from linformers.files.sources import Source, find_files
 
-FORMAT = 1  # raise it when the same input gives other files
-TOKENS, OFFSETS, REJECTS = "tokens.npy", "offsets.npy", "rejects.jsonl"
+FORMAT = 3  # raise it when the same input gives other files
+TOKENS, OFFSETS, REJECTS, FACTS = "tokens.npy", "offsets.npy", "rejects.jsonl", "cache.json"
 logger = logging.getLogger(__name__)
+
+
+class DamagedFolder(ValueError):
+    """A cache whose files are not what its manifest says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,13 +46,13 @@ class TokenCache:
 
     Args:
         folder: of the cache.
-        manifest: what it was made from and holds.
+        facts: what it was made from and holds.
         start: first token of the part.
         stop: end of the part.
     """
 
     folder: Path
-    manifest: dict[str, Any]
+    facts: dict[str, Any]
     start: int
     stop: int
 
@@ -70,8 +67,12 @@ class TokenCache:
         Raises:
             DamagedFolder: a file is not as it was written.
         """
-        manifest = read_manifest(folder, verify=verify)
-        return cls(folder=folder, manifest=manifest, start=0, stop=manifest["tokens"])
+        wrong = damage(folder, digest=file_hash if verify else None)
+        if wrong is not None:
+            raise DamagedFolder(f"{folder}: {wrong}")
+        facts, files = json.loads((folder / FACTS).read_text(encoding="utf-8")), read_manifest(folder)
+        facts["contents"] = [files[TOKENS][1], files[OFFSETS][1]]
+        return cls(folder=folder, facts=facts, start=0, stop=facts["tokens"])
 
     @cached_property
     def tokens(self) -> np.ndarray:
@@ -82,7 +83,7 @@ class TokenCache:
     def offsets(self) -> np.ndarray:
         """Start of each document in ``tokens``, and the end of the last, shape (documents + 1,)."""
         offsets = np.load(self.folder / OFFSETS, mmap_mode="r")
-        if (self.start, self.stop) == (0, self.manifest["tokens"]):
+        if (self.start, self.stop) == (0, self.facts["tokens"]):
             return offsets
         first = np.searchsorted(offsets, self.start, side="right") - 1
         last = np.searchsorted(offsets, self.stop, side="left")
@@ -101,7 +102,7 @@ class TokenCache:
     @property
     def num_rejected(self) -> int:
         """Records of the source that were unusable."""
-        return self.manifest["rejected"]
+        return self.facts["rejected"]
 
     @property
     def rejects_path(self) -> Path | None:
@@ -111,18 +112,17 @@ class TokenCache:
     @property
     def bos_token_id(self) -> int:
         """Id that opens sequences."""
-        return self.manifest["bos_token_id"]
+        return self.facts["bos_token_id"]
 
     @property
     def eos_token_id(self) -> int:
         """Id that closes documents and sequences."""
-        return self.manifest["eos_token_id"]
+        return self.facts["eos_token_id"]
 
     @property
     def fingerprint(self) -> str:
         """A hash of the tokens themselves and of the part: equal fingerprints give equal training data."""
-        content = self.manifest["contents"]
-        facts = [content[TOKENS]["sha256"], content[OFFSETS]["sha256"], self.start, self.stop]
+        facts = [*self.facts["contents"], self.start, self.stop]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def split(self, held_out_share: float) -> tuple["TokenCache", "TokenCache"]:
@@ -153,7 +153,7 @@ class TokenCache:
 
     def __getstate__(self) -> dict[str, Any]:
         # Pickling a memory map copies what it maps: worker processes would each get the whole corpus.
-        return {name: getattr(self, name) for name in ("folder", "manifest", "start", "stop")}
+        return {name: getattr(self, name) for name in ("folder", "facts", "start", "stop")}
 
 
 def tokenise(
@@ -183,7 +183,7 @@ def tokenise(
     """
     if not sources:
         raise ValueError("sources is empty; give at least one")
-    encoder = Encoder(tokenizer)
+    encoder = TextEncoder(tokenizer)
     return [
         _tokenise_one(source, encoder, Path(cache_dir), max_reject_share, verify=verify, console=console)
         for source in sources
@@ -191,7 +191,13 @@ def tokenise(
 
 
 def _tokenise_one(
-    source: Source, encoder: Encoder, cache_dir: Path, max_reject_share: float, *, verify: bool, console: Console | None
+    source: Source,
+    encoder: TextEncoder,
+    cache_dir: Path,
+    max_reject_share: float,
+    *,
+    verify: bool,
+    console: Console | None,
 ) -> TokenCache:
     origin = _origin(source)
     facts = {
@@ -213,16 +219,16 @@ def _tokenise_one(
         with _locked(cache_dir / f".{folder.name}.lock", console):
             cache = _reuse(folder, verify) if folder.exists() else None
             if cache is None:
-                remove_leftovers(folder)
+                remove_leftovers(cache_dir, f"*-{folder.name}")
                 _build(folder, rejects_path, source, encoder, facts, max_reject_share, console)
                 cache = TokenCache.open(folder, verify=False)
     elif console is not None:
         console.print(
             f"{source.path}: {cache.num_tokens:,} tokens from the cache {folder}", highlight=False, soft_wrap=True
         )
-    records = cache.manifest["documents"] + cache.num_rejected
+    records = cache.facts["documents"] + cache.num_rejected
     if cache.num_rejected > max_reject_share * records:
-        first = cache.manifest["first_reject"]
+        first = cache.facts["first_reject"]
         raise TooManyRejects(too_many(cache.num_rejected, records, max_reject_share, first, cache.rejects_path))
     return cache
 
@@ -271,21 +277,22 @@ def _build(
     folder: Path,
     rejects_path: Path,
     source: Source,
-    encoder: Encoder,
+    encoder: TextEncoder,
     facts: dict[str, Any],
     max_reject_share: float,
     console: Console | None,
 ) -> None:
     rejects = Rejects(path=rejects_path, max_share=max_reject_share)
     rejects_path.unlink(missing_ok=True)
-    try:
-        with new_folder(folder) as new, rejects, ReadProgress(console, f"tokenising {source.path}") as progress:
+
+    def write(new: Path) -> None:
+        with rejects, ReadProgress(console, f"tokenising {source.path}") as progress:
             tokens = GrowingArray(new / TOKENS, encoder.dtype)
             offsets = GrowingArray(new / OFFSETS, np.dtype("<i8"))
             try:
                 offsets.append(np.zeros(1, np.int64))
                 documents = read_documents([source], rejects, progress.reached)
-                for ids in encoder.encode(documents, rejects.reject_empty):
+                for ids in encoder.stream(documents, rejects.reject_empty):
                     tokens.append(ids)
                     offsets.append(np.array([tokens.length]))
                     progress.add(len(ids))
@@ -293,31 +300,23 @@ def _build(
                 tokens.close()
                 offsets.close()
             rejects.finish()
-            if tokens.length == 0:
-                raise ValueError(f"path={source.path} holds no text: {rejects.rejected} records, all unusable")
-            if _origin(source) != facts["origin"]:
-                raise ValueError(f"path={source.path} changed while it was read; run again when its writer is done")
-            if rejects.rejected:
-                shutil.move(rejects_path, new / REJECTS)
-            write_manifest(
-                new,
-                {
-                    **facts,
-                    "linformers": __version__,
-                    "documents": rejects.documents,
-                    "rejected": rejects.rejected,
-                    "reasons": rejects.reasons,
-                    "first_reject": rejects.first,
-                    "tokens": tokens.length,
-                    "vocab_size": encoder.vocab_size,
-                    "bos_token_id": encoder.bos_token_id,
-                    "eos_token_id": encoder.eos_token_id,
-                },
-            )
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise OSError(
-            f"the disk of cache_dir={folder.parent} is full; free some space or choose another cache_dir "
-            "(nothing half-written is left behind)"
-        ) from error
+        if tokens.length == 0:
+            raise ValueError(f"path={source.path} holds no text: {rejects.rejected} records, all unusable")
+        if _origin(source) != facts["origin"]:
+            raise ValueError(f"path={source.path} changed while it was read; run again when its writer is done")
+        if rejects.rejected:
+            shutil.move(rejects_path, new / REJECTS)
+        found = {
+            "linformers": __version__,
+            "documents": rejects.documents,
+            "rejected": rejects.rejected,
+            "reasons": rejects.reasons,
+            "first_reject": rejects.first,
+            "tokens": tokens.length,
+            "vocab_size": encoder.vocab_size,
+            "bos_token_id": encoder.bos_token_id,
+            "eos_token_id": encoder.eos_token_id,
+        }
+        (new / FACTS).write_text(json.dumps({**facts, **found}, indent=1), encoding="utf-8")
+
+    write_folder(folder, write, intact="nothing half-written is left behind", shared=True)

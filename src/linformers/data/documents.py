@@ -5,8 +5,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from linformers.files.records import Record, choose_column, no_column, of_value, read_records
+from linformers.files.inputs import Input
+from linformers.files.reading import find_columns, read_sound_rows
 from linformers.files.rejects import Rejects
+from linformers.files.rows import TEXT_COLUMNS, Row, Wanted, choose_column, make_row, of_fields
 from linformers.files.sources import HUB_PREFIX, Source, find_files
 
 
@@ -45,26 +47,59 @@ def read_documents(
     rejects.finish()
 
 
+def read_texts(
+    option: str,
+    sources: Sequence[Source],
+    rejects: Rejects | None = None,
+    on_progress: Callable[[float], None] | None = None,
+) -> Iterator[str]:
+    """The texts of documents, for commands that read some of them; unusable records are passed over.
+
+    Args:
+        option: Name of the option that names the sources.
+        sources: What to read.
+        rejects: Counts the records; None = not counted.
+        on_progress: See ``read_documents``.
+
+    Raises:
+        ValueError: There is no text.
+        OSError: A file is not there.
+    """
+    empty = True
+    for document in read_documents(sources, rejects or Rejects(max_share=1.0), on_progress):
+        empty = False
+        yield document.text
+    if empty:
+        raise ValueError(f"{option}={sources[0].path} holds no text that can be used; give another file")
+
+
 def read_part(source: Source, path: Path | None, rejects: Rejects) -> Iterator[tuple[Document, float]]:
     """Documents of one file (or, without a path, of a data set of the hub), and how far it has been read."""
     name = source.path if path is None else str(path)
-    for record in _read_hub(source) if path is None else read_records(path, source):
-        if record.text is None:
-            rejects.reject(name, record.line, record.reason, record.value)
+    for row in _read_hub(source) if path is None else _read_file(source, path):
+        if row.text is None:
+            rejects.reject(name, row.line, row.reason, row.value)
         else:
             rejects.accept()
-            yield Document(record.text, f"{name}:{record.line}"), record.position
+            yield Document(row.text, f"{name}:{row.line}"), row.position
 
 
-def _read_hub(source: Source) -> Iterator[Record]:
-    rows = open_hub(source)
-    column = source.text_column
-    for line, fields in enumerate(rows, start=1):
-        if column is None:
-            column = choose_column([name for name, value in fields.items() if isinstance(value, str)], source.path)
-        if column not in fields:
-            raise ValueError(no_column(source.path, column, list(fields)))
-        yield of_value(line, fields, column, 0.0)
+def _read_file(source: Source, path: Path) -> Iterator[Row]:
+    file = Input.of(path)
+    column = None if file.kind == "text" else source.text_column
+    return read_sound_rows(file, find_columns([file], column, (), "text_column"), documents=source.documents)
+
+
+def _read_hub(source: Source) -> Iterator[Row]:
+    wanted: Wanted | None = None
+    for line, fields in enumerate(open_hub(source), start=1):
+        if wanted is None:
+            texts = [name for name, value in fields.items() if isinstance(value, str)]
+            column = choose_column(
+                "text_column", source.text_column, TEXT_COLUMNS, list(fields), source.path, "text", texts
+            )
+            wanted = Wanted(column)
+        yield make_row(of_fields(line, fields, wanted), wanted)
 
 
 def hub_name(source: Source) -> tuple[str, str | None, str]:

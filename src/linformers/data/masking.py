@@ -56,8 +56,6 @@ class Masking:
         tokenizer: Any,
         *,
         share: float = 0.15,
-        masked: float = 0.8,
-        random: float = 0.1,
         whole_words: bool = False,
     ) -> "Masking":
         """The masking for a tokenizer of transformers.
@@ -65,8 +63,6 @@ class Masking:
         Args:
             tokenizer: with a mask token; for ``whole_words`` a byte-level BPE, WordPiece or SentencePiece one.
             share: see the class.
-            masked: see the class.
-            random: see the class.
             whole_words: predict whole words.
 
         Raises:
@@ -81,8 +77,6 @@ class Masking:
             vocab_size=len(tokenizer),
             special_token_ids=tuple(sorted(set(tokenizer.all_special_ids))),
             share=share,
-            masked=masked,
-            random=random,
             word_starts=WordStarts.for_tokenizer(tokenizer) if whole_words else None,
         )
 

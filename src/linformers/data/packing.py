@@ -3,13 +3,6 @@
 from collections.abc import Iterable
 
 import numpy as np
-from transformers import PreTrainedTokenizerFast
-
-
-def encode(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -> list[np.ndarray]:
-    """Token ids of each text, without special tokens and without a limit on the length."""
-    encodings = tokenizer.backend_tokenizer.encode_batch(list(texts), add_special_tokens=False)
-    return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
 
 
 def pack(documents: Iterable[np.ndarray], *, length: int, bos_token_id: int, eos_token_id: int) -> np.ndarray:

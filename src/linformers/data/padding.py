@@ -15,25 +15,18 @@ class PadBatch:
 
     Args:
         pad_token_id: id of the padding.
-        pad_to: length of every batch, so that compiled models see one shape; None pads to the longest of the batch.
     """
 
-    def __init__(self, pad_token_id: int, pad_to: int | None = None) -> None:
-        self.pad_token_id, self.pad_to = pad_token_id, pad_to
+    def __init__(self, pad_token_id: int) -> None:
+        self.pad_token_id = pad_token_id
 
     def __call__(self, items: Sequence[Example | list[Example]]) -> Example:
-        """Stack examples, or lists of them.
-
-        Raises:
-            ValueError: an example is longer than ``pad_to``.
-        """
+        """Stack examples, or lists of them."""
         examples = [example for item in items for example in (item if isinstance(item, list) else [item])]
         lengths = torch.tensor([len(example["input_ids"]) for example in examples])
-        longest = int(lengths.max()) if self.pad_to is None else self.pad_to
+        longest = int(lengths.max())
         if (lengths == longest).all():
             return collate(examples)
-        if int(lengths.max()) > longest:
-            raise ValueError(f"an example of {int(lengths.max())} tokens does not fit pad_to={longest}")
         fill = {"input_ids": self.pad_token_id, "labels": IGNORED}
         batch: Example = {}
         for name, value in fill.items():

@@ -19,9 +19,9 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from linformers.data.corpus import Documents
 from linformers.data.documents import Document, read_part
-from linformers.data.encoding import Encoder
 from linformers.data.masking import Masking
 from linformers.data.streams import Example
+from linformers.data.tokenise import TextEncoder
 from linformers.files.rejects import Rejects
 from linformers.files.sources import Source, find_files
 
@@ -160,7 +160,7 @@ class StreamedBlocks(IterableDataset):
 
     def _blocks(self, reader: int, readers: int) -> Iterator[np.ndarray]:
         """Blocks of one reader, epoch after epoch, without end."""
-        encoder = Encoder(self.tokenizer, batch_characters=BATCH_CHARACTERS)
+        encoder = TextEncoder(self.tokenizer)
         body, open_id, close_id = self.length - 2, encoder.bos_token_id, encoder.eos_token_id
         rest = np.empty(0, encoder.dtype)
         rejects = Rejects(max_share=self.max_reject_share)
@@ -169,7 +169,8 @@ class StreamedBlocks(IterableDataset):
         # A source of weight 0.01 rests for 99 epochs; a reader that finds nothing for so long never will.
         patience = idle = 2 + 1 / min(source.weight for source in self.sources)
         for epoch in count():
-            for ids in encoder.encode(self._documents(reader, readers, epoch, rejects), rejects.reject_empty):
+            documents = self._documents(reader, readers, epoch, rejects)
+            for ids in encoder.stream(documents, rejects.reject_empty, characters=BATCH_CHARACTERS):
                 idle = patience
                 if self.documents == "apart":
                     # The closing token of the document closes its last block.

@@ -23,6 +23,7 @@ from linformers.data.tasks_rules import (
 )
 from linformers.files.progress import ReadProgress
 from linformers.files.rejects import Rejects
+from linformers.files.rows import make_row, of_fields
 from linformers.files.sources import file_format
 
 VALIDATION_SHARE, VALIDATION_LIMIT = 0.1, 1000
@@ -170,7 +171,7 @@ def prepare_task(
         if sources.data is None:
             return _from_hub(sources.task, named, which, sources.columns, rejects, progress)
         path = _find(sources.task, named.train if which == "train" else named.test, Path(sources.data))
-        return path.name, read(str(path), quoted=path.suffix != ".tsv")  # GLUE's quotation marks are text
+        return path.name, read(str(path), quoted=file_format(path) != ("tsv", None))  # GLUE's quotation marks are text
 
     train_source, train = own("train") if named else (Path(sources.task).name, read(sources.task))
     for path in sources.extra_train:
@@ -266,11 +267,10 @@ def _from_hub(
             f"task={task!r}: {name} ({config}, {split}) cannot be had from the Hugging Face hub "
             f"({type(error).__name__}); give data=FOLDER with one of {files}"
         ) from error
-    columns = choose_columns(rows.column_names, asked, name)
-
-    values = ((line, tuple(name and row[name] for name in columns.names)) for line, row in enumerate(rows, start=1))
+    wanted = choose_columns(rows.column_names, asked, name).wanted
+    found = (make_row(of_fields(line, row, wanted), wanted) for line, row in enumerate(rows, start=1))
     file = f"hf:{name}:{config}:{split}"
-    return file, collect(file, values, lambda: columns, rejects, progress)  # type: ignore[arg-type]
+    return file, collect(file, found, wanted, rejects, progress)
 
 
 def _renamed(examples: list[Example] | None, names: dict[str, str]) -> list[Example] | None:

@@ -4,6 +4,7 @@ import hashlib
 import io
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -13,11 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float
 
-from linformers.checks import closest
-from linformers.data.examples import LABEL_COLUMNS, Columns, Example
+from linformers.data.examples import LABEL_COLUMNS, Columns, Example, is_missing
 from linformers.files.progress import ReadProgress
-from linformers.files.records import Record, names, naming
 from linformers.files.rejects import Rejects
+from linformers.files.rows import Reject, choose_column, names
+from linformers.files.sources import file_format
 
 Modality = Literal["image", "audio"]
 DATA_COLUMNS = {
@@ -73,16 +74,16 @@ def read_media(
         found = _folder_rows(path, columns)
     elif not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder; check the spelling")
-    elif path.suffix != ".parquet":
+    elif file_format(path) != ("parquet", None):
         raise ValueError(f"{path}: labelled {modality} data is a folder with a subfolder for each class, or .parquet")
     else:
         found = _parquet_rows(path, modality, columns)
     examples: list[Example] = []
     for share, file, line, row in found:
-        if not isinstance(row, Record):
+        if not isinstance(row, Reject):
             data, name, label = row
             row = _example(file, line, data, name, label, modality)
-        if isinstance(row, Record):
+        if isinstance(row, Reject):
             rejects.reject(file, line, row.reason, row.value)
         else:
             examples.append(row)
@@ -93,12 +94,12 @@ def read_media(
     return examples
 
 
-Row = Record | tuple[Any, str, Any]  # or the data, the name to show, and the label
+Row = Reject | tuple[Any, str, Any]  # or the data, the name to show, and the label
 
 
-def _example(file: str, line: int, data: Any, name: str, label: Any, modality: Modality) -> MediaExample | Record:
-    if label is None or label == "" or label != label:  # NaN differs from itself
-        return Record(line, None, "no label: it is empty", name)
+def _example(file: str, line: int, data: Any, name: str, label: Any, modality: Modality) -> MediaExample | Reject:
+    if is_missing(label):
+        return Reject(line, "no label: it is empty", name)
     try:
         content = data.read_bytes() if isinstance(data, Path) else data
         if isinstance(content, Sound):
@@ -109,7 +110,7 @@ def _example(file: str, line: int, data: Any, name: str, label: Any, modality: M
             decode_image(content) if modality == "image" else decode_sound(content)
     except Exception as error:  # decoders of damaged files fail in many ways
         said = " ".join(str(error).split())
-        return Record(line, None, f"undecodable: no {modality} that can be read ({said})", name)
+        return Reject(line, f"undecodable: no {modality} that can be read ({said})", name)
     return MediaExample(file, line, digest.hexdigest(), None, label, data, name)
 
 
@@ -130,12 +131,12 @@ def _folder_rows(folder: Path, columns: Columns) -> Iterator[tuple[float, str, i
 
 
 def _parquet_rows(path: Path, modality: Modality, columns: Columns) -> Iterator[tuple[float, str, int, Row]]:
-    with naming(path, 1):
+    with _damage_named(path, 1):
         file = pq.ParquetFile(path)
     with file:
         schema, row = file.schema_arrow, 0
-        data = _choose("text", columns.text, DATA_COLUMNS[modality], schema.names, path, modality)
-        label = _choose("label", columns.label, LABEL_COLUMNS, schema.names, path, "label")
+        data = choose_column("--text", columns.text, DATA_COLUMNS[modality], schema.names, path, modality)
+        label = choose_column("--label", columns.label, LABEL_COLUMNS, schema.names, path, "label")
         rate, scale = None, 1.0
         kind = schema.field(data).type
         is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
@@ -153,7 +154,7 @@ def _parquet_rows(path: Path, modality: Modality, columns: Columns) -> Iterator[
         wanted = [name for name in (data, label, rate) if name is not None]
         batches = file.iter_batches(batch_size=READ_AT_ONCE, columns=wanted, use_threads=False)
         while True:
-            with naming(path, row + 1):
+            with _damage_named(path, row + 1):
                 batch = next(batches, None)
             if batch is None:
                 return
@@ -163,35 +164,34 @@ def _parquet_rows(path: Path, modality: Modality, columns: Columns) -> Iterator[
             for value, one, hertz in zip(batch.column(data), labels.to_pylist(), rates, strict=True):
                 row += 1
                 found = _value(row, value, data, hertz, scale)
-                made = found if isinstance(found, Record) else (found, path.name, one)
+                made = found if isinstance(found, Reject) else (found, path.name, one)
                 yield row / file.metadata.num_rows, str(path), row, made
 
 
-def _value(row: int, value: Any, column: str, rate: int | None, scale: float) -> Record | bytes | Sound:
+@contextmanager
+def _damage_named(path: Path, row: int) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(
+            f"{path}:{row}: the file cannot be read (damaged: {error}); repair it or take it away"
+        ) from error
+
+
+def _value(row: int, value: Any, column: str, rate: int | None, scale: float) -> Reject | bytes | Sound:
     if not value.is_valid:
-        return Record(row, None, f"empty: nothing in {column!r}", "")
+        return Reject(row, f"empty: nothing in {column!r}", "")
     if isinstance(value, pa.StructScalar):
         fields = value.as_py()
         if fields.get("bytes") is None:
-            return Record(row, None, f"empty: no bytes in {column!r}", str(fields.get("path")))
+            return Reject(row, f"empty: no bytes in {column!r}", str(fields.get("path")))
         return fields["bytes"]
     if not isinstance(value, pa.ListScalar | pa.LargeListScalar | pa.FixedSizeListScalar):
         return value.as_py()
     if not isinstance(rate, int) or rate < 1:
-        return Record(row, None, f"no sample rate: {rate!r} is no whole number above 0", "")
+        return Reject(row, f"no sample rate: {rate!r} is no whole number above 0", "")
     samples = np.asarray(value.values.to_numpy(zero_copy_only=False), dtype=np.float32)
     return Sound(samples / np.float32(scale), rate)
-
-
-def _choose(option: str, asked: str | None, usual: tuple[str, ...], there: list[str], path: Path, what: str) -> str:
-    if asked is not None:
-        if asked not in there:
-            raise ValueError(f"{path}: {option}={asked!r} is no column of it; {names(there)}.{closest(asked, there)}")
-        return asked
-    found = next((name for name in usual if name in there), None)
-    if found is None:
-        raise ValueError(f"{path}: cannot tell which column holds the {what}; give --{option} ({names(there)})")
-    return found
 
 
 def decode_image(content: bytes, mode: str = "RGB") -> Any:

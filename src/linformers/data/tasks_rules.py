@@ -181,7 +181,7 @@ def _unpacked(label: Any) -> Any:
     if isinstance(label, str) and label.lstrip().startswith("["):
         try:
             found = json.loads(label)
-        except ValueError:
+        except (ValueError, RecursionError):
             return label
         return found if isinstance(found, list) else label
     return label
@@ -192,5 +192,5 @@ def _number(label: Any) -> float | None:
         return None
     try:
         return float(label)
-    except ValueError:
+    except (ValueError, OverflowError):  # a whole number may be beyond all floats
         return None

@@ -17,6 +17,7 @@ from linformers.convert.load import longest_input
 from linformers.data.examples import Columns, read_examples
 from linformers.data.tasks import TASKS, Part, TaskSources, prepare_task
 from linformers.data.tasks_rules import Kind, encode_labels, for_model, kind_of_config
+from linformers.data.tokenise import TextEncoder
 from linformers.export.check import Session, run
 from linformers.export.graph import takes_choices
 from linformers.files.progress import ReadProgress
@@ -69,10 +70,11 @@ def measure_distance(
     progress: ReadProgress,
 ) -> Distance:
     """Compare both on texts, one by one, each cut at the longest input."""
-    kind, longest = kind_of(model), longest_input(model)
+    kind, longest, encoder = kind_of(model), longest_input(model), TextEncoder(tokenizer)
     cosines, changes, same, lengths = [], [], [], []
     for number, text in enumerate(texts, start=1):
-        inputs = _inputs(session, tokenizer(text, truncation=True, max_length=longest, return_tensors="pt"))
+        (row,) = encoder.inputs([text], max_length=longest).rows
+        inputs = _inputs(session, {name: torch.from_numpy(ids).long()[None] for name, ids in row.items()})
         if takes_choices(model):
             inputs = {name: one[:, None] for name, one in inputs.items()}
         lengths.append(inputs["input_ids"].shape[-1])

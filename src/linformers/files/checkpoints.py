@@ -1,11 +1,10 @@
 """The checkpoints of a run: written whole or not at all, checked before they are used."""
 
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from linformers.files.folders import OLD, UNFINISHED, damage, write_folder
+from linformers.files.folders import damage, remove_folder, remove_leftovers, write_folder
 
 
 class Checkpoints:
@@ -58,17 +57,9 @@ class Checkpoints:
         intact = f"the checkpoint of step {before[0]} is intact" if before else ""
         write_folder(self.path(step), write, intact=intact)
         for old in self.steps()[self.keep :]:
-            self._remove(self.path(old))
+            remove_folder(self.path(old))
         return self.path(step)
 
     def tidy(self) -> None:
         """Remove what a killed run left half written or half removed."""
-        if self.folder.is_dir():
-            for path in [*self.folder.glob(f"{UNFINISHED}*"), *self.folder.glob(f"{OLD}*")]:
-                shutil.rmtree(path, ignore_errors=True)
-
-    def _remove(self, path: Path) -> None:
-        old = path.parent / f"{OLD}{path.name}"
-        shutil.rmtree(old, ignore_errors=True)
-        path.rename(old)  # half removed must not look like damaged
-        shutil.rmtree(old, ignore_errors=True)
+        remove_leftovers(self.folder)

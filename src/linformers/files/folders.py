@@ -1,8 +1,8 @@
-"""Folders on disk that are either whole or not there, whatever happens while they are written.
+"""Files and folders on disk that are either whole or not there, whatever happens while they are written.
 
-A folder is written under another name, every file is flushed to the disk, a manifest of sizes and hashes is written
-last, and then one rename puts it in place. So a kill at any moment leaves the folders before it whole, and damage that
-comes later (a truncated file, a flipped bit) is seen before anything is read.
+Both are written under another name, flushed to the disk, and put in place by a rename; a folder also holds a manifest
+of the sizes and hashes of its files. So a kill at any moment leaves what was there before whole, and damage that comes
+later (a truncated file, a flipped bit) is seen before anything is read.
 """
 
 import errno
@@ -10,16 +10,33 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
+from uuid import uuid4
 
 MANIFEST = "manifest.json"
 UNFINISHED, OLD = ".unfinished-", ".old-"
+# Names of the files that decide what a model computes, of all that may lie in its folder.
+MODEL_FILES = (
+    "config.json",
+    "*.safetensors",
+    "model.onnx",
+    "token*.json",
+    "vocab*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "preprocessor_config.json",
+)
 
 
 class DiskFullError(OSError):
     """The disk is full; the message says what is intact and what to do."""
+
+
+# --- hashes
 
 
 def file_hash(path: Path) -> str:
@@ -31,15 +48,87 @@ def file_hash(path: Path) -> str:
     return total.hexdigest()
 
 
-def flush(path: Path) -> None:
-    """Wait until a file or a folder's list of names is on the disk."""
-    if os.name == "nt" and path.is_dir():  # Windows cannot open folders
-        return
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+def hash_once(path: Path) -> str:
+    """``file_hash`` of a file that is only read here: it is read again when its size or time has changed."""
+    status = path.stat()
+    return _hash_of(path.resolve(), status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _hash_of(path: Path, size: int, changed: int) -> str:
+    return file_hash(path)
+
+
+def read_manifest(folder: Path) -> dict[str, tuple[int, str]]:
+    """Size and hash of each file of a folder, as they were when ``write_folder`` wrote it.
+
+    Raises:
+        FileNotFoundError: there is no manifest.
+        ValueError: it is damaged.
+        LookupError: it is another program's.
+    """
+    content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        return {name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in content["files"].items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise LookupError(f"{folder / MANIFEST} does not list files with bytes and sha256") from error
+
+
+def damage(folder: Path, names: Sequence[str] = ("*",), digest: Callable[[Path], str] | None = file_hash) -> str | None:
+    """What is wrong with a folder, by its manifest; None when it is whole.
+
+    Args:
+        folder: The folder.
+        names: Patterns of the names of the files that are checked.
+        digest: The hash of a file, which costs one reading of it; None compares sizes alone.
+    """
+    try:
+        expected = read_manifest(folder)
+    except FileNotFoundError:
+        return f"{MANIFEST} is missing"
+    except (OSError, ValueError, LookupError):
+        return f"{MANIFEST} cannot be read"
+    for name, (size, content) in expected.items():
+        path = folder / name
+        if not any(fnmatch(path.name, pattern) for pattern in names):
+            continue
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size} bytes in place of {size}"
+        if digest is not None and digest(path) != content:
+            return f"{name} has other contents than were written"
+    return None
+
+
+def check_intact(model: str, folder: Path) -> None:
+    """Refuse a model whose weights, configuration or tokenizer are not what its manifest says.
+
+    A folder without a manifest of ours passes, as those of the hub; so do cards that were edited and files that were
+    added. Each file is read once a process.
+
+    Args:
+        model: What the message begins with.
+        folder: The folder of the model.
+
+    Raises:
+        ValueError: A file differs or is missing; the message names it.
+    """
+    try:
+        read_manifest(folder)
+    except (FileNotFoundError, NotADirectoryError, LookupError):
+        return
+    except ValueError:
+        pass  # damaged, as said below
+    wrong = damage(folder, MODEL_FILES, hash_once)
+    if wrong is not None:
+        raise ValueError(
+            f"{model} is damaged: {wrong}. Make or copy it again; where the change was meant, delete "
+            f"{folder / MANIFEST}"
+        )
+
+
+# --- where results may be written
 
 
 def check_no_file(folder: Path, option: str = "output") -> None:
@@ -64,73 +153,133 @@ def check_output(output: Path, fact: str) -> None:
         raise ValueError(f"output={output} holds other files; name a new folder")
 
 
-def write_folder(target: Path, write: Callable[[Path], None], *, intact: str = "") -> None:
+# --- writing
+
+
+def write_file(
+    target: Path, content: str | bytes | Callable[[Path], object], *, intact: str = "", shared: bool = False
+) -> None:
+    """Write a file in one step, in place of an old one of the same name; a link there is replaced, not followed.
+
+    Args:
+        target: The file.
+        content: Its content, or a function that writes a file at the path that it is given.
+        intact: What a message about a full disk should say is intact.
+        shared: Whether other processes may write the same file now; what they leave when they are killed is then
+            removed by ``remove_leftovers`` alone.
+
+    Raises:
+        DiskFullError: No space left; ``target`` is as it was.
+    """
+    with _replacing(target, intact, shared) as unfinished:
+        if callable(content):
+            content(unfinished)
+        else:
+            unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
+        flush(unfinished)
+
+
+def write_folder(target: Path, write: Callable[[Path], object], *, intact: str = "", shared: bool = False) -> None:
     """Write a folder in one step, in place of an old one of the same name.
 
     Args:
-        target: the folder.
-        write: fills the empty folder that it is given.
-        intact: what a message about a full disk should say is intact.
+        target: The folder.
+        write: Fills the empty folder that it is given.
+        intact: What a message about a full disk should say is intact.
+        shared: See ``write_file``; of processes that write the same, one is first, and that is no error.
 
     Raises:
-        DiskFullError: no space left; ``target`` is as it was.
+        DiskFullError: No space left; ``target`` is as it was.
     """
-    unfinished, old = target.parent / f"{UNFINISHED}{target.name}", target.parent / f"{OLD}{target.name}"
-    with reports_full_disk(target, unfinished, intact):
-        shutil.rmtree(unfinished, ignore_errors=True)
+    with _replacing(target, intact, shared) as unfinished:
         unfinished.mkdir(parents=True)
         write(unfinished)
-        files = sorted(path for path in unfinished.rglob("*") if path.is_file())
-        manifest = {
-            path.relative_to(unfinished).as_posix(): {"bytes": path.stat().st_size, "sha256": file_hash(path)}
-            for path in files
-        }
-        (unfinished / MANIFEST).write_text(json.dumps({"format": 1, "files": manifest}, indent=1), encoding="utf-8")
-        for path in [*files, unfinished / MANIFEST, *(p for p in unfinished.rglob("*") if p.is_dir()), unfinished]:
+        write_manifest(unfinished)
+        for path in [*unfinished.rglob("*"), unfinished]:
             flush(path)
-        if target.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            target.rename(old)
-        unfinished.rename(target)
-        flush(target.parent)
-    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_manifest(folder: Path) -> None:
+    """Write the sizes and hashes of the files of a folder into it."""
+    files = {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": file_hash(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path != folder / MANIFEST
+    }
+    (folder / MANIFEST).write_text(json.dumps({"format": 1, "files": files}, indent=1), encoding="utf-8")
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder; half removed, it has another name, so as not to look like damaged."""
+    old = folder.with_name(OLD + folder.name)
+    _remove(old)
+    folder.rename(old)
+    _remove(old)
+
+
+def remove_leftovers(folder: Path, name: str = "*") -> None:
+    """Remove what killed processes left half written or half removed; for a process that holds the folder alone."""
+    for prefix in (UNFINISHED, OLD):
+        for path in folder.glob(f"{prefix}{name}"):
+            _remove(path)
 
 
 @contextmanager
-def reports_full_disk(target: Path, unfinished: Path, intact: str) -> Iterator[None]:
-    """Turn "no space left" into a message that helps, and take away what was begun."""
+def reports_full_disk(target: Path, intact: str) -> Iterator[None]:
+    """Turn "no space left" into a message that helps.
+
+    Raises:
+        DiskFullError: No space left.
+    """
     try:
         yield
     except Exception as error:
-        shutil.rmtree(unfinished, ignore_errors=True)
         # safetensors has an exception class of its own, which has no errno
         full = getattr(error, "errno", None) in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
-        if full or "No space left on device" in str(error):
-            raise DiskFullError(
-                f"the disk is full: {target} was not written{f', {intact}' if intact else ''}; free some space and run "
-                "the same command again"
-            ) from error
-        raise
+        if isinstance(error, DiskFullError) or not (full or "No space left on device" in str(error)):
+            raise
+        raise DiskFullError(
+            f"the disk is full: {target} was not written{f', {intact}' if intact else ''}; free some space and run "
+            "the same command again"
+        ) from error
 
 
-def damage(folder: Path) -> str | None:
-    """What is wrong with a folder, by its manifest; None when it is whole.
+@contextmanager
+def _replacing(target: Path, intact: str, shared: bool) -> Iterator[Path]:
+    """Give a path to write to, and put what is there in the target's place when the block ends well."""
+    name = f"{uuid4().hex}-{target.name}" if shared else target.name
+    unfinished, old = target.with_name(UNFINISHED + name), target.with_name(OLD + name)
+    with reports_full_disk(target, intact):
+        try:
+            _remove(unfinished)
+            yield unfinished
+            if unfinished.is_dir() and os.path.lexists(target):
+                _remove(old)
+                target.rename(old)
+            try:
+                os.replace(unfinished, target)
+            except OSError:
+                if not (shared and (target / MANIFEST).is_file()):  # otherwise another process was faster
+                    raise
+            flush(target.parent)
+            _remove(old)
+        finally:
+            _remove(unfinished)
 
-    Costs one reading of all files.
-    """
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file or a folder's list of names is on the disk."""
+    if os.name == "nt" and path.is_dir():  # Windows cannot open folders
+        return
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
-        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
-        expected = {name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()}
-    except FileNotFoundError:
-        return f"{MANIFEST} is missing"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return f"{MANIFEST} cannot be read"
-    for name, (size, digest) in expected.items():
-        path = folder / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != size:
-            return f"{name} has {path.stat().st_size} bytes in place of {size}"
-        if file_hash(path) != digest:
-            return f"{name} has other contents than were written"
-    return None
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""The files to score: found, named, and opened; on this machine, or wherever fsspec reaches."""
+"""Files to read: found, named, and opened; on this machine, or wherever fsspec reaches."""
 
 import glob
 import hashlib
@@ -26,16 +26,26 @@ class Input:
     """One file.
 
     Args:
-        path: of it, or its URL.
-        bytes: its size; 0 where a store does not tell.
-        stamp: changes when the file is written again.
-        refused: why it is not to be read; "" if it is.
+        path: Path of the file, or its URL.
+        bytes: Size of the file; 0 where a store does not tell.
+        stamp: Something that changes when the file is written again.
+        refused: Why it is not to be read; "" if it is.
     """
 
     path: str
     bytes: int
     stamp: str
     refused: str = ""
+
+    @classmethod
+    def of(cls, path: Path, refused: str = "") -> "Input":
+        """A file of this machine, as it is now.
+
+        Raises:
+            OSError: It is not there.
+        """
+        stat = path.stat()
+        return cls(str(path), stat.st_size, str(stat.st_mtime_ns), refused)
 
     @property
     def name(self) -> str:
@@ -44,7 +54,7 @@ class Input:
 
     @property
     def kind(self) -> str:
-        """``text``, ``jsonl``, ``csv`` or ``parquet``."""
+        """``text``, ``jsonl``, ``csv``, ``tsv`` or ``parquet``."""
         return self._format[0]
 
     @property
@@ -142,10 +152,8 @@ def _local(pattern: str) -> Iterator[Input]:
         root = root.parent
     named, root = root.is_file(), root.resolve()
     for path in find_files(Source(path=pattern), "input"):
-        stat = path.stat()
         outside = not named and not path.resolve().is_relative_to(root)
-        refused = "unreadable: a link that leads out of the folder" if outside else ""
-        yield Input(str(path), stat.st_size, str(stat.st_mtime_ns), refused)
+        yield Input.of(path, "unreadable: a link that leads out of the folder" if outside else "")
 
 
 def _remote(pattern: str) -> Iterator[Input]:

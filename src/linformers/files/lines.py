@@ -1,44 +1,51 @@
-"""Rows of JSON lines, CSV and text, from any row on."""
+"""Rows of JSON lines, CSV, TSV and text, from any row on."""
 
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator
+from functools import partial
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 
 from linformers.files.inputs import Input
-from linformers.files.records import Lines, Record, checked
-from linformers.files.row import (
+from linformers.files.rows import (
     BOMB_BYTES,
     BOMB_RATIO,
-    Columns,
+    BadCell,
     Found,
     Place,
+    Reject,
     Row,
+    Wanted,
     broken,
     check_columns,
+    decoded,
     make_row,
-    to_id,
+    of_fields,
     too_large,
 )
 from linformers.files.sources import DocumentUnit
 
+DELIMITERS = {"csv": ",", "tsv": "\t"}
 
-class CountedLines(Lines):
-    """Lines with a limit of their size, above which they are None, and how many bytes were read; see ``Lines``."""
+
+class Lines:
+    """Lines as bytes with their line ends; one above the limit is None. A byte-order mark at the start is dropped.
+
+    Attributes:
+        number: Lines read so far.
+        offset: Bytes read so far, after decompression.
+    """
 
     def __init__(self, stream: BinaryIO, file: Input, limit: int) -> None:
-        self.offset, self.limit, self.packed = 0, limit, file.compression is not None
-        self.raw, unpacked = stream, stream
-        if self.packed:
-            unpacked = io.BufferedReader(pa.CompressedInputStream(stream, file.compression))  # type: ignore[arg-type]
-        size = max(file.bytes, 1)
-        super().__init__(unpacked, Path(PurePosixPath(file.path).name), lambda: min(stream.tell() / size, 1.0))
+        self.number, self.offset, self.limit = 0, 0, limit
+        self.raw, self.size, self.packed = stream, max(file.bytes, 1), file.compression is not None
+        packed: Any = partial(pa.CompressedInputStream, stream, file.compression)
+        self.stream = io.BufferedReader(packed()) if self.packed else stream
 
-    def __iter__(self) -> Iterator[bytes | None]:
+    def __iter__(self) -> "Lines":
         return self
 
     def __next__(self) -> bytes | None:
@@ -69,52 +76,62 @@ class CountedLines(Lines):
             self.stream.seek(place.offset)
         self.offset, self.number = place.offset, place.line
 
+    @property
+    def position(self) -> float:
+        """How far the file has been read, as a share."""
+        return min(self.raw.tell() / self.size, 1.0)
+
 
 def rows_of_lines(
-    stream: BinaryIO, file: Input, columns: Columns, documents: DocumentUnit, limit: int, start: Place
+    stream: BinaryIO, file: Input, wanted: Wanted, documents: DocumentUnit, limit: int, start: Place, *, quoted: bool
 ) -> Iterator[Row]:
     """See ``read_rows``."""
     row, line = start.row, start.line
-    reader: Callable[[CountedLines, Columns, Place], Iterator[Found]] = {
-        "jsonl": _json_objects,
-        "csv": _csv_records,
-        "text": lambda lines, _, place: _texts(lines, place, documents),
-    }[file.kind]
     try:
-        lines = CountedLines(stream, file, limit)
-        for found in reader(lines, columns, start):
+        lines = Lines(stream, file, limit)
+        if file.kind == "text":
+            found = _texts(lines, wanted, start, documents)
+        elif file.kind == "jsonl":
+            found = _json_objects(lines, wanted, start)
+        else:
+            found = _csv_records(lines, wanted, start, DELIMITERS[file.kind], quoted)
+        for one in found:
             row, line = row + 1, lines.number
-            yield make_row(found, Place(row, lines.offset, line), lines.position())
+            yield make_row(one, wanted, Place(row, lines.offset, line), lines.position)
     except (OSError, ValueError, pa.ArrowException) as error:
         reason = str(error) if isinstance(error, ValueError) else f"damaged: {error}"
         yield broken(f"unreadable from here on: {reason}", Place(row), line=line + 1)
 
 
-def _json_objects(lines: CountedLines, columns: Columns, start: Place) -> Iterator[Found]:
+def _json_objects(lines: Lines, wanted: Wanted, start: Place) -> Iterator[Found]:
     lines.go_to(start)
     for line in lines:
         if line is None:
             yield too_large(lines.number, lines.limit)
             continue
-        raw = checked(lines.number, line.rstrip(b"\r\n"), 0.0)
-        yield raw if raw.text is None else _json_fields(lines.number, raw.text, columns)
+        fields = json_object(lines.number, line)
+        yield fields if isinstance(fields, Reject) else of_fields(lines.number, fields, wanted)
 
 
-def _json_fields(line: int, text: str, columns: Columns) -> Found:
+def json_object(number: int, line: bytes) -> Reject | dict[str, Any]:
+    """The object on a line, or why there is none."""
     try:
+        text = decoded(line.rstrip(b"\r\n"))
+    except BadCell as error:
+        return Reject(number, error.reason, error.value)
+    if not text.strip():
+        return Reject(number, "empty", text)
+    try:
+        # NaN and Infinity are no JSON, but many writers emit them.
         fields = json.loads(text)
-    except (ValueError, RecursionError) as error:  # a ValueError also of numbers with thousands of digits
-        what = "nested too deeply" if isinstance(error, RecursionError) else getattr(error, "msg", str(error))
-        return Record(line, None, f"wrong JSON: {what}", text)
+    except RecursionError:
+        return Reject(number, "wrong JSON: nested too deeply", text)
+    except ValueError as error:  # also of a number with thousands of digits
+        at = f" (column {error.colno})" if isinstance(error, json.JSONDecodeError) else ""
+        return Reject(number, f"wrong JSON: {getattr(error, 'msg', error)}{at}", text)
     if not isinstance(fields, dict):
-        return Record(line, None, f"wrong type: {type(fields).__name__} where one object a line is expected", text)
-    missing = next((name for name in columns.names if name not in fields), None)
-    if missing is not None:
-        return Record(line, None, f"missing field: {missing!r}", f"fields: {', '.join(fields)}")
-    try:
-        return line, tuple(to_id(name, kind, fields[name]) for name, kind in columns.ids.items()), fields[columns.text]
-    except ValueError as error:
-        return Record(line, None, str(error), text)
+        return Reject(number, f"wrong type: {type(fields).__name__} where one object a line is expected", text)
+    return fields
 
 
 class _TooLarge(Exception):
@@ -124,7 +141,7 @@ class _TooLarge(Exception):
 class _Decoded:
     """Lines as text; after an error the next line can still be read, which a generator would not allow."""
 
-    def __init__(self, lines: CountedLines) -> None:
+    def __init__(self, lines: Lines) -> None:
         self.lines, self.size = lines, 0
 
     def __iter__(self) -> "_Decoded":
@@ -139,52 +156,55 @@ class _Decoded:
         return line.decode("utf-8", "surrogateescape")
 
 
-def open_csv(lines: CountedLines) -> tuple[_Decoded, Any, list[str]]:
+def open_csv(lines: Lines, delimiter: str, *, quoted: bool) -> tuple[_Decoded, Any, list[str]]:
     """A CSV file behind its header.
 
+    Args:
+        lines: Lines of the file.
+        delimiter: What stands between fields.
+        quoted: Whether a quotation mark opens a quoted field; GLUE's files have them as plain text.
+
     Raises:
-        ValueError: the header is none.
+        ValueError: The header is none.
     """
-    csv.field_size_limit(lines.limit)
-    decoded = _Decoded(lines)
-    rows = csv.reader(decoded, strict=True, delimiter="\t" if ".tsv" in lines.path.suffixes else ",")
+    csv.field_size_limit(2**31 - 1)  # ours is the limit of the lines, after which the next row can be read
+    found = _Decoded(lines)
+    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    rows = csv.reader(found, strict=True, delimiter=delimiter, quoting=quoting)
     try:
-        return decoded, rows, next(rows, [])
+        return found, rows, next(rows, [])
     except (csv.Error, _TooLarge) as error:
         raise ValueError(f"the header is wrong CSV: {str(error) or 'too large'}") from error
 
 
-def _csv_records(lines: CountedLines, columns: Columns, start: Place) -> Iterator[Found]:
-    decoded, rows, header = open_csv(lines)
+def _csv_records(lines: Lines, wanted: Wanted, start: Place, delimiter: str, quoted: bool) -> Iterator[Found]:
+    found, rows, header = open_csv(lines, delimiter, quoted=quoted)
     if not header:
         return
-    check_columns(header, columns.names)
+    check_columns(header, wanted)
+    places = [header.index(name) for name in wanted.names]
     if start.offset:
         lines.go_to(start)
     while True:
-        first, decoded.size = lines.number + 1, 0
+        first, found.size = lines.number + 1, 0
         try:
             fields = next(rows)
         except StopIteration:
             return
         except csv.Error as error:
-            yield Record(first, None, f"wrong CSV: {error}")
-            continue
+            yield Reject(first, f"wrong CSV: {error}")
         except _TooLarge:
             yield too_large(first, lines.limit)
-            continue
-        if len(fields) != len(header):
-            what = f"wrong CSV: {len(fields)} fields where the header has {len(header)}" if fields else "empty"
-            yield Record(first, None, what, ",".join(fields))
-            continue
-        text, *values = (fields[header.index(name)].encode("utf-8", "surrogateescape") for name in columns.names)
-        try:
-            yield first, tuple(map(to_id, columns.ids, columns.ids.values(), values)), text
-        except ValueError as error:
-            yield Record(first, None, str(error), ",".join(fields))
+        else:
+            if len(fields) == len(header):
+                yield first, [fields[place].encode("utf-8", "surrogateescape") for place in places]
+            else:
+                what = f"wrong CSV: {len(fields)} fields where the header has {len(header)}" if fields else "empty"
+                yield Reject(first, what, delimiter.join(fields))
 
 
-def _texts(lines: CountedLines, start: Place, documents: DocumentUnit) -> Iterator[Found]:
+def _texts(lines: Lines, wanted: Wanted, start: Place, documents: DocumentUnit) -> Iterator[Found]:
+    check_columns([wanted.text], wanted)
     lines.go_to(start)
     first, size, held = start.line + 1, 0, []  # lines of the document so far
     for line in lines:
@@ -204,4 +224,7 @@ def _texts(lines: CountedLines, start: Place, documents: DocumentUnit) -> Iterat
 
 
 def _joined(first: int, size: int, held: list[Any], limit: int) -> Found:
-    return too_large(first, limit) if size > limit else (first, (), b"".join(held).rstrip(b"\r\n"))
+    if size > limit:
+        return too_large(first, limit)
+    text = b"".join(held).rstrip(b"\r\n")
+    return (first, (text,)) if text.strip() else Reject(first, "empty")

@@ -1,7 +1,6 @@
 """Rows of Parquet, from any row on; what its metadata promise and its pages do not hold is rejected."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -9,18 +8,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from linformers.files.inputs import Unavailable
-from linformers.files.records import Record
-from linformers.files.row import (
+from linformers.files.rows import (
     BOMB_BYTES,
     BOMB_RATIO,
-    Columns,
-    Found,
     Place,
+    Reject,
     Row,
+    Wanted,
     broken,
     check_columns,
     make_row,
-    to_id,
     too_large,
 )
 
@@ -33,7 +30,7 @@ def holds_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
-def rows_of_parquet(stream: BinaryIO, columns: Columns, limit: int, start: Place) -> Iterator[Row]:
+def rows_of_parquet(stream: BinaryIO, wanted: Wanted, limit: int, start: Place) -> Iterator[Row]:
     """See ``read_rows``."""
     try:
         meta = pq.read_metadata(stream)
@@ -48,12 +45,13 @@ def rows_of_parquet(stream: BinaryIO, columns: Columns, limit: int, start: Place
         yield broken(f"unreadable: {error}", start)
         return
     try:
-        check_columns(schema.names, columns.names)
-        kind = schema.field(columns.text).type
-        if not holds_text(kind):
-            raise ValueError(f"wrong type: {columns.text!r} holds {kind}")
+        check_columns(schema.names, wanted)
+        texts = [name for name, kind in wanted.columns if kind == "text"]
+        for name in texts:
+            if not holds_text(schema.field(name).type):
+                raise ValueError(f"wrong type: {name!r} holds {schema.field(name).type}")
         # Dictionaries stay dictionaries: one text that stands for millions of rows is in memory once.
-        file = pq.ParquetFile(stream, metadata=meta, read_dictionary=[columns.text], buffer_size=2**20)
+        file = pq.ParquetFile(stream, metadata=meta, read_dictionary=texts, buffer_size=2**20)
     except Unavailable:
         raise
     except Exception as error:
@@ -67,12 +65,12 @@ def rows_of_parquet(stream: BinaryIO, columns: Columns, limit: int, start: Place
         if row >= end:
             continue
         try:
-            for found in _row_group(file, number, columns, limit, row - before):
+            for found in _row_group(file, number, wanted, limit, row - before):
                 if row == end:
                     raise ValueError("damaged: more rows than it says")
                 row += 1
-                made = replace(found, line=row) if isinstance(found, Record) else (row, *found[1:])
-                yield make_row(made, Place(row), row / rows)
+                made = found._replace(line=row) if isinstance(found, Reject) else (row, found)
+                yield make_row(made, wanted, Place(row), row / rows)
             if row < end:
                 raise ValueError("damaged: fewer rows than it says")
         except Unavailable:
@@ -82,29 +80,25 @@ def rows_of_parquet(stream: BinaryIO, columns: Columns, limit: int, start: Place
                 yield broken(f"unreadable: {error}", Place(row), end - row, position=end / rows)
 
 
-def _row_group(file: pq.ParquetFile, number: int, columns: Columns, limit: int, skipped: int) -> Iterator[Found]:
+def _row_group(
+    file: pq.ParquetFile, number: int, wanted: Wanted, limit: int, skipped: int
+) -> Iterator[Reject | tuple[Any, ...]]:
     group = file.metadata.row_group(number)
     chunks = [group.column(place) for place in range(group.num_columns)]
-    chunks = [chunk for chunk in chunks if chunk.path_in_schema.split(".")[0] in columns.names]
+    chunks = [chunk for chunk in chunks if chunk.path_in_schema.split(".")[0] in wanted.names]
     size = sum(chunk.total_uncompressed_size for chunk in chunks)
     if size > max(BOMB_BYTES, BOMB_RATIO * sum(chunk.total_compressed_size for chunk in chunks)):
         raise ValueError(f"it unpacks to more than {BOMB_RATIO} times its size: is it a bomb?")
     at_once = min(max(BYTES * group.num_rows // max(size, 1), 1), ROWS)
-    for batch in file.iter_batches(at_once, row_groups=[number], columns=list(columns.names), use_threads=False):
+    for batch in file.iter_batches(at_once, row_groups=[number], columns=list(wanted.names), use_threads=False):
         if skipped >= batch.num_rows:
             skipped -= batch.num_rows
             continue
         batch, skipped = batch.slice(skipped), 0
-        values = [_values(batch.column(name)) for name in columns.ids]
-        for place, text in enumerate(_texts(batch.column(columns.text), limit)):
-            if isinstance(text, Record):
-                yield text
-                continue
-            try:
-                carried = (column[place] for column in values)
-                yield 0, tuple(map(to_id, columns.ids, columns.ids.values(), carried)), text
-            except ValueError as error:
-                yield Record(0, None, str(error))
+        readers = {"text": lambda column: _texts(column, limit)}
+        columns = [readers.get(kind, _values)(batch.column(name)) for name, kind in wanted.columns]
+        for cells in zip(*columns, strict=True):
+            yield next((cell for cell in cells if isinstance(cell, Reject)), cells)
 
 
 def _values(column: Any) -> list[Any]:
@@ -115,7 +109,7 @@ def _values(column: Any) -> list[Any]:
     return column.to_pylist()
 
 
-def _texts(column: Any, limit: int) -> Iterator[bytes | None | Record]:
+def _texts(column: Any, limit: int) -> Iterator[bytes | None | Reject]:
     """Texts as bytes, for the same reason; what is too large is not even converted."""
     if not pa.types.is_dictionary(column.type):
         column = column.dictionary_encode()

@@ -5,6 +5,8 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+PLAIN_EVERY = 10.0  # seconds between plain lines
+
 
 class ReadProgress:
     """Shows how much has been read, how much a second and the time left.
@@ -13,11 +15,10 @@ class ReadProgress:
         console: where to print; None prints nothing. A terminal gets a bar that moves, anything else plain lines.
         title: what is read.
         unit: what `add` counts.
-        every: seconds between plain lines.
     """
 
-    def __init__(self, console: Console | None, title: str, *, unit: str = "tokens", every: float = 10.0) -> None:
-        self.console, self.title, self.unit, self.every = console, title, unit, every
+    def __init__(self, console: Console | None, title: str, *, unit: str = "tokens") -> None:
+        self.console, self.title, self.unit = console, title, unit
         self.share, self.count = 0.0, 0
         self.started = self.spoke = time.perf_counter()
         self.bar: Progress | None = None
@@ -49,7 +50,7 @@ class ReadProgress:
         """Count what has been read, and show the state when it is time."""
         self.count += count
         now = time.perf_counter()
-        if self.console is None or now - self.spoke < (0.2 if self.bar else self.every):
+        if self.console is None or now - self.spoke < (0.2 if self.bar else PLAIN_EVERY):
             return
         self.spoke = now
         seconds = now - self.started

@@ -1,41 +1,48 @@
 """The rows of one file, good and bad, from any row on: each has a text or the reason why it has none.
 
-Nothing that a file may hold stops a run: what is wrong with a row costs that row, and what is wrong with the file costs
-what cannot be read of it. Memory holds a row (Parquet: some), and rows have a limit.
+Nothing that a file may hold stops the reading: what is wrong with a row costs that row, and what is wrong with the file
+costs what cannot be read of it (or is an error, where the caller is strict). Memory holds a row (Parquet: some), and
+rows have a limit.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from linformers.checks import closest
 from linformers.files.inputs import Input, Unavailable
-from linformers.files.lines import CountedLines, open_csv, rows_of_lines
+from linformers.files.lines import DELIMITERS, Lines, json_object, open_csv, rows_of_lines
 from linformers.files.parquet import holds_text, rows_of_parquet
-from linformers.files.records import TEXT_COLUMNS, names
-from linformers.files.row import START, Columns, Place, Row, broken
+from linformers.files.rows import START, TEXT_COLUMNS, Place, Row, Wanted, broken, choose_column
 from linformers.files.sources import DocumentUnit
 
-PEEKED_LINES, PEEKED_BYTES = 100, 2**24  # in which an object or a header is looked for
+LIMIT_BYTES = 256 * 2**20  # of a row
+PEEKED_LINES, PEEKED_BYTES = 100, 2**24  # in which fields or a header are looked for
 
 
 def read_rows(
-    file: Input, columns: Columns, *, documents: DocumentUnit, limit_bytes: int, start: Place = START
+    file: Input,
+    wanted: Wanted,
+    *,
+    documents: DocumentUnit = "file",
+    limit_bytes: int = LIMIT_BYTES,
+    start: Place = START,
+    quoted: bool = True,
 ) -> Iterator[Row]:
     """Rows of a file from a place on.
 
     Args:
-        file: to read.
-        columns: what to read of it.
-        documents: what a document is in a text file.
-        limit_bytes: a larger row is rejected.
-        start: a place that an earlier reading gave.
+        file: File to read.
+        wanted: Columns to read of it.
+        documents: What a document is in a text file.
+        limit_bytes: Size of a row above which it is rejected.
+        start: Place that an earlier reading gave.
+        quoted: Whether quotation marks of CSV enclose fields; see ``open_csv``.
 
     Raises:
-        Unavailable: the file has changed, or its store does not answer.
+        Unavailable: The file has changed, or its store does not answer.
     """
     if file.refused:
         yield broken(file.refused, start)
@@ -47,59 +54,84 @@ def read_rows(
         return
     with closing(stream):
         if file.kind == "parquet":
-            yield from rows_of_parquet(stream, columns, limit_bytes, start)
+            yield from rows_of_parquet(stream, wanted, limit_bytes, start)
         else:
-            yield from rows_of_lines(stream, file, columns, documents, limit_bytes, start)
+            yield from rows_of_lines(stream, file, wanted, documents, limit_bytes, start, quoted=quoted)
 
 
-def find_columns(files: Sequence[Input], text: str | None, ids: Sequence[str]) -> Columns:
-    """The columns to read of all files, by those of the first that can be read.
+def read_sound_rows(
+    file: Input, wanted: Wanted, *, documents: DocumentUnit = "file", quoted: bool = True
+) -> Iterator[Row]:
+    """Rows of a file that can be read to its end; see ``read_rows``.
 
     Raises:
-        ValueError: a column is not there, or the text's cannot be told.
-        Unavailable: a store does not answer.
+        ValueError: It cannot: it is damaged, or lacks a column.
+    """
+    for row in read_rows(file, wanted, documents=documents, quoted=quoted):
+        if row.unreadable:
+            raise ValueError(
+                f"{file.name}:{row.line}: the file cannot be read ({row.reason}); repair it or take it away"
+            )
+        yield row
+
+
+def find_columns(files: Sequence[Input], text: str | None, carried: Sequence[str], option: str = "--text") -> Wanted:
+    """The columns to read of all files, by those of the first that can be read.
+
+    Args:
+        files: Files to read.
+        text: Column of the text; None = found by its usual name.
+        carried: Columns to carry over, as whole numbers or as text.
+        option: Name of the option for the column of the text.
+
+    Raises:
+        ValueError: A column is not there, or the text's cannot be told.
+        Unavailable: A store does not answer.
     """
     for file in files:
-        there = {} if file.refused else _peek(file)
+        there = peek(file)
         if not there:
             continue
         texts = [name for name, kind in there.items() if kind == "text"]
-        found = text or next((name for name in TEXT_COLUMNS if name in texts), texts[0] if len(texts) == 1 else None)
-        if found is None:
-            raise ValueError(f"{file.name}: cannot tell which column holds the text; give --text ({names(texts)})")
-        for option, name in (("text", found), *(("id", name) for name in ids)):
-            if name not in there:
-                hint = closest(name, there)
-                raise ValueError(f"{file.name}: {option}={name!r} is no column of it; {names(list(there))}.{hint}")
-        return Columns(found, {name: "int64" if there[name] == "int" else "string" for name in ids})
-    if (text or ids) and all(file.kind == "text" for file in files):
-        raise ValueError(f"{files[0].name} is text, which has no columns; leave out --text and --id")
-    return Columns(text or "text", dict.fromkeys(ids, "string"))
+        found = choose_column(option, text, TEXT_COLUMNS, list(there), file.name, "text", texts)
+        for name in carried:
+            choose_column("id", name, (), list(there), file.name, "id")
+        return Wanted(found, {name: "int64" if there[name] == "int" else "string" for name in carried})
+    if (text or carried) and files and all(file.kind == "text" for file in files):
+        raise ValueError(f"{files[0].name} is text, which has no columns: leave out the names of columns")
+    return Wanted(text or "text", dict.fromkeys(carried, "string"))
 
 
-def _peek(file: Input) -> dict[str, str]:
+def peek(file: Input, *, quoted: bool = True) -> dict[str, str]:
     """The columns of a file, each ``text``, ``int`` or ``other``; nothing where there are none or none can be read."""
+    if file.refused:
+        return {}
     try:
         with closing(file.open()) as stream:
             if file.kind == "parquet":
-                schema = pq.ParquetFile(stream).schema_arrow
-                return {field.name: _kind(field.type) for field in schema}
-            lines = CountedLines(stream, file, PEEKED_BYTES)
-            if file.kind == "csv":
-                return dict.fromkeys(open_csv(lines)[2], "text")
-            for line, _ in zip(lines, range(PEEKED_LINES if file.kind == "jsonl" else 0), strict=False):
-                try:
-                    fields = json.loads(line or b"")
-                except (ValueError, RecursionError):
-                    continue
-                if isinstance(fields, dict):
-                    kinds = {str: "text", type(None): "text", int: "int"}
-                    return {name: kinds.get(type(value), "other") for name, value in fields.items()}
+                return {field.name: _kind(field.type) for field in pq.ParquetFile(stream).schema_arrow}
+            lines = Lines(stream, file, PEEKED_BYTES)
+            if file.kind in DELIMITERS:
+                return dict.fromkeys(open_csv(lines, DELIMITERS[file.kind], quoted=quoted)[2], "text")
+            return _json_columns(lines) if file.kind == "jsonl" else {}
     except Unavailable:
         raise
-    except Exception:  # what is wrong with the file will stand among the rejects
+    except Exception:  # what is wrong with the file shows when its rows are read
         pass
     return {}
+
+
+def _json_columns(lines: Lines) -> dict[str, str]:
+    """Fields of the first objects, by the first value of each."""
+    first: dict[str, Any] = {}
+    for line, _ in zip(lines, range(PEEKED_LINES), strict=False):
+        fields = None if line is None else json_object(lines.number, line)
+        if isinstance(fields, dict):
+            first |= {name: value for name, value in fields.items() if first.get(name) is None}
+        if lines.offset > PEEKED_BYTES:
+            break
+    kinds = {str: "text", type(None): "text", int: "int"}
+    return {name: kinds.get(type(value), "other") for name, value in first.items()}
 
 
 def _kind(kind: pa.DataType) -> str:

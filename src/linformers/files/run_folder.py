@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,75 +16,87 @@ from rich.console import Console
 
 from linformers.files.checkpoints import Checkpoints
 from linformers.files.environment import command_line
-from linformers.files.folders import check_no_file, damage, reports_full_disk
+from linformers.files.folders import (
+    OLD,
+    UNFINISHED,
+    check_no_file,
+    damage,
+    remove_leftovers,
+    reports_full_disk,
+    write_file,
+)
 from linformers.files.rejects import TooManyRejects
 
 RECIPE, RUN, RESULTS, MODEL = "recipe.yaml", "run.json", "results.json", "model"
+LOCK = ".lock"
 
 
 @dataclass(frozen=True)
 class Folder:
-    """The folder of a run.
+    """The folder of a run: one run at a time writes to it, and what is not the run's is left alone.
 
-    It holds what was made before training (``tokenizer``); from when training begins ``recipe.yaml``, ``run.json``,
+    A run that trains makes ``tokenizer`` before training; from when training begins ``recipe.yaml``, ``run.json``,
     ``checkpoints``, ``best`` and ``logs``; at the end ``model`` and ``results.json``.
 
     Args:
-        path: of the folder.
-        option: what the user calls it.
-        plan: name of the file that decides the run and marks its beginning.
-        before: what may be there before training begins.
+        path: The folder.
+        option: What the user calls it.
+        plan: Name of the file (or folder) that decides the run and marks its beginning.
+        before: Names that may be there before the run begins.
     """
 
     path: Path
     option: str = "output.folder"
     plan: str = RECIPE
-    before: tuple[str, ...] = ("tokenizer", ".unfinished-tokenizer", ".old-tokenizer")
+    before: tuple[str, ...] = ("tokenizer",)
+
+    @property
+    def name(self) -> str:
+        """The folder in messages."""
+        return f"{self.option}={str(self.path)!r}"
 
     @property
     def begun(self) -> bool:
-        """Whether training has begun; what is there before that is left over and made anew."""
-        return (self.path / self.plan).is_file()
+        """Whether the run has begun; what is there before that is left over and made anew."""
+        return (self.path / self.plan).exists()
 
     @property
     def results(self) -> dict[str, Any] | None:
         """Results of a finished run."""
         try:
-            return json.loads((self.path / RESULTS).read_text(encoding="utf-8"))
+            found = json.loads((self.path / RESULTS).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
+        return found if isinstance(found, dict) else None
 
     def check(self, differences: Callable[[Path], list[str]]) -> None:
         """Refuse a folder of something else.
 
         Args:
-            differences: what another run's plan, at this path, has that is different.
+            differences: What another run's plan, at this path, has that is different.
 
         Raises:
-            ValueError: it is a file, holds other files, or another run.
+            ValueError: It is a file, holds other files, or another run.
         """
-        name = f"{self.option}={str(self.path)!r}"
         check_no_file(self.path, self.option)
         if self.begun:
             changed = differences(self.path / self.plan)
             if changed:
                 more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
                 raise ValueError(
-                    f"{name} holds another run: {'; '.join(changed[:3])}{more}. Name another folder, or "
+                    f"{self.name} holds another run: {'; '.join(changed[:3])}{more}. Name another folder, or "
                     "undo the change to go on with that run"
                 )
         elif self.path.is_dir():
-            ours = (*self.before, ".lock", f".{self.plan}", RUN, f".{RUN}")
-            others = sorted(entry.name for entry in self.path.iterdir() if entry.name not in ours)
+            ours = (*self.before, LOCK, RUN)
+            entries = sorted(entry.name for entry in self.path.iterdir())
+            others = [name for name in entries if name not in ours and not name.startswith((UNFINISHED, OLD))]
             if others:
-                raise ValueError(f"{name} holds other files ({', '.join(others[:3])}); name a new folder")
+                raise ValueError(f"{self.name} holds other files ({', '.join(others[:3])}); name a new folder")
 
-    def write(self, name: str, text: str) -> None:
+    def write(self, name: str, content: str) -> None:
         """Replace a file in one step."""
-        unfinished = self.path / f".{name}"
-        with reports_full_disk(self.path / name, unfinished, ""):
-            unfinished.write_text(text, encoding="utf-8")
-            os.replace(unfinished, self.path / name)
+        write_file(self.path / name, content)
 
     def begin_or_continue(self, kind: str, plan: str, fingerprint: str, **facts: Any) -> None:
         """Write down a run that begins; of one that has begun, check that it reads the same text.
@@ -119,31 +131,64 @@ class Folder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other runs out of the folder, and take it away if training never begins in it.
+        """Keep other runs out of the folder, and take it away if the run never begins in it.
 
         Raises:
-            ValueError: another run is in it, or it is a file.
+            ValueError: Another run is in it, or it is a file, or cannot be written to.
         """
         check_no_file(self.path, self.option)
-        made = not self.path.exists()
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / ".lock")  # the system lets go of it when a process dies, however it dies
+        made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        lock = FileLock(self.path / LOCK)  # the system lets go of it when a process dies, however it dies
         try:
+            self.path.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
         except Timeout as error:
-            raise ValueError(
-                f"another run is writing to {self.option}={str(self.path)!r} now; wait, or name another"
-            ) from error
+            raise ValueError(f"another run is writing to {self.name} now; wait, or name another") from error
+        except OSError as error:
+            raise ValueError(f"{self.name} cannot be written to ({error.strerror}); name another") from error
         try:
+            remove_leftovers(self.path)
             yield
         except TooManyRejects:
-            made = False  # its message names the file that lists them
+            made = []  # its message names the file that lists them
             raise
         finally:
             lock.release()
-            (self.path / ".lock").unlink(missing_ok=True)
-            if made and not self.begun:  # failed before training began: as if nothing had happened
+            (self.path / LOCK).unlink(missing_ok=True)
+            if made and not self.begun:  # failed before the run began: as if nothing had happened
                 shutil.rmtree(self.path, ignore_errors=True)
+                with suppress(OSError):  # something else lies in one of them by now
+                    for parent in made[1:]:
+                        parent.rmdir()
+
+    @contextmanager
+    def staged(self, free_bytes: int) -> Iterator[Path]:
+        """A folder whose files replace those of the run one by one, its results last, when the block ends well.
+
+        Args:
+            free_bytes: Space on the disk that the run needs.
+
+        Raises:
+            OSError: Too little space, or none left; what was there before is unchanged.
+        """
+        free = shutil.disk_usage(self.path).free
+        if free < free_bytes:
+            raise OSError(
+                f"only {free / 1e6:,.0f} MB are free where {self.name} lies, and the run needs up to "
+                f"{free_bytes / 1e6:,.0f} MB; free some space or name another folder"
+            )
+        staging = self.path / f"{UNFINISHED}files"
+        try:
+            with reports_full_disk(self.path, "what was there before is unchanged"):
+                staging.mkdir()
+                yield staging
+                files = [file for file in staging.rglob("*") if file.is_file()]
+                for file in sorted(files, key=lambda file: (file == staging / RESULTS, file)):
+                    target = self.path / file.relative_to(staging)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    os.replace(file, target)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
 
 
 def warn(console: Console, text: str) -> None:

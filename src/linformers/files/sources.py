@@ -1,7 +1,7 @@
 """Where text comes from: files, folders, globs and Hugging Face data sets, and how each file is read."""
 
 import glob
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -15,7 +15,7 @@ FORMATS = {
     ".ndjson": "jsonl",
     ".json": "jsonl",
     ".csv": "csv",
-    ".tsv": "csv",
+    ".tsv": "tsv",
     ".parquet": "parquet",
 }
 READABLE = "{} (each but Parquet also with {})".format(", ".join(FORMATS), " or ".join(COMPRESSIONS))
@@ -36,8 +36,11 @@ class Source:
         ValueError: an empty path, a weight that is not above 0, or an unknown unit of documents.
     """
 
+    # For recipes, which are strict; without importing pydantic, as the help of commands would wait for it.
+    __pydantic_config__ = {"extra": "forbid"}
+
     path: str
-    weight: float = 1.0
+    weight: float = field(default=1.0, metadata={"strict": True})
     text_column: str | None = None
     documents: DocumentUnit = "file"
 
@@ -58,7 +61,10 @@ class Source:
 
 
 def file_format(path: Path) -> tuple[str, str | None] | None:
-    """Format (``text``, ``jsonl``, ``csv``, ``parquet``) and compression of a file, by its name; None if unreadable."""
+    """Format (``text``, ``jsonl``, ``csv``, ``tsv``, ``parquet``) and compression of a file, by its name.
+
+    Case makes no difference; None = a file that cannot be read.
+    """
     suffixes = [suffix.lower() for suffix in path.suffixes]
     compression = COMPRESSIONS.get(suffixes[-1]) if suffixes else None
     if compression:

@@ -1,13 +1,15 @@
 """What is measured: our encoder, softmax attention in it, and transformers' encoders, all of one shape."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 from huggingface_hub.errors import StrictDataclassError
+from pydantic import Field
 from transformers import AutoConfig
 
-from linformers.checks import check_choice, check_heads, check_int
+from linformers.checks import check_choice, check_heads
+from linformers.files.settings import Count, StrictModel
 from linformers.models import LinformerConfig
 
 SPECIAL_TOKENS = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
@@ -30,31 +32,27 @@ RIVALS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Shape:
+class Shape(StrictModel):
     """What all contenders share.
 
     Args:
-        hidden_size: width of the encoder.
-        num_hidden_layers: layers.
-        num_attention_heads: heads in a layer.
-        intermediate_size: width of the feed-forward layers; None = four times ``hidden_size``.
-        vocab_size: tokens of the vocabulary.
+        hidden_size: Width of the encoder.
+        num_hidden_layers: Layers.
+        num_attention_heads: Heads in a layer.
+        intermediate_size: Width of the feed-forward layers; None = four times ``hidden_size``.
+        vocab_size: Tokens of the vocabulary.
     """
 
-    hidden_size: int = 768
-    num_hidden_layers: int = 3
-    num_attention_heads: int = 12
-    intermediate_size: int | None = None
-    vocab_size: int = 50265
+    hidden_size: Count = 768
+    num_hidden_layers: Count = 3
+    num_attention_heads: Count = 12
+    intermediate_size: Count | None = None
+    vocab_size: Annotated[int, Field(ge=64)] = 50265
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         check_heads(self.hidden_size, self.num_attention_heads)
-        check_int("num_hidden_layers", self.num_hidden_layers)
-        check_int("vocab_size", self.vocab_size, minimum=64)
         if self.intermediate_size is None:
             object.__setattr__(self, "intermediate_size", 4 * self.hidden_size)
-        check_int("intermediate_size", self.intermediate_size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,10 +105,10 @@ def linformer(shape: Shape, projected_dim: int, fields: Mapping[str, Any] = {}, 
     Raises:
         ValueError: a field that is none, or values that contradict each other.
     """
-    given = set(fields) & {*asdict(shape), "projected_dim", "max_position_embeddings"}
+    given = set(fields) & {*shape.model_dump(), "projected_dim", "max_position_embeddings"}
     if given:
         raise ValueError(f"{sorted(given)[0]}=... is not to be set here: it has an option of its own")
-    all_fields = {**asdict(shape), "attention_type": "linformer", "projected_dim": projected_dim, **fields}
+    all_fields = {**shape.model_dump(), "attention_type": "linformer", "projected_dim": projected_dim, **fields}
     try:
         LinformerConfig(**all_fields)
     except StrictDataclassError as error:  # names the field on its first line, the reason on the next ones
@@ -126,7 +124,7 @@ def rival(name: str, shape: Shape) -> Contender:
     """
     check_choice("against", name, RIVALS)
     model_type, about = RIVALS[name]
-    fields: dict[str, Any] = {**asdict(shape), **SPECIAL_TOKENS}
+    fields: dict[str, Any] = {**shape.model_dump(), **SPECIAL_TOKENS}
     if model_type == "linformer":
         fields["attention_type"] = "softmax" if name == "softmax-sdpa" else name
     elif model_type == "modernbert":
@@ -150,10 +148,10 @@ def saved(name: str) -> tuple[Contender, Shape]:
     fields = config.to_diff_dict()
     for key in ("transformers_version", "model_type", "architectures", "dtype"):
         fields.pop(key, None)
-    missing = [key for key in Shape.__annotations__ if not isinstance(getattr(config, key, None), int)]
+    missing = [key for key in Shape.model_fields if not isinstance(getattr(config, key, None), int)]
     if missing:
         raise ValueError(f"--model={name!r}: its configuration ({config.model_type}) has no {missing[0]}; take another")
-    shape = Shape(**{key: getattr(config, key) for key in Shape.__annotations__})
+    shape = Shape(**{key: getattr(config, key) for key in Shape.model_fields})
     return Contender(name="model", model_type=config.model_type, fields=fields, about=name), shape
 
 

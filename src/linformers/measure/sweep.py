@@ -135,7 +135,7 @@ def measure(
     return cells
 
 
-def largest_batch(task: Task, memory: int, run: Callable[[Task], Cell] = run_cell) -> Cell:
+def largest_batch(task: Task, memory: int) -> Cell:
     """The cell of the largest batch whose weights and peak fit into ``memory`` bytes.
 
     Batches grow while they fit, then the gap is closed; the next trial is where a straight line through the last two
@@ -150,7 +150,7 @@ def largest_batch(task: Task, memory: int, run: Callable[[Task], Cell] = run_cel
     batch = 1
     while too_many is None or fits is None or too_many - fits.batch_size > 1:
         try:
-            cell = run(replace(task, batch_size=batch))
+            cell = run_cell(replace(task, batch_size=batch))
         except DoesNotFit:
             needed = None
         else:

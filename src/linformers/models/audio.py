@@ -8,7 +8,7 @@ from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOut
 from transformers.utils.generic import can_return_tuple
 
 from linformers.attention import Documents
-from linformers.attention.documents import read_mask
+from linformers.attention.documents import masked_mean, read_mask
 from linformers.models.config import LinformerConfig
 from linformers.models.patches import LinformerPatchEncoder, LinformerPatchModel, check_input, classifier_dropout
 
@@ -123,8 +123,7 @@ class LinformerForAudioClassification(LinformerPatchModel):
         if self.config.classifier_pooling == "cls":
             pooled = x[:, : self.config.num_prefix_tokens].mean(1)
         else:
-            keep = documents.restore(documents.keep)
-            pooled = x.masked_fill(~keep[..., None], 0).sum(1) / documents.lengths[:, None].to(x.dtype)
+            pooled = masked_mean(x, documents.restore(documents.keep))
         logits = self.classifier(self.dropout(self.norm(pooled)))
         loss = None
         if labels is not None:

@@ -13,6 +13,7 @@ from transformers.modeling_outputs import (
 )
 from transformers.utils.generic import can_return_tuple
 
+from linformers.attention.documents import masked_mean
 from linformers.models.config import LinformerConfig
 from linformers.models.text import LinformerModel, LinformerPreTrainedModel
 
@@ -39,14 +40,13 @@ class LinformerClassificationHead(nn.Module):
         self, hidden_states: Float[Tensor, "batch seq hidden"], attention_mask: Shaped[Tensor, "batch seq"] | None
     ) -> Float[Tensor, "batch hidden"]:
         """The first kept token, or the mean of the kept ones."""
-        if attention_mask is None:
-            return hidden_states[:, 0] if self.pooling == "cls" else hidden_states.mean(1)
-        keep = attention_mask.bool()
-        if self.pooling == "cls":
-            first = keep.int().argmax(1)
-            return hidden_states[torch.arange(first.shape[0], device=first.device), first]
-        total = hidden_states.masked_fill(~keep[..., None], 0).sum(1)
-        return total / keep.sum(1, keepdim=True).clamp(min=1).to(total.dtype)
+        keep = None if attention_mask is None else attention_mask.bool()
+        if self.pooling != "cls":
+            return masked_mean(hidden_states, keep)
+        if keep is None:
+            return hidden_states[:, 0]
+        first = keep.int().argmax(1)
+        return hidden_states[torch.arange(first.shape[0], device=first.device), first]
 
 
 class LinformerForSequenceClassification(LinformerPreTrainedModel):

@@ -1,11 +1,12 @@
 """The first section of the page: a trained encoder made linear, beside itself."""
 
-from importlib import resources
-from string import Template
 from typing import Any
 
-from linformers.report import markup, plots, words
-from linformers.report.tables import cost_table
+from markupsafe import Markup
+
+from linformers.report import plots, words
+from linformers.report.cost import cost_table, headlines, time_chart
+from linformers.report.document import Chart, Section, Table
 from linformers.report.words import Results
 
 Conversion = dict[str, Any]
@@ -16,63 +17,66 @@ _POSITIONS = {
 }
 
 
-def draw(conversion: Conversion) -> dict[str, plots.Figure]:
-    """The plots of the section, by the names of their files."""
-    rows = [
-        ("linformer" if reader["name"] == "linearised" else "transformer", reader["label"], reader["accuracy"])
-        for reader in conversion["readers"]
-    ]
-    cells = conversion["cost"]["cells"]
-    return {
-        "conversion": plots.plot_passages(rows, [reader["interval"] for reader in conversion["readers"]]),
-        "conversion-time": plots.plot_cost(cells, LABELS, "seconds", 1, "seconds for one pass"),
-    }
-
-
-def section(results: Results, figures: dict[str, plots.Figure]) -> str:
-    """The section as HTML."""
+def section(results: Results) -> Section:
+    """How the linearised model compares with its teacher, in quality and cost."""
     conversion = results["conversion"]
+    cells = conversion["cost"]["cells"]
+    return Section(
+        title="A trained model made linear",
+        blocks=[
+            _what_it_is(conversion),
+            f"Which of {conversion['books']} books is a passage of {conversion['tokens']:,} tokens from? A logistic "
+            f"regression answers, from the embeddings of {conversion['train']} passages; it is asked about "
+            f"{conversion['held_out']} passages from other parts of the books. All ways of reading get the same ones.",
+            accuracy(results),
+            _accuracy_chart(conversion["readers"]),
+            accuracy_table(conversion),
+            Section(
+                title="What length costs",
+                blocks=[
+                    f"One pass over one text, on {conversion['cost']['device']}, against the teacher's own "
+                    "architecture with its softmax attention, taken to the same lengths. (In chunks time grows in a "
+                    "straight line too, but no word sees those of another chunk.)",
+                    cost(conversion),
+                    time_chart("conversion-time", cells, LABELS),
+                    cost_table(
+                        f"One forward pass of {conversion['teacher']}: time and peak memory beyond the model",
+                        cells,
+                        LABELS,
+                    ),
+                ],
+            ),
+        ],
+    )
+
+
+def _what_it_is(conversion: Conversion) -> Markup:
     options, window = conversion["options"], conversion["window"]
-    ours, softmax = words.longest_common(conversion["cost"]["cells"])
-    shares = ", ".join(f"{reader['label']} {reader['accuracy']:.0%}" for reader in conversion["readers"])
-    captions = {
-        "conversion": (
-            f"Bars of accuracy: {markup.escape(shares)}.",
-            "Held-out passages given to the right book; the lines are 95% intervals.",
-        ),
-        "conversion-time": (
-            f"Two lines of time up to {ours['length']:,} tokens. At the end: linearised "
-            f"{words.seconds(ours['seconds'])}, softmax {words.seconds(softmax['seconds'])}.",
-            "Time of one forward pass. Both axes are logarithmic: a steeper line grows faster.",
-        ),
-    }
-    shown = {
-        name: markup.figure(plots.to_svg(figures[name], name, alt, name), caption)
-        for name, (alt, caption) in captions.items()
-    }
-    return Template((resources.files("linformers.report") / "conversion.html").read_text(encoding="utf-8")).substitute(
-        teacher=markup.escape(conversion["teacher"]),
+    return Markup(
+        "{teacher}, a sentence encoder that reads {window} tokens at most, was given attention that is linear in the "
+        "length of the text by <code>linformers.to_linformer</code>: {how}. <strong>Nothing was trained:</strong> all "
+        "weights are the teacher's, and {positions}, so it has never learned to read that far. {exact} its embeddings "
+        "have a cosine of {cosine:.3f} to the teacher's."
+    ).format(
+        teacher=conversion["teacher"],
         window=window,
         how=_how(options),
-        exact=_exact(options, window),
         positions=_POSITIONS[options["positions"]].format(window=window),
-        cosine=f"{conversion['fidelity']['embedding_cosine']:.3f}",
-        books=conversion["books"],
-        tokens=f"{conversion['tokens']:,}",
-        train=conversion["train"],
-        held_out=conversion["held_out"],
-        accuracy_verdict=markup.escape(accuracy(results)),
-        accuracy_plot=shown["conversion"],
-        accuracy_table=_accuracy_table(conversion),
-        device=markup.escape(conversion["cost"]["device"]),
-        cost_verdict=markup.escape(cost(conversion)),
-        cost_plot=shown["conversion-time"],
-        cost_table=cost_table(
-            conversion["cost"]["cells"],
-            f"One forward pass of {conversion['teacher']}: time and peak memory beyond the model",
-            ours=LABELS["linformer"],
-            softmax=LABELS["transformer"],
-        ),
+        exact=_exact(options, window),
+        cosine=conversion["fidelity"]["embedding_cosine"],
+    )
+
+
+def _accuracy_chart(readers: list[dict[str, Any]]) -> Chart:
+    rows = [
+        ("linformer" if reader["name"] == "linearised" else "transformer", reader["label"], reader["accuracy"])
+        for reader in readers
+    ]
+    return Chart(
+        name="conversion",
+        picture=plots.plot_passages(rows, [reader["interval"] for reader in readers]),
+        alt=f"Bars of accuracy: {', '.join(f'{label} {share:.0%}' for _, label, share in rows)}.",
+        caption="Held-out passages given to the right book; the lines are 95% intervals.",
     )
 
 
@@ -98,24 +102,17 @@ def _exact(options: dict[str, Any], window: int) -> str:
     )
 
 
-def facts(conversion: Conversion) -> list[str]:
+def facts(conversion: Conversion) -> list[tuple[str, str, str]]:
     """The headline numbers."""
     ours, chunks, truncated = (reader(conversion, name) for name in ("linearised", "chunks", "truncated"))
-    linear, softmax = words.longest_common(conversion["cost"]["cells"])
     name = f"{conversion['teacher']}, linearised"
-    return [
-        markup.fact(
-            f"{name}: passages of {conversion['tokens']:,} tokens given to the right book",
-            f"{ours['accuracy']:.0%}",
-            f"teacher on the first {conversion['window']} tokens {truncated['accuracy']:.0%}, over chunks "
-            f"{chunks['accuracy']:.0%}",
-        ),
-        markup.fact(
-            f"{name}: time for {linear['length']:,} tokens",
-            words.times(linear["seconds"] / softmax["seconds"], "less", "more"),
-            f"{words.seconds(linear['seconds'])}, with softmax {words.seconds(softmax['seconds'])}",
-        ),
-    ]
+    quality = (
+        f"{name}: passages of {conversion['tokens']:,} tokens given to the right book",
+        f"{ours['accuracy']:.0%}",
+        f"teacher on the first {conversion['window']} tokens {truncated['accuracy']:.0%}, over chunks "
+        f"{chunks['accuracy']:.0%}",
+    )
+    return [quality, *headlines(name, conversion["cost"]["cells"], LABELS)]
 
 
 def reader(conversion: Conversion, name: str) -> dict[str, Any]:
@@ -168,19 +165,17 @@ def cost(conversion: Conversion) -> str:
     return text
 
 
-def _accuracy_table(conversion: Conversion) -> str:
-    return markup.table(
-        f"Accuracy on {conversion['held_out']:,} held-out passages of {conversion['tokens']:,} tokens, after "
-        f"{conversion['train']:,} for the logistic regression; time of one passage (median)",
-        ["way of reading", "accuracy", "95% interval", "time"],
-        [
-            (
-                reader["label"],
-                f"{reader['accuracy']:.1%}",
-                f"{reader['interval'][0]:.0%} to {reader['interval'][1]:.0%}",
-                words.seconds(reader["seconds"]),
-            )
-            for reader in conversion["readers"]
-        ],
-        highlight=[number for number, reader in enumerate(conversion["readers"]) if reader["name"] == "linearised"],
+def accuracy_table(conversion: Conversion) -> Table:
+    """Each way of reading: how often it is right, and what a passage takes (median)."""
+    readers = conversion["readers"]
+    rows = []
+    for one in readers:
+        low, high = one["interval"]
+        rows.append((one["label"], f"{one['accuracy']:.1%}", f"{low:.0%} to {high:.0%}", words.seconds(one["seconds"])))
+    return Table(
+        caption=f"{conversion['teacher']} on {conversion['held_out']:,} held-out passages of {conversion['tokens']:,} "
+        f"tokens, after {conversion['train']:,} for the logistic regression",
+        head=["way of reading", "right book", "95% interval", "a passage takes"],
+        rows=rows,
+        highlight=[number for number, one in enumerate(readers) if one["name"] == "linearised"],
     )

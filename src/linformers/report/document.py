@@ -1,17 +1,20 @@
-"""A report as data: sections of text, tables and charts; one HTML page, CSV and PNG files, or tables in a terminal."""
+"""A report as data: text, tables, charts and commands in sections; one HTML page, CSV and PNG files, or a terminal."""
 
 import csv
 import io
 import re
+from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import rich.table
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from linformers.report import markup, plots
+from linformers.report import plots
+from linformers.report.render import render
 
 
 def slug(text: str) -> str:
@@ -21,13 +24,23 @@ def slug(text: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Rows under a head; the first cell of a row names it, those of ``highlight`` are bold; ``words`` = few numbers."""
+    """Rows under a head; the first cell of a row names it.
+
+    Args:
+        caption: What it shows.
+        head: Names of the columns.
+        rows: Cells of each row.
+        highlight: Numbers of the rows in bold.
+        words: Whether cells hold words rather than numbers.
+        folded: Line to click on, where the page shows the table only then.
+    """
 
     caption: str
     head: Sequence[str]
     rows: Sequence[Sequence[object]]
     highlight: Sequence[int] = ()
     words: bool = False
+    folded: str = ""
 
     def for_terminal(self) -> rich.table.Table:
         """The same for rich."""
@@ -44,13 +57,13 @@ class Chart:
     """A plot and the figures in it.
 
     Args:
-        name: of its files; other characters than letters and digits become hyphens.
-        picture: the plot, or a PNG file's content.
-        alt: what it shows, for those who cannot see it.
-        caption: below it.
-        head: names of the columns of its data.
-        rows: its data; none for a PNG whose data are in a table beside it.
-        light: its colours need a light ground, in dark mode too.
+        name: Name of its files; other characters than letters and digits become hyphens.
+        picture: The plot, or a PNG file's content.
+        alt: What it shows, for those who cannot see it.
+        caption: Line below it.
+        head: Names of the columns of its data.
+        rows: Data; none where a table beside it has them.
+        light: Whether its colours need a light ground, in dark mode too.
     """
 
     name: str
@@ -70,42 +83,50 @@ class Chart:
         csv.writer(text, lineterminator="\n").writerows([self.head, *self.rows])
         return text.getvalue()
 
-    def as_html(self) -> str:
-        """The plot with its caption and its data."""
-        if isinstance(self.picture, bytes):
-            plot = markup.image(self.picture, self.alt)
-        else:
-            plot = plots.to_svg(self.picture, markup.escape(self.name), markup.escape(self.alt), self.name)
-        link = markup.csv_link(self.name, self.as_csv()) if self.head else ""
-        return markup.figure(plot, self.caption, link, light=self.light)
+    def data_address(self) -> str:
+        """Address of its data inside the page."""
+        return f"data:text/csv;charset=utf-8;base64,{_base64(self.as_csv().encode())}"
+
+    def drawing(self) -> Markup:
+        """The plot as an element of a page."""
+        if isinstance(self.picture, Figure):
+            return Markup(plots.to_svg(self.picture, self.name, self.alt, self.name))
+        return Markup('<img src="data:image/png;base64,{}" alt="{}">').format(_base64(self.picture), self.alt)
 
 
-Block = str | Table | Chart
+@dataclass(frozen=True)
+class Note:
+    """A remark in fainter type."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Quote:
+    """A text of someone else, and a line about it."""
+
+    text: str
+    about: str
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command to copy, under a line that says what it does."""
+
+    what: str
+    command: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A heading, and paragraphs, tables and charts below it."""
+    """A heading, and what stands below it."""
 
     title: str
-    blocks: Sequence[Block]
+    blocks: Sequence["Block"]
 
-    def as_html(self) -> str:
-        """Charts that follow each other stand side by side."""
-        parts, charts = [], []
-        for block in [*self.blocks, ""]:
-            if isinstance(block, Chart):
-                charts.append(block.as_html())
-                continue
-            if charts:
-                parts.append('<div class="plots">\n' + "\n".join(charts) + "\n</div>")
-                charts = []
-            if isinstance(block, Table):
-                marks = {"highlight": block.highlight, "words": block.words}
-                parts.append(markup.table(block.caption, block.head, block.rows, **marks))
-            elif block:
-                parts.append(f"<p>{markup.escape(block)}</p>")
-        return f"<section>\n<h2>{markup.escape(self.title)}</h2>\n" + "\n".join(parts) + "\n</section>"
+
+# A text is escaped, unless it is ``Markup``: ``Markup("<b>{}</b>").format(text)`` escapes what is put in.
+Block = str | Table | Chart | Note | Quote | Command | Section
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,43 +134,28 @@ class Document:
     """A page.
 
     Args:
-        title: of the page.
-        lead: what it is about, in a sentence or two.
-        facts: headline numbers: name, number, detail.
-        sections: in their order.
-        made: how it was made: name and value.
-        links: other pages beside this one: text and address.
+        title: Title of the page.
+        lead: What it is about, in a sentence or two.
+        sections: What it shows, in this order.
+        facts: Headline numbers: name, number, detail.
+        made: How it was made: name and value.
+        links: Other pages beside this one: text and address.
     """
 
     title: str
     lead: str
-    sections: Sequence[Section]
+    sections: Sequence[Block]
     facts: Sequence[tuple[str, str, str]] = ()
     made: Sequence[tuple[str, object]] = ()
     links: Sequence[tuple[str, str]] = ()
 
-    def charts(self) -> Iterator[Chart]:
-        """All charts of the page."""
-        yield from (block for section in self.sections for block in section.blocks if isinstance(block, Chart))
-
     def as_html(self) -> str:
         """The whole page: nothing is fetched, no script, all text escaped."""
-        facts = "\n".join(markup.fact(*fact) for fact in self.facts)
-        links = "".join(f'<li><a href="{markup.escape(to)}">{markup.escape(text)}</a></li>' for text, to in self.links)
-        made = f'<section>\n<h2>How this was made</h2>\n<dl class="made">\n{markup.definitions(self.made)}\n</dl>'
-        parts = [
-            f'<header>\n<h1>{markup.escape(self.title)}</h1>\n<p class="lead">{markup.escape(self.lead)}</p>',
-            f'<dl class="facts">\n{facts}\n</dl>' if facts else "",
-            "</header>",
-            f'<nav aria-label="Reports"><ul>{links}</ul></nav>' if links else "",
-            *(section.as_html() for section in self.sections),
-            f"{made}\n</section>" if self.made else "",
-        ]
-        return markup.frame(self.title, "\n".join(part for part in parts if part))
+        return render("page.html", page=self)
 
     def write_charts(self, folder: Path) -> None:
         """Each chart as PNG, and its data as CSV."""
-        for chart in self.charts():
+        for chart in _charts(self.sections):
             if isinstance(chart.picture, bytes):
                 (folder / f"{chart.name}.png").write_bytes(chart.picture)
             else:
@@ -158,12 +164,29 @@ class Document:
                 (folder / f"{chart.name}.csv").write_text(chart.as_csv(), encoding="utf-8")
 
 
+def _charts(blocks: Sequence[Block]) -> Iterator[Chart]:
+    for block in blocks:
+        if isinstance(block, Section):
+            yield from _charts(block.blocks)
+        elif isinstance(block, Chart):
+            yield block
+
+
+def _base64(content: bytes) -> str:
+    return b64encode(content).decode()
+
+
 def machine(environment: dict[str, Any]) -> list[tuple[str, object]]:
     """What ``describe_environment`` found, for ``made``."""
     facts = [f"{environment[key]} {unit}" for key, unit in (("cores", "cores"), ("memory_gb", "GB"))]
+    load = environment.get("load_average")
     found: list[tuple[str, object]] = [
         ("Machine", ", ".join([str(environment["processor"]), *facts, str(environment["system"])])),
-        ("Ran on", f"{environment['device']}, {environment['threads']} threads"),
+        (
+            "Ran on",
+            f"{environment['device']}, {environment['threads']} threads"
+            + ("" if load is None else f"; load at the start {load}"),
+        ),
     ]
     versions = {"Python": environment["python"], **environment.get("versions", {})}
     return [*found, ("Versions", ", ".join(f"{name} {number}" for name, number in versions.items()))]

@@ -7,6 +7,7 @@ import io
 import math
 import re
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -263,10 +264,10 @@ def to_svg(figure: Figure, title: str, description: str, key: str) -> str:
     """The figure as an ``<svg>`` element that says what it shows.
 
     Args:
-        figure: what to draw.
-        title: its name, for readers who cannot see it; plain text without markup.
-        description: what it shows, likewise.
-        key: a word of its own for every figure of a page; ids start with it.
+        figure: What to draw.
+        title: Name of it, for readers who cannot see it.
+        description: What it shows, likewise.
+        key: Word of its own for every figure of a page; ids start with it.
     """
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": key}):
@@ -283,7 +284,8 @@ def to_svg(figure: Figure, title: str, description: str, key: str) -> str:
     assert view is not None
     head = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {view.group()}'
     about = f'role="img" aria-labelledby="{key}-title {key}-description"'
-    names = f'<title id="{key}-title">{title}</title><desc id="{key}-description">{description}</desc>'
+    names = f'<title id="{key}-title">{escape(title)}</title>'
+    names += f'<desc id="{key}-description">{escape(description)}</desc>'
     return f"{head} {about}>{names}{svg[svg.index('>') + 1 :].strip()}"
 
 

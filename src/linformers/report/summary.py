@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from linformers.report import words
+from linformers.report.conversion import accuracy_table, cost
+from linformers.report.document import Table
 
 
 def next_commands(output: Path, seed: int, teacher: Path | None = None) -> list[tuple[str, str]]:
@@ -42,52 +43,36 @@ def _short(path: Path) -> str:
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def conversion_table(conversion: dict[str, Any]) -> Table:
-    """How the linearised model compares with its teacher."""
-    ours, softmax = words.longest_common(conversion["cost"]["cells"])
-    table = Table(
-        caption=f"One pass over {ours['length']:,} tokens: linearised {words.seconds(ours['seconds'])}, softmax "
-        f"{words.seconds(softmax['seconds'])}"
-    )
-    table.add_column(f"{conversion['teacher']}, {conversion['tokens']:,} tokens")
-    for name in ("right book", "95% interval", "a passage takes"):
-        table.add_column(name, justify="right")
-    for reader in conversion["readers"]:
-        low, high = reader["interval"]
-        share, time = f"{reader['accuracy']:.1%}", words.seconds(reader["seconds"])
-        table.add_row(reader["label"], share, f"{low:.0%} to {high:.0%}", time)
-    return table
-
-
 def summary_table(results: dict[str, Any]) -> Table:
-    """The table that ends the run."""
-    runs, cells = words.by_name(results["pretraining"]), results["cost"]["cells"]
+    """The models trained from scratch, side by side."""
+    cells, accuracy = results["cost"]["cells"], results["passages"]["accuracy"]
     ours, softmax = words.longest_common(cells)
     costs = {"linformer": ours, "transformer": softmax}
-    accuracy = results["passages"]["accuracy"]
-    table = Table(
-        caption=f"Right book, for comparison: TF-IDF {accuracy['tfidf']:.1%}, commonest {accuracy['majority']:.1%}"
-    )
-    table.add_column("model")
-    for name in ("perplexity", "right book", f"{ours['length']:,} tokens take", "memory"):
-        table.add_column(name, justify="right")
-    for name, run in runs.items():
-        cell = costs.get(name)
-        table.add_row(
-            run["label"],
-            f"{words.perplexity(run):.1f}",
-            f"{accuracy['linformer']:.1%}" if name == "linformer" else "",
-            words.seconds(cell["seconds"]) if cell else "",
-            f"{cell['peak_bytes'] / words.MEBIBYTE:,.0f} MiB" if cell and cell["peak_bytes"] is not None else "",
+    rows = []
+    for run in results["pretraining"]:
+        cell = costs.get(run["name"])
+        rows.append(
+            (
+                run["label"],
+                f"{words.perplexity(run):.1f}",
+                f"{accuracy['linformer']:.1%}" if cell is ours else "",
+                words.seconds(cell["seconds"]) if cell else "",
+                words.memory(cell["peak_bytes"]) if cell else "",
+            )
         )
-    return table
+    return Table(
+        caption=f"Right book, for comparison: TF-IDF {accuracy['tfidf']:.1%}, commonest {accuracy['majority']:.1%}",
+        head=["model", "perplexity", "right book", f"{ours['length']:,} tokens take", "memory"],
+        rows=rows,
+    )
 
 
 def conclude(results: dict[str, Any], output: Path, console: Console) -> None:
     """Print the table, where the results are, and what to try next."""
     if words.converted(results):
-        console.print(conversion_table(results["conversion"]))
-    console.print(summary_table(results))
+        console.print(accuracy_table(results["conversion"]).for_terminal())
+        console.print(cost(results["conversion"]), highlight=False)
+    console.print(summary_table(results).for_terminal())
     console.print(
         f"Done in {words.seconds(results['seconds'])}. Results are in {output}", highlight=False, soft_wrap=True
     )

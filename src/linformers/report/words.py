@@ -16,6 +16,11 @@ def seconds(value: float) -> str:
     return f"{value / 60:.1f} min"
 
 
+def memory(size: float | None) -> str:
+    """Bytes in MiB; None = not measured."""
+    return "not measured" if size is None else f"{size / MEBIBYTE:,.0f} MiB"
+
+
 def times(ratio: float, less: str, more: str) -> str:
     """A ratio in words: ``6.3 times less``; within 5 % it is ``the same``."""
     if ratio < 0.95:

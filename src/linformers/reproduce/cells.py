@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from linformers.commands.benchmark import Plan, measure_plan
-from linformers.files.folders import flush, reports_full_disk
+from linformers.files.folders import write_file
 from linformers.measure.results import MEASURED, identity
 from linformers.report.document import slug
 
@@ -51,12 +50,8 @@ class Cell:
     def keep(self, found: Mapping[str, Any]) -> dict[str, Any]:
         """Write it down in one step."""
         self.path.mkdir(parents=True, exist_ok=True)
-        unfinished = self.path / ".cell.json"
         content = json.dumps({"identity": self.identity, "found": found}, indent=1) + "\n"
-        with reports_full_disk(self.path / "cell.json", unfinished, "cells before it are kept"):
-            unfinished.write_text(content, encoding="utf-8")
-            flush(unfinished)
-            os.replace(unfinished, self.path / "cell.json")
+        write_file(self.path / "cell.json", content, intact="cells before it are kept")
         return json.loads(content)["found"]
 
 

@@ -1,24 +1,22 @@
 """Run targets again: check everything first, then one after another; what is finished is kept."""
 
 import json
-import shutil
 import time
 from collections.abc import Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from rich.console import Console
-from transformers.utils import logging
 
 from linformers.checks import check_choice
 from linformers.commands.report import REPORT
 from linformers.files.environment import command_line, describe_environment
-from linformers.files.folders import check_no_file, write_folder
+from linformers.files.folders import check_output, write_file, write_folder
+from linformers.files.run_folder import RESULTS, Folder
+from linformers.models.silence import silenced
 from linformers.report import words
 from linformers.reproduce import claims, tiny
 from linformers.reproduce.cells import Context
@@ -64,7 +62,12 @@ def reproduce(
             f"scale={scale!r} trains models that need GPUs ({', '.join(trained)}), and PyTorch sees none here; take "
             "--scale laptop, or run it where there are some"
         )
-    with _opened(output), _quiet():
+    ours = ("tiny", "texts", "start", INDEX, REPORT, RESULTS, *TARGETS)
+    folder = Folder(output, option="--output", plan="cells", before=ours)
+    folder.check(lambda cells: [])
+    for name in TARGETS:  # which are replaced
+        check_output(output / name, RESULTS)
+    with folder.locked(), silenced():
         context = Context(scale=scale, folder=output.absolute(), data=data, device=device, console=console)
         check(names, size, context)
         began = time.perf_counter()
@@ -81,9 +84,7 @@ def reproduce(
     if scale == "smoke":
         context.say(tiny.NOTE)
     page = output / (INDEX if target == "all" else f"{target}/{REPORT}")
-    context.say(
-        f"Report: {page}\nFigures, machine and versions: {page.parent / 'results.json'}, and CSV and PNG beside it"
-    )
+    context.say(f"Report: {page}\nFigures, machine and versions: {page.parent / RESULTS}, and CSV and PNG beside it")
     following = {"smoke": "laptop", "laptop": "paper"}.get(scale)
     if following:
         context.say(f"Next: linformers reproduce {target} --scale {following}")
@@ -137,59 +138,13 @@ def _publish(folder: Path, results: dict[str, Any]) -> None:
     document = document_of(folder, results)
     content = json.dumps(results, indent=1) + "\n"
     if results["target"] == "all":
-        for name, text in ((INDEX, document.as_html()), ("results.json", content)):
-            (folder / f".{name}").write_text(text, encoding="utf-8")
-            (folder / f".{name}").replace(folder / name)
+        write_file(folder / INDEX, document.as_html())
+        write_file(folder / RESULTS, content)
         return
 
     def write(target: Path) -> None:
         document.write_charts(target)
         (target / REPORT).write_text(document.as_html(), encoding="utf-8")
-        (target / "results.json").write_text(content, encoding="utf-8")
+        (target / RESULTS).write_text(content, encoding="utf-8")
 
     write_folder(folder, write)
-
-
-@contextmanager
-def _opened(output: Path) -> Any:
-    """The folder of the results, to this run alone.
-
-    Raises:
-        ValueError: it is a file, holds something else, or another run is in it.
-    """
-    check_no_file(output)
-    ours = {"cells", "tiny", "texts", "start", INDEX, REPORT, "results.json", ".lock", *TARGETS}
-    others = sorted(path.name for path in output.iterdir() if path.name not in ours) if output.is_dir() else []
-    others = [name for name in others if not name.startswith((".unfinished-", ".old-", f".{INDEX}", ".results.json"))]
-    if others:
-        raise ValueError(f"--output {output} holds other files ({', '.join(others[:3])}); name a new folder")
-    made = [folder for folder in (output, *output.parents) if not folder.exists()]
-    output.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(output / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise ValueError(f"another run is writing to --output {output} now; wait, or name another") from error
-    try:
-        yield
-    finally:
-        lock.release()
-        (output / ".lock").unlink(missing_ok=True)
-        if made and not (output / "cells").exists():  # nothing was run: as if nothing had happened
-            shutil.rmtree(output, ignore_errors=True)
-            for folder in made[1:]:
-                with suppress(OSError):  # something else lies in it by now
-                    folder.rmdir()
-
-
-@contextmanager
-def _quiet() -> Any:
-    """No advice from transformers about what is done here on purpose."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        logging.enable_progress_bar()

@@ -85,7 +85,7 @@ def check(scale: Scale, context: Context) -> None:
         raise FileNotFoundError("; ".join(missing))
     for task in size.tasks:
         options = {"model": "model", "output": "output", **options_of(task, size, context)}
-        build(FinetuneSettings, options, {}, f"table2.tasks.{task}.")
+        build(FinetuneSettings, options, prefix=f"table2.tasks.{task}.")
         for name, student in size.students_of(task).items():
             for key in student:
                 check_choice(f"argument of to_linformer in table2, student {name!r},", key, STUDENT_OPTIONS)

@@ -5,8 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from linformers.commands.benchmark import Plan, Settings
-from linformers.files.settings import build
-from linformers.measure.contenders import Shape, linformer, rival
+from linformers.measure.contenders import linformer, rival
 from linformers.reproduce.cells import Context, measured
 from linformers.reproduce.scales import TimingScale
 
@@ -19,9 +18,8 @@ def make_plan(scale: TimingScale, device: str) -> Plan:
     Raises:
         ValueError: a field or a number that does not do.
     """
-    shape = build(Shape, scale.shape, {}, "shape.")
     settings = Settings(
-        device=device,
+        device=device,  # type: ignore[arg-type]
         dtype=scale.dtype,
         repeats=scale.repeats,
         cell_seconds=scale.cell_seconds,
@@ -29,12 +27,12 @@ def make_plan(scale: TimingScale, device: str) -> Plan:
     )
     return Plan(
         contenders=[
-            *(linformer(shape, k, scale.fields) for k in scale.dims),
-            *(rival(name, shape) for name in SOFTMAX),
+            *(linformer(scale.shape, k, scale.fields) for k in scale.dims),
+            *(rival(name, scale.shape) for name in SOFTMAX),
         ],
         lengths=scale.lengths,
         settings=settings,
-        options={"shape": vars(shape), "fields": scale.fields},
+        options={"shape": scale.shape.model_dump(), "fields": scale.fields},
     )
 
 
@@ -48,14 +46,14 @@ def measure_batches(scale: TimingScale, context: Context) -> list[dict[str, Any]
     plan = make_plan(scale, context.device)
     rows: list[dict[str, Any]] = []
     for length in (n for n in sorted(scale.lengths) if n < scale.batch_tokens):
-        settings = replace(plan.settings, batch_size=scale.batch_tokens // length, repeats=1)
+        settings = plan.settings.model_copy(update={"batch_size": scale.batch_tokens // length, "repeats": 1})
         rows += measured(replace(plan, lengths=[length], settings=settings), context)
     return rows
 
 
 def about(scale: TimingScale) -> str:
     """What is measured, in a sentence."""
-    shape = Shape(**scale.shape)
+    shape = scale.shape
     return (
         f"hidden {shape.hidden_size:,}, {shape.num_attention_heads} heads, intermediate {shape.intermediate_size:,}, "
         f"{shape.num_hidden_layers} layer(s), {scale.dtype}, forward pass on random tokens, batch 1, medians; each "

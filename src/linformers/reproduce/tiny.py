@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 from linformers.data.books import load_books
+from linformers.files.folders import write_file, write_folder
 
 WORDS, CHARACTERS = 40, 120_000
+TRAIN, TEST = 96, 48  # rows of the task
 NOTE = (
     "smoke: excerpts of the shipped books stand for the corpora, a task made of them (which of two books is a passage "
     "of 40 words from?) for the data sets, and an encoder with random weights for the pretrained one; every part runs, "
@@ -19,11 +21,11 @@ def write_excerpt(path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = load_books(1)[0].text[:CHARACTERS].splitlines()
         rows = [" ".join(lines[start : start + 12]) for start in range(0, len(lines), 12)]
-        path.write_text("".join(json.dumps({"text": row}) + "\n" for row in rows if row.strip()), encoding="utf-8")
+        write_file(path, "".join(json.dumps({"text": row}) + "\n" for row in rows if row.strip()))
     return path
 
 
-def write_task(folder: Path, train: int = 96, test: int = 48) -> tuple[Path, Path]:
+def write_task(folder: Path) -> tuple[Path, Path]:
     """Files with training and test rows: passages of two books, and which one they are from."""
     paths = folder / "books-train.jsonl", folder / "books-test.jsonl"
     if not all(path.is_file() for path in paths):
@@ -31,11 +33,11 @@ def write_task(folder: Path, train: int = 96, test: int = 48) -> tuple[Path, Pat
         books = [(book.title, book.text.split()) for book in load_books(2)]
         rows = [
             json.dumps({"text": " ".join(words[start : start + WORDS]), "label": title})
-            for start in range(4000, 4000 + WORDS * (train + test) // 2, WORDS)
+            for start in range(4000, 4000 + WORDS * (TRAIN + TEST) // 2, WORDS)
             for title, words in books
         ]
-        for path, part in zip(paths, (rows[:train], rows[train:]), strict=True):
-            path.write_text("\n".join(part) + "\n", encoding="utf-8")
+        for path, part in zip(paths, (rows[:TRAIN], rows[TRAIN:]), strict=True):
+            write_file(path, "\n".join(part) + "\n")
     return paths
 
 
@@ -60,6 +62,10 @@ def make_encoder(folder: Path) -> Path:
             pad_token_id=1,
             initializer_range=0.2,  # for attention that is not the same everywhere
         )
-        tokenizer.save_pretrained(folder)
-        BertModel(config).save_pretrained(folder)
+
+        def write(target: Path) -> None:
+            tokenizer.save_pretrained(target)
+            BertModel(config).save_pretrained(target)
+
+        write_folder(folder, write)
     return folder

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 from linformers.files.inputs import Input, Unavailable
-from linformers.files.row import Place
+from linformers.files.rows import Place
 from linformers.scoring.networks import Network, load_network
 from linformers.scoring.scorer import Scorer
 from linformers.scoring.units import Done, Unit

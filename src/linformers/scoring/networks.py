@@ -13,17 +13,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 
+from linformers.attention.documents import masked_mean
 from linformers.convert.agreement import check_loaded
 from linformers.convert.load import longest_input, saved_head
 from linformers.convert.surroundings import encoder_folder
 from linformers.data.tasks_rules import Kind, kind_of_config
-from linformers.files.folders import file_hash
+from linformers.files.folders import MODEL_FILES, hash_once
 from linformers.scoring.settings import Reading
 from linformers.training.loading import LOCAL, REPORTED, load_tokenizer, reported
 
 GRAPH, GRAPH_FACTS = "model.onnx", "export.json"
-# What decides a result, of all that may lie in the folder of a model.
-_DECIDING = ("config.json", "*.safetensors", GRAPH, "token*.json", "vocab*", "merges.txt", "special_tokens_map.json")
 # Larger batches are no faster on a CPU (measured at hidden 384 and 768); ONNX Runtime, whose layers take all tokens at
 # once, has them in cache in small ones (int8 of MiniLM, documents/s: 15 with 4,096 tokens, 20 with 512).
 CPU_TOKENS, ONNX_TOKENS = 4096, 512
@@ -73,8 +72,8 @@ class Network:
 def hash_model(folder: Path) -> str:
     """Hash of the files that decide what a model computes."""
     folder = Path(encoder_folder(folder))
-    files = sorted({path for pattern in _DECIDING for path in folder.glob(pattern) if path.is_file()})
-    facts = "".join(f"{path.name} {file_hash(path)}\n" for path in files)
+    files = sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern) if path.is_file()})
+    facts = "".join(f"{path.name} {hash_once(path)}\n" for path in files)
     return hashlib.sha256(facts.encode()).hexdigest()
 
 
@@ -167,15 +166,9 @@ def _torch(
         output = model(input_ids=ids, attention_mask=mask)
         logits = output.logits.float().cpu() if classifies else None
         states = hidden.pop(threading.get_ident(), None) if classifies else output[0]
-        return logits, None if states is None else _mean(states.float(), mask).cpu()
+        return logits, None if states is None else masked_mean(states.float(), mask).cpu()
 
     return run
-
-
-def _mean(states: Float[Tensor, "batch seq hidden"], mask: Mask | None) -> Float[Tensor, "batch hidden"]:
-    if mask is None:
-        return states.mean(1)
-    return states.masked_fill(~mask[..., None], 0).sum(1) / mask.sum(1, keepdim=True)
 
 
 def _read_facts(folder: Path) -> dict[str, Any]:
@@ -212,6 +205,6 @@ def _onnx(
         kept = torch.ones_like(ids) if mask is None else mask.long()
         inputs = {"input_ids": ids, "attention_mask": kept, "token_type_ids": torch.zeros_like(ids)}
         output = torch.from_numpy(session.run(None, {name: inputs[name].numpy() for name in names})[0])
-        return (output, None) if classifies else (None, _mean(output, mask))
+        return (output, None) if classifies else (None, masked_mean(output, mask))
 
     return run

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from linformers.data.tokenise import TextEncoder, Tokens
 from linformers.scoring.networks import Output, load_network
 from linformers.scoring.settings import Reading
-from linformers.scoring.tokens import TextEncoder, Tokens
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,10 @@ class Scorer:
 
     def __init__(self, reading: Reading) -> None:
         self.reading, self.network = reading, load_network(reading)
-        self.encode = TextEncoder(self.network.tokenizer, self.network.max_length, reading.long)
+        pieces = 1 if reading.long == "truncate" else None
+        encoder = TextEncoder(self.network.tokenizer)
+        self.encode = partial(encoder.windows, max_length=self.network.max_length, pieces=pieces)
+        self.encode([])  # refuses a length without room for text
         pad = self.network.tokenizer.pad_token_id
         self.pad = 0 if pad is None else pad
 

@@ -1,11 +1,11 @@
 """What decides a scoring run."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from linformers.checks import check_choice, check_int
+from pydantic import Field
+
+from linformers.files.settings import Count, StrictModel
 from linformers.files.sources import DocumentUnit
 
 Long = Literal["truncate", "windows"]
@@ -15,38 +15,32 @@ Engine = Literal["local", "ray"]
 Dtype = Literal["float32", "bfloat16"]
 
 # What may differ when a run is started again: it changes when and where rows are scored, not what they score.
-_HOW = ("model", "input", "output", "memory", "engine", "address", "workers", "restart")
+_HOW = {"model", "input", "output", "memory", "engine", "address", "workers", "restart"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reading:
+class Reading(StrictModel):
     """How a model reads texts.
 
     Args:
-        model: folder of a classifier or an encoder: safetensors, or an export (``model.onnx``).
-        max_length: tokens that are read at once, special ones included; None = as many as the model takes.
-        long: of a longer document, ``truncate`` reads the beginning, ``windows`` all of it in pieces.
-        pool: how the pieces' probabilities become the document's: their ``mean``, weighted by tokens, or each label's
-            ``max``. Embeddings are always averaged.
-        embeddings: whether a classifier gives the mean of its last hidden states, too; an encoder always does.
-        dtype: of the arithmetic; ``bfloat16`` is several times faster where the machine has it, and less exact.
-        memory: bytes that a batch may take beside the model, roughly.
+        model: Path of the folder of a classifier or an encoder: safetensors, or an export (``model.onnx``).
+        max_length: Tokens that are read at once, special ones included; None = as many as the model takes.
+        long: The reading of a longer document: ``truncate`` reads the beginning, ``windows`` all of it in pieces.
+        pool: The way from the pieces' probabilities to the document's: their ``mean``, weighted by tokens, or each
+            label's ``max``. Embeddings are always averaged.
+        embeddings: Whether a classifier gives the mean of its last hidden states, too; an encoder always does.
+        dtype: The type of the arithmetic; ``bfloat16`` is several times faster where the machine has it, less exact.
+        memory: Bytes that a batch may take beside the model, roughly.
     """
 
     model: str
-    max_length: int | None = None
+    max_length: Count | None = None
     long: Long = "truncate"
     pool: Pool = "mean"
     embeddings: bool = False
     dtype: Dtype = "float32"
-    memory: int = 10**9
+    memory: Annotated[int, Field(ge=10**6)] = 10**9
 
-    def __post_init__(self) -> None:
-        for name, choices in (("long", Long), ("pool", Pool), ("dtype", Dtype)):
-            check_choice(name, getattr(self, name), get_args(choices))
-        if self.max_length is not None:
-            check_int("max_length", self.max_length)
-        check_int("memory", self.memory, 10**6)
+    def _check(self) -> None:
         if not (Path(self.model) / "config.json").is_file():
             raise ValueError(
                 f"model={self.model!r} is no folder with a config.json; give that of a classifier or an encoder "
@@ -54,24 +48,23 @@ class Reading:
             )
 
 
-@dataclass(frozen=True, kw_only=True)
 class ScoreSettings(Reading):
     """A scoring run; see `Reading` for the rest.
 
     Args:
-        input: files, folders, globs and fsspec URLs.
-        output: folder of the run.
-        text: column of the texts; None = found by its usual name.
-        id: columns to carry over; none = the file and the row.
-        documents: what one document is in a ``.txt`` file.
-        format: of the shards.
-        shard_rows: rows of a shard at most, and the work that a kill costs.
-        threshold: least probability of a label from which a row is flagged for review.
-        limit_bytes: a larger document is rejected.
-        engine: ``local`` or ``ray``.
-        address: of a Ray cluster; None starts Ray on this machine.
-        workers: processes that hold a model each (Ray); None = one a GPU, or one less than the CPUs.
-        restart: forget what the output folder holds of an earlier run.
+        input: Paths of files and folders, globs and fsspec URLs.
+        output: Path of the run folder.
+        text: The column of the texts; None = found by its usual name.
+        id: Columns to carry over; none = the file and the row.
+        documents: The unit that is one document in a ``.txt`` file.
+        format: The format of the shards.
+        shard_rows: Rows of a shard at most, and the work that a kill costs.
+        threshold: The least probability from which a row is flagged for review, by label.
+        limit_bytes: The size from which a document is rejected.
+        engine: The engine: ``local`` or ``ray``.
+        address: The address of a Ray cluster; None starts Ray on this machine.
+        workers: Processes that hold a model each (Ray); None = one a GPU, or one less than the CPUs.
+        restart: Whether to forget what the output folder holds of an earlier run.
     """
 
     input: tuple[str, ...]
@@ -80,22 +73,16 @@ class ScoreSettings(Reading):
     id: tuple[str, ...] = ()
     documents: DocumentUnit = "file"
     format: Format = "parquet"
-    shard_rows: int = 4096
-    threshold: Mapping[str, float] = field(default_factory=dict)
-    limit_bytes: int = 10**7
+    shard_rows: Count = 4096
+    threshold: dict[str, float] = {}
+    limit_bytes: Count = 10**7
     engine: Engine = "local"
     address: str | None = None
-    workers: int | None = None
+    workers: Count | None = None
     restart: bool = False
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, choices in (("documents", DocumentUnit), ("format", Format), ("engine", Engine)):
-            check_choice(name, getattr(self, name), get_args(choices))
-        check_int("shard_rows", self.shard_rows)
-        check_int("limit_bytes", self.limit_bytes)
-        if self.workers is not None:
-            check_int("workers", self.workers)
+    def _check(self) -> None:
+        super()._check()
         if not self.input:
             raise ValueError("input is empty: give a file, a folder, a glob or a URL")
         for name in ("address", "workers"):
@@ -110,4 +97,4 @@ class ScoreSettings(Reading):
     @property
     def deciding(self) -> dict[str, Any]:
         """The options that decide what a row scores, and which rows share a shard."""
-        return {name: value for name, value in asdict(self).items() if name not in _HOW}
+        return self.model_dump(exclude=_HOW)

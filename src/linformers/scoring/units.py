@@ -7,25 +7,23 @@ units depends on its rows and the options alone: every start and every engine ma
 """
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from linformers.files.folders import flush, reports_full_disk
+from linformers.files.folders import remove_leftovers, write_file
 from linformers.files.inputs import Input
 from linformers.files.reading import read_rows
 from linformers.files.rejects import SHOWN
-from linformers.files.row import START, Columns, Place, Row
+from linformers.files.rows import START, Place, Row, Wanted
 from linformers.scoring.settings import Format, ScoreSettings
 
+INTACT = "what is scored so far is intact"  # when the disk is full
 UNIT_BYTES = 32 * 2**20  # of text: what bounds memory where documents are long
-_UNFINISHED = ".unfinished-"
 
 
 @dataclass(kw_only=True)
@@ -75,7 +73,7 @@ def _plain(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()[:SHOWN]
 
 
-def read_units(file: Input, columns: Columns, settings: ScoreSettings, done: "Done") -> Iterator[Unit]:
+def read_units(file: Input, wanted: Wanted, settings: ScoreSettings, done: "Done") -> Iterator[Unit]:
     """The units of a file that are still to be done.
 
     Raises:
@@ -83,11 +81,11 @@ def read_units(file: Input, columns: Columns, settings: ScoreSettings, done: "Do
     """
     if done.complete:
         return
-    rows = read_rows(file, columns, documents=settings.documents, limit_bytes=settings.limit_bytes, start=done.place)
+    rows = read_rows(file, wanted, documents=settings.documents, limit_bytes=settings.limit_bytes, start=done.place)
     start, begin, row = done.place, done.share, next(rows, None)
     while True:
         unit = Unit(file=file.name, key=file.key, first=start.row + 1, after=start, begin=begin)
-        unit.ids = [[] for _ in columns.ids]
+        unit.ids = [[] for _ in wanted.carried]
         size = 0
         while row is not None and unit.after.row - start.row < settings.shard_rows and size < UNIT_BYTES:
             size += _add(unit, row)
@@ -109,7 +107,7 @@ def _add(unit: Unit, row: Row) -> int:
         return len(row.value)
     unit.lines.append(row.line)
     unit.texts.append(row.text)
-    for column, value in zip(unit.ids, row.ids, strict=True):
+    for column, value in zip(unit.ids, row.carried, strict=True):
         column.append(value)
     return len(row.text)
 
@@ -190,20 +188,10 @@ def write_unit(folder: Path, unit: Unit, table: pa.Table, shard_format: Format, 
             for row in table.to_pylist():
                 lines.write(json.dumps(row, ensure_ascii=False) + "\n")
 
-    write_once(path, shard)
+    write_file(path, shard, intact=INTACT, shared=True)
     note = {**facts, "bytes": path.stat().st_size, "after": unit.after, "end": unit.end, "final": unit.final}
     note["rejects"] = sorted(unit.rejects, key=lambda entry: entry["row"])
-    write_once(folder / f"_{unit.name}.json", lambda target: target.write_text(json.dumps(note), encoding="utf-8"))
-
-
-def write_once(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file under another name, flush it, and put it in place; no link is followed."""
-    unfinished = path.with_name(f"{_UNFINISHED}{uuid4().hex}-{path.name}")
-    with reports_full_disk(path, unfinished, "what is scored so far is intact"):
-        write(unfinished)
-        flush(unfinished)
-        os.replace(unfinished, path)
-        flush(path.parent)
+    write_file(folder / f"_{unit.name}.json", json.dumps(note), intact=INTACT, shared=True)
 
 
 @dataclass(kw_only=True)
@@ -234,7 +222,7 @@ def check_units(folder: Path, files: list[Input], shard_format: Format, rejects:
             for file in files:
                 _check_file(folder / file.key, file, shard_format, totals, lines.write)
 
-    write_once(rejects, gather)
+    write_file(rejects, gather, intact=INTACT)
     if totals.rows != totals.scored + totals.rejected:
         raise ValueError(f"{totals.rows:,} rows in are not {totals.scored:,} scored and {totals.rejected:,} rejected")
     return totals
@@ -243,8 +231,7 @@ def check_units(folder: Path, files: list[Input], shard_format: Format, rejects:
 def _check_file(
     folder: Path, file: Input, shard_format: Format, totals: Totals, write: Callable[[str], object]
 ) -> None:
-    for left in folder.glob(f"{_UNFINISHED}*"):  # of a run that was killed
-        left.unlink()
+    remove_leftovers(folder)
     row, final = 1, False
     for note in read_notes(folder, shard_format):
         path = folder / f"{note['first']:012}-{note['last']:012}.{shard_format}"

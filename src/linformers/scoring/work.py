@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from linformers.data.tokenise import Tokens
 from linformers.files.inputs import Input
-from linformers.files.row import Columns
+from linformers.files.rows import Wanted
 from linformers.scoring.networks import Network
 from linformers.scoring.scorer import Scorer, Scores
 from linformers.scoring.settings import ScoreSettings
-from linformers.scoring.tokens import Tokens
 from linformers.scoring.units import Done, Unit, find_done, read_units, write_unit
 
 SHARDS = "scores"
@@ -25,7 +25,7 @@ class Job:
 
     settings: ScoreSettings
     files: list[Input]
-    columns: Columns
+    wanted: Wanted
 
     @property
     def shards(self) -> Path:
@@ -38,7 +38,7 @@ class Job:
 
     def units(self, file: Input, done: Done) -> Iterator[Unit]:
         """The units of a file that are not done."""
-        return read_units(file, self.columns, self.settings, done)
+        return read_units(file, self.wanted, self.settings, done)
 
 
 def encode_unit(scorer: Scorer, unit: Unit) -> Tokens:
@@ -70,7 +70,7 @@ def score_unit(job: Job, scorer: Scorer, unit: Unit, tokens: Tokens, seen: Calla
 
 def _table(job: Job, network: Network, unit: Unit, scores: Scores) -> pa.Table:
     columns: dict[str, pa.Array] = {}
-    for (name, kind), values in zip(job.columns.ids.items(), unit.ids, strict=True):
+    for (name, kind), values in zip(job.wanted.carried.items(), unit.ids, strict=True):
         columns[name] = pa.array(values, pa.int64() if kind == "int64" else pa.string())
     if not columns:
         columns["file"] = pa.array([unit.file] * len(unit.lines), pa.string())

@@ -14,9 +14,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from linformers.data.books import load_books
 from linformers.data.masking import Masking
-from linformers.data.packing import encode, pack
+from linformers.data.packing import pack
 from linformers.data.regions import split_regions
 from linformers.data.streams import Curriculum, MaskedBlocks, collate
+from linformers.data.tokenise import TextEncoder, forget_limits, special_id
 from linformers.data.tokenizer import train_tokenizer
 from linformers.files.folders import write_folder
 from linformers.training.processes import Layout
@@ -76,6 +77,8 @@ def prepare_tokenizer(recipe: Recipe, folder: Path, layout: Layout) -> PreTraine
                 model_max_length=recipe.model["max_position_embeddings"],
             )
 
+        forget_limits(tokenizer)
+
         def write(target: Path) -> None:
             tokenizer.save_pretrained(target)
 
@@ -112,12 +115,11 @@ def _texts(data: DataRecipe) -> Iterator[str]:
     if data.train == "books":
         yield from (region for book in load_books() for region in split_regions(book.text)[0])
         return
-    from linformers.data.documents import read_documents
+    from linformers.data.documents import read_texts
     from linformers.files.rejects import Rejects
 
     # Only counted here; tokenising names them in a file.
-    for document in read_documents(data.sources("train"), Rejects(max_share=data.max_reject_share)):
-        yield document.text
+    yield from read_texts("data.train", data.sources("train"), Rejects(max_share=data.max_reject_share))
 
 
 def prepare_corpus(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, layout: Layout, console: Console) -> Corpus:
@@ -136,9 +138,10 @@ def prepare_corpus(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, layout: L
 def _books(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, masking: Masking) -> Corpus:
     data, books = recipe.data, load_books()
     parts = [split_regions(book.text) for book in books]
-    train = encode(tokenizer, [region for regions, _ in parts for region in regions])
-    held_out = encode(tokenizer, [region for _, regions in parts for region in regions])
-    ends = {"bos_token_id": _id(tokenizer, "bos", "cls"), "eos_token_id": _id(tokenizer, "eos", "sep")}
+    encoder = TextEncoder(tokenizer)
+    train = encoder.ids([region for regions, _ in parts for region in regions])
+    held_out = encoder.ids([region for _, regions in parts for region in regions])
+    ends = {"bos_token_id": encoder.bos_token_id, "eos_token_id": encoder.eos_token_id}
 
     def blocks(length: int, total: int, seed: int) -> Dataset:
         return MaskedBlocks(pack(train, length=length, **ends), masking, seed=seed, total=total)
@@ -209,7 +212,7 @@ def _sources(
     return Corpus(
         train=_stream(recipe, tokenizer, masking, layout) if data.streaming else _training_items(recipe, blocks),
         evaluation=evaluation,
-        collate=PadBatch(_id(tokenizer, "pad", "eos", "sep")),
+        collate=PadBatch(special_id(tokenizer, "pad", "eos", "sep")),
         fingerprint=hashlib.sha256("\n".join(prints).encode()).hexdigest()[:16],
         facts=facts,
     )
@@ -254,18 +257,10 @@ def _spread(size: int, limit: int) -> np.ndarray:
     return np.arange(size) if size <= limit else np.arange(limit) * size // limit
 
 
-def _id(tokenizer: PreTrainedTokenizerFast, *names: str) -> int:
-    for name in names:
-        token_id: int | None = getattr(tokenizer, f"{name}_token_id")
-        if token_id is not None:
-            return token_id
-    raise ValueError(f"the tokenizer has neither a {' nor a '.join(names)} token; sequences need one")
-
-
 def token_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int | None]:
     """What the model's configuration takes from the tokenizer."""
     return {
-        "bos_token_id": _id(tokenizer, "bos", "cls"),
-        "eos_token_id": _id(tokenizer, "eos", "sep"),
-        "pad_token_id": _id(tokenizer, "pad") if tokenizer.pad_token is not None else None,
+        "bos_token_id": special_id(tokenizer, "bos", "cls"),
+        "eos_token_id": special_id(tokenizer, "eos", "sep"),
+        "pad_token_id": special_id(tokenizer, "pad") if tokenizer.pad_token is not None else None,
     }

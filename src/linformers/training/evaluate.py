@@ -31,8 +31,9 @@ def predict(model: PreTrainedModel, blocks: np.ndarray, batch_size: int = 16) ->
     return np.concatenate([model(ids.to(model.device)).logits.softmax(-1).cpu().numpy() for ids in batches])
 
 
-def wilson_interval(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
+def wilson_interval(right: int, total: int) -> tuple[float, float]:
     """95% interval of a share (Wilson's score), which stays within 0 and 1 also for small counts."""
+    z = 1.96  # of 95 %
     share, spread = right / total, z * z / total
     centre = (share + spread / 2) / (1 + spread)
     half = z * math.sqrt(share * (1 - share) / total + spread / total / 4) / (1 + spread)

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from linformers._registration import ATTENTION, MODEL_TYPE
 from linformers.attention import LinformerAttention, SoftmaxAttention
+from linformers.attention.softmax import softmax_of
 from linformers.convert.interface import layer_slots, number_layers
 
 GREEDY_SHARE = 0.5  # of the steps, over which the layers become linear
@@ -90,7 +91,7 @@ class LayerOrder:
         self.order, self.model = list(order), model
         self.interval = max(steps * GREEDY_SHARE / max(len(self.order), 1), 1)
         self.ours = model.config.model_type == MODEL_TYPE
-        self.stand_ins = {i: _softmax_of(model.encoder.layers[i].attention) for i in self.order} if self.ours else {}
+        self.stand_ins = {i: softmax_of(model.encoder.layers[i].attention) for i in self.order} if self.ours else {}
 
     def waiting(self, step: int) -> list[int]:
         """The layers that are not linear yet at a step, counted from 0."""
@@ -117,11 +118,3 @@ def _stand_ins(model: Any, layers: Sequence[int], stand_ins: Mapping[int, Softma
     finally:
         for i, attention in linear.items():
             model.encoder.layers[i].attention = attention
-
-
-def _softmax_of(attention: LinformerAttention) -> SoftmaxAttention:
-    """Softmax attention over the same parameters."""
-    exact = SoftmaxAttention(attention.hidden_size, attention.num_attention_heads, dropout=attention.dropout)
-    exact.q_proj, exact.k_proj = attention.q_proj, attention.k_proj
-    exact.v_proj, exact.o_proj = attention.v_proj, attention.o_proj
-    return exact.eval()

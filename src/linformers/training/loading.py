@@ -9,12 +9,13 @@ import torch
 from rich.console import Console
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
-from transformers.utils import logging
 
 import linformers  # noqa: F401  (registers the model type)
 from linformers.convert.agreement import check_loaded, check_vocabulary
 from linformers.convert.load import AUTO, longest_input, saved_head
 from linformers.convert.surroundings import encoder_folder
+from linformers.files.folders import check_intact
+from linformers.models.silence import silenced
 
 LOCAL: dict[str, Any] = {"trust_remote_code": False}
 REPORTED = {"ignore_mismatched_sizes": True, "output_loading_info": True}  # see check_loaded
@@ -111,12 +112,15 @@ def check_pair(
 
 @contextmanager
 def reported(option: str, name: str) -> Iterator[None]:
-    """One clear line for what transformers says about a model that cannot be loaded; nothing about new heads."""
-    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    """One clear line for what transformers says about a model that cannot be loaded; nothing about new heads.
+
+    Raises:
+        ValueError: It cannot be loaded, or is damaged.
+    """
+    check_intact(f"{option}={name!r}", Path(name))
     try:
-        yield
+        with silenced():
+            yield
     except (OSError, ValueError, KeyError) as error:
         what = "" if Path(name).is_dir() else " (no such folder, and no model of the hub that can be reached)"
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -124,7 +128,3 @@ def reported(option: str, name: str) -> Iterator[None]:
             f"{option}={name!r} cannot be loaded{what}: {first} Give the folder of an encoder with a tokenizer, "
             "weights as safetensors, and no code of its own"
         ) from error
-    finally:
-        logging.set_verbosity(before)
-        if bars:
-            logging.enable_progress_bar()

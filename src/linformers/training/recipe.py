@@ -10,18 +10,29 @@
 process or on many: ``training.batch_size`` counts the sequences of a step over all of them.
 """
 
-import dataclasses
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from huggingface_hub.errors import StrictDataclassError
+from pydantic import BeforeValidator, ConfigDict, Field, GetPydanticSchema
+from typing_extensions import TypedDict
 
 from linformers.attention.sharing import PROJECTION_KINDS
-from linformers.checks import check_int, closest
-from linformers.files.settings import Places, build, differences, override, read_yaml
+from linformers.files.settings import (
+    Count,
+    Natural,
+    NonNegative,
+    Places,
+    Positive,
+    Share,
+    StrictModel,
+    build,
+    differences,
+    override,
+    read_yaml,
+)
 from linformers.files.sources import Source
 from linformers.models import LinformerConfig
 
@@ -30,60 +41,71 @@ _NOT_IN_RECIPES = ("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id")
 MODEL_FIELDS = tuple(name for name in LinformerConfig.__annotations__ if name not in (*_NOT_IN_RECIPES, "model_type"))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stage:
+def _without_tokenizer(fields: Any) -> Any:
+    for name in _NOT_IN_RECIPES:
+        if isinstance(fields, Mapping) and name in fields:
+            raise ValueError(f"{name}={fields[name]!r} comes from the tokenizer; leave it out")
+    return {} if fields is None else fields
+
+
+# The types are those of LinformerConfig, so that a mistake has its line and an editor knows the fields.
+_types = {name: LinformerConfig.__annotations__[name] for name in MODEL_FIELDS}
+_ModelFields = TypedDict("_ModelFields", _types, total=False)  # type: ignore[misc]
+_ModelFields.__pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # type: ignore[attr-defined]
+ModelRecipe = Annotated[
+    dict[str, Any],
+    GetPydanticSchema(lambda _, handler: handler(_ModelFields)),
+    BeforeValidator(_without_tokenizer),
+]
+
+
+class Stage(StrictModel):
     """A part of the run at one sequence length (tokens), which takes this share of the steps."""
 
     length: int
     share: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class DataRecipe:
+class DataRecipe(StrictModel):
     """What to learn from.
 
     Args:
-        train: ``books`` (the sixteen that ship with the package), or sources: paths, or ``path`` with ``weight``,
-            ``text_column`` and ``documents``.
-        evaluation: sources of held-out text; None sets ``evaluation_share`` of the training text aside.
-        evaluation_share: of the tokens of each source.
-        evaluation_sequences: at most so many are evaluated, spread evenly; the same ones, masked the same, always.
-        length: tokens in a sequence.
-        stages: shorter sequences first, as many at once as fill ``length``; their shares add up to 1.
-        documents: ``joined`` fills sequences across documents (RoBERTa's FULL-SENTENCES), ``apart`` never does.
-        streaming: read the sources anew in each epoch, without a cache on disk.
-        mask_share: share of the tokens to predict.
-        whole_words: mask whole words, not single tokens.
-        cache: folder of tokenised text, shared by all runs; None = the user's cache folder.
-        max_reject_share: stop when more of the records than this cannot be read.
-        workers: processes that prepare batches, for each training process.
+        train: The text to learn from: ``books`` (the sixteen that ship with the package), or sources: paths, or
+            ``path`` with ``weight``, ``text_column`` and ``documents``.
+        evaluation: Sources of held-out text; None sets ``evaluation_share`` of the training text aside.
+        evaluation_share: The share of each source's tokens that is set aside.
+        evaluation_sequences: The most sequences that are evaluated, spread evenly; always the same ones, masked alike.
+        length: Tokens in a sequence.
+        stages: Parts of the run, shorter sequences first, as many at once as fill ``length``; the shares add up to 1.
+        documents: The packing: ``joined`` fills sequences across documents (RoBERTa's FULL-SENTENCES), ``apart`` never
+            does.
+        streaming: Whether the sources are read anew in each epoch, without a cache on disk.
+        mask_share: The share of the tokens to predict.
+        whole_words: Whether whole words are masked, not single tokens.
+        cache: Path of the folder of tokenised text, shared by all runs; None = the user's cache folder.
+        max_reject_share: The largest share of records that cannot be read; with more the run stops.
+        workers: Processes that prepare batches, for each training process.
     """
 
-    train: Literal["books"] | tuple[Source | str, ...]
+    train: tuple[Source | str, ...] | Literal["books"]
     evaluation: tuple[Source | str, ...] | None = None
-    evaluation_share: float = 0.05
-    evaluation_sequences: int = 256
-    length: int = 512
+    evaluation_share: Share = 0.05
+    evaluation_sequences: Count = 256
+    length: Annotated[int, Field(ge=8)] = 512
     stages: tuple[Stage, ...] = ()
     documents: Literal["joined", "apart"] = "joined"
     streaming: bool = False
-    mask_share: float = 0.15
+    mask_share: Share = 0.15
     whole_words: bool = False
     cache: str | None = None
-    max_reject_share: float = 0.01
-    workers: int = 0
+    max_reject_share: Share = 0.01
+    workers: Natural = 0
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         if not self.train:
             raise ValueError("train=[] names no source; give paths, or `train: books`")
         if self.evaluation is not None and not self.evaluation:
             raise ValueError("evaluation=[] names no source; give paths, or leave it out")
-        check_int("length", self.length, minimum=8)
-        check_int("evaluation_sequences", self.evaluation_sequences)
-        check_int("workers", self.workers, minimum=0)
-        for name in ("evaluation_share", "mask_share", "max_reject_share"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 0 and below 1")
         for stage in self.stages:
             if stage.length < 8 or self.length % stage.length:
                 raise ValueError(
@@ -106,139 +128,110 @@ class DataRecipe:
         return [Source(path=source) if isinstance(source, str) else source for source in chosen]
 
 
-@dataclass(frozen=True, kw_only=True)
-class TokenizerRecipe:
+class TokenizerRecipe(StrictModel):
     """Where the vocabulary comes from.
 
     Args:
-        path: folder of a saved tokenizer (any fast one with a mask token), or its id on the Hugging Face hub; None
-            trains a byte-level BPE on the training text.
-        vocab_size: of the one to train.
-        min_frequency: pairs seen less often are not merged.
-        sample_characters: train on about so much of the text.
+        path: Path of the folder of a saved tokenizer (any fast one with a mask token), or its id on the Hugging Face
+            hub; None trains a byte-level BPE on the training text.
+        vocab_size: Tokens of the vocabulary to train.
+        min_frequency: The least count of a pair of tokens that is merged.
+        sample_characters: Characters to train on, roughly.
     """
 
     path: str | None = None
-    vocab_size: int = 8192
-    min_frequency: int = 2
-    sample_characters: int = 200_000_000
-
-    def __post_init__(self) -> None:
-        check_int("vocab_size", self.vocab_size)
-        check_int("min_frequency", self.min_frequency)
-        check_int("sample_characters", self.sample_characters)
+    vocab_size: Count = 8192
+    min_frequency: Count = 2
+    sample_characters: Count = 200_000_000
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainingRecipe:
+class TrainingRecipe(StrictModel):
     """How long, how fast, and on what.
 
     Args:
-        steps: optimiser steps.
-        batch_size: sequences of ``data.length`` tokens a step, over all processes.
-        micro_batch_size: sequences that a process takes at once; gradients of several are added up. None = its whole
+        steps: Steps of the optimiser.
+        batch_size: Sequences of ``data.length`` tokens a step, over all processes.
+        micro_batch_size: Sequences that a process takes at once; gradients of several are added up. None = its whole
             share of the batch.
-        learning_rate: the peak of AdamW's rate.
-        schedule: after the warm-up: ``linear`` or ``cosine`` to 0, or ``wsd`` (stable, then linear to 0).
-        warmup_share: share of the steps in which the rate rises.
-        decay_share: share of the steps in which ``wsd`` falls.
-        weight_decay: of AdamW, on matrices only.
-        beta1: of AdamW.
-        beta2: of AdamW.
-        epsilon: of AdamW.
-        max_grad_norm: gradients are clipped to this norm.
-        evaluate_every: steps between evaluations; there is always one at the end.
-        early_stopping: stop after so many evaluations without a better one; None = never.
-        evaluation_batch_size: sequences that a process evaluates at once.
-        save_every: steps between checkpoints; a crash loses at most this.
-        keep_checkpoints: older ones are removed.
-        log_every: steps between entries of the training loss.
-        precision: ``auto`` is bfloat16 on GPUs that have it, float32 elsewhere.
-        device: ``auto`` takes a GPU where there is one.
-        compile: run the layers through torch.compile.
-        activation_checkpointing: keep the input of each layer only and compute the rest again; for long sequences
-            ``model.stream_chunk_size`` saves more.
-        sharding: ``none`` keeps weights and optimiser on every process (DDP), ``full`` spreads them (FSDP2).
-        sequence_parallel_size: processes that share each sequence; must divide their number.
-        seed: of weights, order, masks and dropout.
+        learning_rate: The peak of AdamW's rate.
+        schedule: The rate after the warm-up: ``linear`` or ``cosine`` to 0, or ``wsd`` (stable, then linear to 0).
+        warmup_share: The share of the steps in which the rate rises.
+        decay_share: The share of the steps in which ``wsd`` falls.
+        weight_decay: AdamW's weight decay, on matrices only.
+        beta1: AdamW's decay of the mean of gradients.
+        beta2: AdamW's decay of the mean of their squares.
+        epsilon: AdamW's addend to the denominator.
+        max_grad_norm: The norm to which gradients are clipped.
+        evaluate_every: Steps between evaluations; there is always one at the end.
+        early_stopping: Evaluations without a better one after which the run stops; None = never.
+        evaluation_batch_size: Sequences that a process evaluates at once.
+        save_every: Steps between checkpoints; a crash loses at most this.
+        keep_checkpoints: Checkpoints to keep; older ones are removed.
+        log_every: Steps between entries of the training loss.
+        precision: The number format: ``auto`` is bfloat16 on GPUs that have it, float32 elsewhere.
+        device: The device: ``auto`` takes a GPU where there is one.
+        compile: Whether the layers run through torch.compile.
+        activation_checkpointing: Whether only the input of each layer is kept and the rest computed again; for long
+            sequences ``model.stream_chunk_size`` saves more.
+        sharding: The place of weights and optimiser: ``none`` keeps them on every process (DDP), ``full`` spreads them
+            (FSDP2).
+        sequence_parallel_size: Processes that share each sequence; must divide their number.
+        seed: The seed of weights, order, masks and dropout.
     """
 
-    steps: int
-    batch_size: int
-    learning_rate: float
-    micro_batch_size: int | None = None
+    steps: Count
+    batch_size: Count
+    learning_rate: Positive
+    micro_batch_size: Count | None = None
     schedule: Literal["linear", "cosine", "wsd"] = "linear"
-    warmup_share: float = 0.06
-    decay_share: float = 0.2
-    weight_decay: float = 0.01
-    beta1: float = 0.9
-    beta2: float = 0.98
-    epsilon: float = 1e-6
-    max_grad_norm: float = 1.0
-    evaluate_every: int = 1000
-    early_stopping: int | None = None
-    evaluation_batch_size: int = 16
-    save_every: int = 1000
-    keep_checkpoints: int = 2
-    log_every: int = 50
+    warmup_share: Share = 0.06
+    decay_share: Share = 0.2
+    weight_decay: NonNegative = 0.01
+    beta1: Share = 0.9
+    beta2: Share = 0.98
+    epsilon: Positive = 1e-6
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    evaluate_every: Count = 1000
+    early_stopping: Count | None = None
+    evaluation_batch_size: Count = 16
+    save_every: Count = 1000
+    keep_checkpoints: Annotated[int, Field(ge=2)] = 2
+    log_every: Count = 50
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     device: Literal["auto", "cpu"] = "auto"
     compile: bool = False
     activation_checkpointing: bool = False
     sharding: Literal["none", "full"] = "none"
-    sequence_parallel_size: int = 1
-    seed: int = 0
+    sequence_parallel_size: Count = 1
+    seed: Natural = 0
 
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "evaluate_every", "evaluation_batch_size", "save_every", "log_every"):
-            check_int(name, getattr(self, name))
-        check_int("sequence_parallel_size", self.sequence_parallel_size)
-        check_int("keep_checkpoints", self.keep_checkpoints, minimum=2)
-        check_int("seed", self.seed, minimum=0)
-        for name in ("micro_batch_size", "early_stopping"):
-            if getattr(self, name) is not None:
-                check_int(name, getattr(self, name))
-        for name in ("learning_rate", "epsilon", "max_grad_norm"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be above 0")
-        for name in ("warmup_share", "decay_share", "beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 0 and below 1")
-        if self.weight_decay < 0:
-            raise ValueError(f"weight_decay={self.weight_decay} must not be negative; 0 switches it off")
+    def _check(self) -> None:
         if self.schedule == "wsd" and self.warmup_share + self.decay_share > 1:
             raise ValueError(f"decay_share={self.decay_share} and warmup_share={self.warmup_share} exceed the run")
 
 
-@dataclass(frozen=True, kw_only=True)
-class OutputRecipe:
+class OutputRecipe(StrictModel):
     """Where results go.
 
     Args:
-        folder: of the run. The same folder and recipe again go on where the run stopped.
-        report_to: ``tensorboard``, or ``none``.
+        folder: Path of the run folder. The same folder and recipe again go on where the run stopped.
+        report_to: The log of losses: ``tensorboard``, or ``none``.
     """
 
     folder: str
     report_to: Literal["tensorboard", "none"] = "tensorboard"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(StrictModel):
     """A whole run; see the sections."""
 
     data: DataRecipe
     training: TrainingRecipe
     output: OutputRecipe
-    tokenizer: TokenizerRecipe = field(default_factory=TokenizerRecipe)
-    model: dict = field(default_factory=dict)
+    tokenizer: TokenizerRecipe = TokenizerRecipe()
+    model: ModelRecipe = {}
 
-    def __post_init__(self) -> None:
-        for key, value in self.model.items():
-            if key in _NOT_IN_RECIPES:
-                raise ValueError(f"model.{key}={value!r} comes from the tokenizer; leave it out")
-            if key not in MODEL_FIELDS:
-                raise ValueError(f"model.{key} is no field of the model.{closest(key, MODEL_FIELDS)}")
+    def _check(self) -> None:
         config = self.config(vocab_size=self.tokenizer.vocab_size)
         if config.max_position_embeddings < self.data.length:
             raise ValueError(
@@ -259,27 +252,25 @@ class Recipe:
                     f"{self.data.length} to a process; lower it"
                 )
         # With everything written out, a run is the same whatever later versions take as defaults.
-        resolved = {name: getattr(config, name) for name in MODEL_FIELDS}
-        object.__setattr__(self, "model", resolved)
+        object.__setattr__(self, "model", {name: getattr(config, name) for name in MODEL_FIELDS})
 
     def config(self, *, vocab_size: int, **token_ids: int | None) -> LinformerConfig:
         """The model's configuration for a tokenizer.
 
         Raises:
             ValueError: a field that the configuration refuses.
-            TypeError: a field of the wrong type.
         """
         fields: dict[str, Any] = {"max_position_embeddings": self.data.length, **self.model, **token_ids}
         try:
             return LinformerConfig(vocab_size=vocab_size, **fields)
-        except StrictDataclassError as error:  # names the field on its first line, the reason on the next ones
-            raise TypeError(f"model: {' '.join(str(error).split())}") from error
-        except (ValueError, TypeError) as error:
-            raise type(error)(f"model: {error}") from error
+        except (ValueError, TypeError) as error:  # of transformers in several lines
+            text = " ".join(str(error).split())
+            names_field = re.sub(r"\W.*", "", text) in MODEL_FIELDS
+            raise ValueError(f"model{'.' if names_field else ': '}{text}") from error
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, every default written out."""
-        return _plain(dataclasses.asdict(self))
+        return self.model_dump(mode="json")
 
     def as_yaml(self) -> str:
         """The resolved recipe; ``load_recipe`` reads it back to an equal one."""
@@ -294,23 +285,25 @@ class Recipe:
         return differences(before, now)
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+def recipe_schema() -> dict[str, Any]:
+    """The JSON schema by which editors complete and check recipes; what ``like`` takes over may be missing."""
+    schema = Recipe.model_json_schema()
+    schema["properties"]["like"] = {"type": "string"}
+    for section in (schema, *schema["$defs"].values()):
+        section.pop("required", None)
+    return schema
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe and apply ``section.key=value`` overrides.
 
     Raises:
-        ValueError: an unknown or missing key, or a value out of range; the message names file and line.
-        TypeError: a value of the wrong type.
+        ValueError: an unknown or missing key, or a value that does not do; the message names file and line.
         OSError: no such file.
     """
     data, places = _read(Path(path), ())
     override(data, places, overrides)
-    return make_recipe(data, places)
+    return build(Recipe, data, places)
 
 
 def _read(path: Path, readers: tuple[Path, ...]) -> tuple[dict[str, Any], Places]:
@@ -325,7 +318,7 @@ def _read(path: Path, readers: tuple[Path, ...]) -> tuple[dict[str, Any], Places
     if base is None:
         return data, places
     if not isinstance(base, str):
-        raise TypeError(f"{places['like']}: like={base!r} must be the path of a recipe")
+        raise ValueError(f"{places['like']}: like={base!r} must be the path of a recipe")
     below, below_places = _read(path.parent / base, (*readers, path))
     return _merge(below, data), {**below_places, **places}
 
@@ -336,8 +329,3 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
         merged[key] = _merge(merged[key], value) if both else value
     return merged
-
-
-def make_recipe(data: Mapping[str, Any], places: Places | None = None) -> Recipe:
-    """A recipe from plain values."""
-    return build(Recipe, data, places or {})

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from linformers import advise_projected_dims, to_linformer
 from linformers.analysis.advise import slot_grid, split_slots
@@ -14,12 +15,12 @@ from linformers.analysis.advise import slot_grid, split_slots
 LENGTH = 64
 
 
-class Letters:
+def letters() -> PreTrainedTokenizerFast:
     """A tokenizer that gives a token a character."""
-
-    def __call__(self, text: str, *, max_length: int, **options: Any) -> dict[str, list[list[int]]]:
-        ids = [5 + ord(letter) % 40 for letter in text]
-        return {"input_ids": [ids[i : i + max_length] for i in range(0, len(ids), max_length)]}
+    vocab = {chr(code): 5 + code % 40 for code in range(65, 105)}
+    backend = Tokenizer(models.WordLevel({"?": 0} | vocab, unk_token="?"))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="?")
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +51,14 @@ def texts() -> list[str]:
 
 
 def advise(teacher: BertForMaskedLM, texts: list[str], **options: Any):
-    plain = {"length": LENGTH, "tokenizer": Letters()}
+    plain = {"length": LENGTH, "tokenizer": letters()}
     return advise_projected_dims(teacher, texts, **{**plain, **options})
 
 
 def hidden_error(teacher: BertForMaskedLM, texts: list[str], dims: Any, **options: Any) -> float:
     """Of a model that ``to_linformer`` makes."""
     student = to_linformer(teacher, projected_dim=dims, exact_length=0, **options)
-    ids = torch.tensor([Letters()(text, max_length=LENGTH)["input_ids"][0] for text in texts])
+    ids = torch.tensor([letters()(text, truncation=True, max_length=LENGTH)["input_ids"] for text in texts])
     with torch.no_grad():
         ours, theirs = (m.base_model(ids).last_hidden_state for m in (student, teacher))
     return float((ours - theirs).norm() / theirs.norm())
@@ -119,7 +120,7 @@ def test_target_mass(teacher: BertForMaskedLM, texts: list[str]) -> None:
     from linformers import spectrum
 
     advice = advise(teacher, texts, target_mass=0.8)
-    found = spectrum(teacher, texts, tokenizer=Letters(), length=LENGTH, index=1)
+    found = spectrum(teacher, texts, tokenizer=letters(), length=LENGTH, index=1)
     expected = tuple(k if k <= LENGTH // 2 else None for k in found.smallest_dims(0.8))
     assert advice.projected_dim == expected
     np.testing.assert_allclose(advice.errors, 1 - found.curves.mean(1)[:, np.array(advice.grid) - 1])

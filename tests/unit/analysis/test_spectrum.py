@@ -5,12 +5,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModel,
     BertConfig,
     BertForMaskedLM,
+    PreTrainedTokenizerFast,
 )
 
 from linformers import LinformerConfig, LinformerModel, configure
@@ -202,29 +204,28 @@ def test_trend() -> None:
     assert layer_trend(np.ones((3, 1, 2))).p_value == 1
 
 
-class Words:
-    """A tokenizer that gives a token a word, between two special ones."""
-
-    def __call__(self, text: str, *, max_length: int, **options: Any) -> dict[str, list[list[int]]]:
-        words = [5 + len(word) for word in text.split()]
-        inner = max_length - 2
-        pieces = [words[i : i + inner] for i in range(0, max(len(words), 1), inner)]
-        return {"input_ids": [[1, *piece, 2] for piece in pieces]}
+def words() -> PreTrainedTokenizerFast:
+    """A tokenizer that gives a token a word, by its length, between two special ones."""
+    vocab = {word: 5 + len(word) for word in ("a", "bb", "ccc", "dddd", "x" * 300)}
+    backend = Tokenizer(models.WordLevel({"?": 0, "<": 1, ">": 2} | vocab, unk_token="?"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    backend.post_processor = processors.TemplateProcessing("< $A >", special_tokens=[("<", 1), (">", 2)])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="?")
 
 
 def test_windows() -> None:
     texts = ["a bb ccc dddd", "a", "bb " * 11, "never read"]
-    found = cut_windows(texts, Words(), 5, 4, per_text=2)
+    found = cut_windows(texts, words(), 5, 4, per_text=2)
     assert found.ids.tolist() == [[1, 6, 7, 8, 2], [1, 7, 7, 7, 2], [1, 7, 7, 7, 2]]
     assert (found.read, found.short) == (4, 2)
-    assert cut_windows(texts, Words(), 5, 2).ids.tolist() == found.ids[:2].tolist()
+    assert cut_windows(texts, words(), 5, 2).ids.tolist() == found.ids[:2].tolist()
     with pytest.raises(ValueError, match="none of 4 has 30 tokens; lower length"):
-        cut_windows(texts, Words(), 30, 2)
+        cut_windows(texts, words(), 30, 2)
 
 
 def test_long_words_do_not_make_a_text_short() -> None:
     text = " ".join(["x" * 300] * 40)  # the start of a text, by characters, holds too few tokens
-    assert cut_windows([text], Words(), 10, 4, per_text=4).ids.tolist() == [[1, *[305] * 8, 2]] * 4
+    assert cut_windows([text], words(), 10, 4, per_text=4).ids.tolist() == [[1, *[305] * 8, 2]] * 4
 
 
 def test_spectrum_of_a_model() -> None:
@@ -232,9 +233,9 @@ def test_spectrum_of_a_model() -> None:
     done = []
     texts = ["a bb ccc " * 20] * 2
     found = spectrum(
-        model, texts, tokenizer=Words(), length=40, index=8, on_progress=lambda *counts: done.append(counts)
+        model, texts, tokenizer=words(), length=40, index=8, on_progress=lambda *counts: done.append(counts)
     )
-    ids = torch.tensor(cut_windows(texts, Words(), 40, 2).ids)[:1]
+    ids = torch.tensor(cut_windows(texts, words(), 40, 2).ids)[:1]
     with torch.no_grad():
         model.set_attn_implementation("eager")
         expected = torch.stack([a[0] for a in model.bert(ids, output_attentions=True).attentions])
@@ -243,7 +244,7 @@ def test_spectrum_of_a_model() -> None:
     np.testing.assert_allclose(found.shares, torch.stack([shares, shares]).numpy(), atol=1e-4)
     assert done == [(1, 2), (2, 2)] and found.largest_error < 0.02
     half = SpectrumSums(8)
-    windows = cut_windows(texts, Words(), 40, 2).ids
+    windows = cut_windows(texts, words(), 40, 2).ids
     measure_windows(model, windows[:1], half)
     measure_windows(model, windows, half)
     assert np.array_equal(half.spectrum().curves, found.curves)  # in two parts, the same to the last bit
@@ -259,9 +260,9 @@ def test_errors(bad_input: None) -> None:
         ({"texts": ["a"], "length": 20, "index": 5, "tokenizer": None}, "tokenizer is missing"),
     ):
         with pytest.raises(ValueError, match=said):
-            spectrum(model, **{"tokenizer": Words(), **arguments})  # type: ignore[arg-type]
+            spectrum(model, **{"tokenizer": words(), **arguments})  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="got one str"):
-        spectrum(model, "a text", tokenizer=Words())
+        spectrum(model, "a text", tokenizer=words())
 
 
 def test_learned_projections() -> None:

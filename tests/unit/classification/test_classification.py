@@ -42,7 +42,7 @@ def test_evaluation_reads_the_longest_first() -> None:
         ("batch_size", 0, "batch_size must be at least 1, got 0"),
         ("kind", "binary", "kind='binary' is unknown"),
         ("class_weights", "balance", "Did you mean 'balanced'"),
-        ("hidden_weight", -1.0, "hidden_weight=-1.0 must be 0 or more"),
+        ("hidden_weight", -1.0, "hidden_weight must be at least 0, got -1.0"),
         ("warmup_share", 1.0, "warmup_share=1.0"),
     ],
 )

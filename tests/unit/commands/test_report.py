@@ -182,7 +182,8 @@ def test_charts_take_dollars_for_dollars() -> None:
     chart = Chart(
         name="a b", picture=plot_lines({plain("$x$ $"): ([1, 2], [3, 4])}, "n", "y"), alt="A line.", caption=""
     )
-    assert "$x$ $" in chart.as_html() and 'id="a-b-title"' in chart.as_html()
+    html = Document(title="T", lead="L", sections=[chart]).as_html()
+    assert "$x$ $" in html and 'id="a-b-title"' in html
 
 
 @pytest.mark.parametrize(

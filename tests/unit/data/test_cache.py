@@ -16,12 +16,13 @@ from rich.console import Console
 from transformers import PreTrainedTokenizerFast
 
 from linformers.data import cache as cache_module
-from linformers.data import encoding
-from linformers.data.cache import TokenCache, tokenise
+from linformers.data.cache import DamagedFolder, TokenCache, tokenise
 from linformers.data.documents import Document
-from linformers.data.encoding import Encoder, cut_at_blanks
-from linformers.data.store import DamagedFolder, new_folder, read_manifest, write_manifest
+from linformers.data.tokenise import TextEncoder, cut_at_blanks
 from linformers.data.tokenizer import train_tokenizer
+from linformers.files import folders
+from linformers.files.folders import damage as damage_of
+from linformers.files.folders import write_folder
 from linformers.files.sources import Source
 
 TEXTS = [f"Document {number} says: the cat sat on mat {number * 7919}. " * (number % 5 + 1) for number in range(40)]
@@ -51,7 +52,8 @@ def test_tokens_are_those_of_the_texts(source: Source, tokenizer: PreTrainedToke
         ids = cache.tokens[start:stop]
         assert tokenizer.decode(ids[:-1]) == text and ids[-1] == tokenizer.eos_token_id
     assert cache.offsets[-1] == cache.num_tokens == len(cache.tokens)
-    assert sorted(path.name for path in cache.folder.iterdir()) == ["manifest.json", "offsets.npy", "tokens.npy"]
+    files = ["cache.json", "manifest.json", "offsets.npy", "tokens.npy"]
+    assert sorted(path.name for path in cache.folder.iterdir()) == files
 
 
 def test_a_cache_is_reused_until_something_changes(
@@ -79,13 +81,13 @@ def test_a_cache_is_reused_until_something_changes(
     assert make(source, tokenizer, tmp_path).num_documents == len(TEXTS) + 1 and len(built) == 5
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "missing", "manifest", "no manifest"])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "missing", "facts", "no manifest"])
 def test_a_damaged_cache_is_named_and_made_again(
     source: Source, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     cache = make(source, tokenizer, tmp_path)
     expected, file = np.array(cache.tokens), cache.folder / "tokens.npy"
-    manifest = cache.folder / "manifest.json"
+    facts = cache.folder / "cache.json"
     if damage == "flip":
         data = bytearray(file.read_bytes())
         data[-3] ^= 1
@@ -94,11 +96,12 @@ def test_a_damaged_cache_is_named_and_made_again(
         file.write_bytes(file.read_bytes()[:-2])
     elif damage == "missing":
         file.unlink()
-    elif damage == "manifest":
-        manifest.write_text(manifest.read_text().replace('"documents": 40', '"documents": 41'))
+    elif damage == "facts":
+        facts.write_text(facts.read_text().replace('"documents": 40', '"documents": 41'))
     else:
-        manifest.unlink()
-    with pytest.raises(DamagedFolder, match="manifest.json" if "manifest" in damage else "tokens.npy"):
+        (cache.folder / "manifest.json").unlink()
+    named = {"facts": "cache.json has other contents", "no manifest": "manifest.json is missing"}
+    with pytest.raises(DamagedFolder, match=named.get(damage, "tokens.npy")):
         TokenCache.open(cache.folder)
     again = make(source, tokenizer, tmp_path)
     assert "damaged and will be made again" in caplog.text
@@ -107,7 +110,7 @@ def test_a_damaged_cache_is_named_and_made_again(
 
 
 def leftovers(folder: Path) -> list[str]:
-    return [path.name for path in folder.iterdir() if path.name.endswith((".tmp", ".old"))]
+    return [path.name for path in folder.iterdir() if path.name.startswith((".unfinished-", ".old-"))]
 
 
 def test_a_failure_leaves_nothing_behind(
@@ -117,16 +120,16 @@ def test_a_failure_leaves_nothing_behind(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(cache_module, "write_manifest", full)
-        with pytest.raises(OSError, match="the disk of cache_dir=.* is full; free some space"):
+        patch.setattr(folders, "write_manifest", full)
+        with pytest.raises(OSError, match="the disk is full: .*cache.* was not written, nothing .* free some space"):
             make(source, tokenizer, tmp_path)
     assert [path for path in (tmp_path / "cache").iterdir() if path.is_dir()] == []
     assert make(source, tokenizer, tmp_path).num_documents == len(TEXTS)
 
 
 def _tokenise_slowly(source: Source, tokenizer: PreTrainedTokenizerFast, folder: Path, seconds: float) -> None:
-    write = cache_module.write_manifest
-    cache_module.write_manifest = lambda *arguments: (time.sleep(seconds), write(*arguments))  # type: ignore[assignment]
+    write = folders.write_manifest
+    folders.write_manifest = lambda folder: (time.sleep(seconds), write(folder))  # type: ignore[assignment]
     tokenise([source], tokenizer, folder)
 
 
@@ -138,7 +141,7 @@ def test_a_killed_process_leaves_nothing_that_is_used(
     )
     process.start()
     deadline = time.monotonic() + 30
-    while not list((tmp_path / "cache").glob(".*.tmp/tokens.npy")) and time.monotonic() < deadline:
+    while not list((tmp_path / "cache").glob(".unfinished-*/tokens.npy")) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)
@@ -170,13 +173,16 @@ def test_processes_at_once_make_one_cache(source: Source, tokenizer: PreTrainedT
 
 def test_without_locks_the_second_process_uses_what_the_first_made(tmp_path: Path) -> None:
     final = tmp_path / "final"
-    with new_folder(final) as slow:
-        (slow / "data").write_text("same")
-        write_manifest(slow, {})
-        with new_folder(final) as fast:
-            (fast / "data").write_text("same")
-            write_manifest(fast, {})
-    assert read_manifest(final, verify=True)["contents"]["data"]["bytes"] == 4
+
+    def fast(folder: Path) -> None:
+        (folder / "data").write_text("same")
+
+    def slow(folder: Path) -> None:
+        fast(folder)
+        write_folder(final, fast, shared=True)
+
+    write_folder(final, slow, shared=True)
+    assert damage_of(final) is None and (final / "data").read_text() == "same"
     assert [path.name for path in tmp_path.iterdir()] == ["final"]
 
 
@@ -191,7 +197,7 @@ def test_rejects_are_kept_beside_the_tokens(source: Source, tokenizer: PreTraine
     assert [json.loads(line)["line"] for line in listed.read_text().splitlines()] == [41, 42]
     cache = make(source, tokenizer, tmp_path, max_reject_share=0.1)
     assert cache.num_rejected == 2 and cache.rejects_path is not None
-    assert len(cache.rejects_path.read_text().splitlines()) == 2 and cache.manifest["documents"] == 40
+    assert len(cache.rejects_path.read_text().splitlines()) == 2 and cache.facts["documents"] == 40
     with pytest.raises(ValueError, match="2 of 42 records"):  # also when the cache is reused
         make(source, tokenizer, tmp_path)
 
@@ -234,10 +240,10 @@ def test_long_texts_are_cut_without_a_trace(
     text = "  two\n\n blanks  and\ttabs " + "word " * 50 + "unbroken" * 40
     assert "".join(cut_at_blanks(text, 30)) == text and len(cut_at_blanks(text, 30)) > 5
     assert cut_at_blanks("", 30) == [""]
-    encoder = Encoder(tokenizer)
-    (whole,) = encoder.encode([Document(text, "x:1")])
-    monkeypatch.setattr(encoding.cut_at_blanks, "__defaults__", (30,))
-    (cut,) = encoder.encode([Document(text, "x:1")])
+    encoder = TextEncoder(tokenizer)
+    (whole,) = encoder.stream([Document(text, "x:1")])
+    monkeypatch.setattr(cut_at_blanks, "__defaults__", (30,))
+    (cut,) = encoder.stream([Document(text, "x:1")])
     assert (whole == cut).all()
 
 
@@ -276,20 +282,12 @@ def test_split_inside_a_single_document(tokenizer: PreTrainedTokenizerFast, tmp_
 def test_progress_is_shown(
     source: Source, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("linformers.files.progress.ReadProgress.add", _talkative(cache_module.ReadProgress.add))
+    monkeypatch.setattr("linformers.files.progress.PLAIN_EVERY", 0.0)
     console = Console(record=True, width=200)
     make(source, tokenizer, tmp_path, console=console)
     make(source, tokenizer, tmp_path, console=console)
     shown = console.export_text()
     assert "tokenising" in shown and "tokens/s" in shown and "left" in shown and "from the cache" in shown
-
-
-def _talkative(add):
-    def spoken(self: cache_module.ReadProgress, count: int) -> None:
-        self.every = 0.0
-        add(self, count)
-
-    return spoken
 
 
 def test_a_cache_folder_may_be_moved(source: Source, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:

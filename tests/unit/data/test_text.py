@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from linformers.data.books import load_books
-from linformers.data.packing import encode, pack
+from linformers.data.packing import pack
 from linformers.data.passages import cut_passages
 from linformers.data.regions import split_regions
+from linformers.data.tokenise import TextEncoder
 from linformers.data.tokenizer import SPECIAL_TOKENS, train_tokenizer
 
 TEXTS = ["The cat sat on the mat. " * 40, "A dog ran after the cat, and the cat ran. " * 40]
@@ -30,7 +31,7 @@ def test_load_books_limit() -> None:
 
 def test_regions_are_disjoint_in_order_and_apart() -> None:
     text = "".join(chr(0x4E00 + i) for i in range(1000))  # no character twice
-    train, held_out = split_regions(text, held_out_share=0.2, held_out_regions=2, gap=30)
+    train, held_out = split_regions(text, gap=30)
     assert len(train) == 3 and len(held_out) == 2
     assert sum(map(len, held_out)) == 200 and sum(map(len, train)) == 1000 - 200 - 4 * 30
     for region in held_out:
@@ -98,5 +99,5 @@ def test_passages_stay_in_their_region_and_class() -> None:
 
 def test_encode_takes_texts_longer_than_the_model_reads() -> None:
     tokenizer = train_tokenizer(TEXTS, vocab_size=300, model_max_length=8)
-    (ids,) = encode(tokenizer, [TEXTS[0]])
+    (ids,) = TextEncoder(tokenizer).ids([TEXTS[0]])
     assert len(ids) > 8 and tokenizer.decode(ids) == TEXTS[0]

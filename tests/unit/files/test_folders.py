@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from linformers.files.folders import check_output
+from linformers.files.folders import MANIFEST, check_intact, check_output, write_file, write_folder
 
 
 @pytest.mark.parametrize("there", ["nothing", "an empty folder", "an earlier result"])
@@ -28,3 +28,47 @@ def test_other_files_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     with pytest.raises(ValueError, match="holds other files; name a new folder"):
         check_output(tmp_path, "facts.json")
+
+
+def test_a_manifest_of_another_program_is_not_ours_to_judge(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    for text in ('{"name": "an app", "icons": []}', "[]"):
+        (tmp_path / MANIFEST).write_text(text)
+        check_intact("model", tmp_path)
+    check_intact("model", tmp_path / "a name on the hub")
+
+
+def test_the_name_of_a_model_is_in_the_message(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    write_folder(folder, lambda target: (target / "config.json").write_text("{}"))
+    check_intact("model='m'", folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(ValueError, match="^model='m' is damaged: config.json is missing. .* delete .*manifest.json"):
+        check_intact("model='m'", folder)
+
+
+def test_a_file_is_replaced_in_one_step_and_a_link_is_not_followed(tmp_path: Path) -> None:
+    precious, target = tmp_path / "precious", tmp_path / "results"
+    precious.write_text("mine")
+    target.symlink_to(precious)
+    write_file(target, "one")
+    assert precious.read_text() == "mine" and target.read_text() == "one"
+
+    def fails(path: Path) -> None:
+        path.write_text("half")
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_file(target, fails)
+    assert target.read_text() == "one" and len(list(tmp_path.iterdir())) == 2
+    write_file(target, b"\0", shared=True)
+    assert target.read_bytes() == b"\0" and len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_folder_takes_the_place_of_a_link(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "precious").touch()
+    (tmp_path / "out").symlink_to(tmp_path / "there")
+    write_folder(tmp_path / "out", lambda target: (target / "facts.json").write_text("{}"))
+    assert (tmp_path / "there" / "precious").is_file() and (tmp_path / "out" / "facts.json").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "there"]

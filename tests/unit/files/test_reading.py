@@ -16,17 +16,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scoring_helpers import damaged
 
-from linformers.files import parquet, row
 from linformers.files.inputs import Input, Unavailable, find_inputs
 from linformers.files.reading import find_columns, read_rows
-from linformers.files.row import START, Columns, Place, Row
+from linformers.files.rows import START, Place, Row, Wanted
 
 TEXTS = ["One fine day.", 'Two, "quoted"\nand on two lines.', "Drei Äpfel – 🍎🍏", "four"]
-TEXT = Columns("text", {})
-IDS = Columns("text", {"id": "int64"})
+TEXT = Wanted("text", {})
+IDS = Wanted("text", {"id": "int64"})
 
 
-def read(path: Path, columns: Columns = TEXT, start: Place = START, **options: Any) -> list[Row]:
+def read(path: Path, columns: Wanted = TEXT, start: Place = START, **options: Any) -> list[Row]:
     (file,) = find_inputs([str(path)])
     return list(read_rows(file, columns, **{"documents": "line", "limit_bytes": 10**6, **options}, start=start))
 
@@ -66,13 +65,13 @@ def test_formats_agree_and_go_on_from_any_row(tmp_path: Path) -> None:
             continue  # below: its commas are tabs
         assert find_columns(find_inputs([str(path)]), None, ["id"]) == (IDS if ".csv" not in path.name else TEXT_IDS)
         rows = read(path, IDS)
-        assert [(found.text, found.ids) for found in rows] == [(text, (i,)) for i, text in enumerate(TEXTS)], path
+        assert [(found.text, found.carried) for found in rows] == [(text, (i,)) for i, text in enumerate(TEXTS)], path
         assert rows[-1].position == pytest.approx(1.0) and [found.after.row for found in rows] == [1, 2, 3, 4]
         for number, found in enumerate(rows):
             assert read(path, IDS, start=found.after) == rows[number + 1 :], path
 
 
-TEXT_IDS = Columns("text", {"id": "string"})
+TEXT_IDS = Wanted("text", {"id": "string"})
 
 
 def test_text_files(tmp_path: Path) -> None:
@@ -151,8 +150,8 @@ def test_ids_keep_their_type(tmp_path: Path) -> None:
     ]
     rows += [{"id": True, "n": "\ud800", "text": "d"}, {"id": 1, "text": "e"}]
     path = write(tmp_path / "a.jsonl", "".join(json.dumps(one) + "\n" for one in rows))
-    found = read(path, Columns("text", {"id": "int64", "n": "string"}))
-    assert [one.ids for one in found] == [(7, None), (8, '{"b": [1]}'), (), (), ()]
+    found = read(path, Wanted("text", {"id": "int64", "n": "string"}))
+    assert [one.carried for one in found] == [(7, None), (8, '{"b": [1]}'), (), (), ()]
     assert [one.text for one in found] == ["a", "b", None, None, None]
 
 
@@ -172,7 +171,7 @@ def test_parquet_that_is_damaged(tmp_path: Path) -> None:
     assert [(line, count) for line, _, count in reasons(read(path))] == [(1, 1)]
     pq.write_table(pa.table({"text": [1, 2], "other": ["a", "b"]}), path)
     assert reasons(read(path)) == [(1, "wrong type: 'text' holds int64", 2)]
-    assert reasons(read(path, Columns("body", {})))[0][2] == 2
+    assert reasons(read(path, Wanted("body", {})))[0][2] == 2
     bad = pa.array([b"good", b"\xff", None], pa.binary()).view(pa.string())
     pq.write_table(pa.table({"text": bad}), path)
     assert [one.reason.split(":")[0] for one in read(path)] == ["", "invalid UTF-8", "empty"]
@@ -194,9 +193,8 @@ def test_a_text_of_a_dictionary_is_in_memory_once(tmp_path: Path) -> None:
 def test_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a.jsonl.gz", gzip.compress(b'{"text": "ok"}\n' + b"\0" * 10**7))
     assert [one.reason.split(":")[0] for one in read(path)] == ["", "too large"]  # below what is taken for one
-    for module in (row, parquet):
-        monkeypatch.setattr(module, "BOMB_BYTES", 10**6)
-    monkeypatch.setattr("linformers.files.lines.BOMB_BYTES", 10**6)
+    for module in ("lines", "parquet"):
+        monkeypatch.setattr(f"linformers.files.{module}.BOMB_BYTES", 10**6)
     assert "bomb" in read(path)[-1].reason and read(path)[0].text == "ok"
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"text": ["x" * 10**7, "y"]}), path, compression="zstd")
@@ -257,7 +255,7 @@ def test_columns_are_found_or_asked_for(tmp_path: Path) -> None:
     path = write(tmp_path / "b.jsonl", '{broken\n{"id": 3, "body": "x", "title": "y"}\n')
     files = find_inputs([str(tmp_path)])
     assert [Path(file.path) for file in files] == [damaged, path]
-    assert find_columns(files, None, ["id", "title"]) == Columns("body", {"id": "int64", "title": "string"})
+    assert find_columns(files, None, ["id", "title"]) == Wanted("body", {"id": "int64", "title": "string"})
     assert find_columns(files, "title", []).text == "title"
     with pytest.raises(ValueError, match="text='body_' is no column.*Did you mean 'body'"):
         find_columns(files, "body_", [])

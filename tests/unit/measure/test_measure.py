@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from linformers.measure import sweep
 from linformers.measure.cell import Cell, Task, measure_cell
 from linformers.measure.memory import DoesNotFit, parse_bytes
 from linformers.measure.sweep import in_fresh_process, largest_batch, measure, run_cell
@@ -125,18 +126,21 @@ class Machine:
         (Machine(0, 100, noise=40), 989),  # 100 x 989 + 40 x 2 = 98,980; 990 takes 99,000: both fit, 991 does not
     ],
 )
-def test_largest_batch(machine: Machine, largest: int) -> None:
-    cell = largest_batch(task(64), 100_000, machine)
+def test_largest_batch(machine: Machine, largest: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "run_cell", machine)
+    cell = largest_batch(task(64), 100_000)
     assert len(machine.trials) <= 10
     assert machine(task(64, batch_size=cell.batch_size)).peak_bytes + 1000 <= 100_000  # type: ignore[operator]
     assert abs(cell.batch_size - largest) <= 1
 
 
-def test_largest_batch_where_not_even_one_fits() -> None:
+def test_largest_batch_where_not_even_one_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "run_cell", Machine(0, 2_000_000))
     with pytest.raises(DoesNotFit, match="one sequence takes 2 MB"):
-        largest_batch(task(64), 1_000_000, Machine(0, 2_000_000))
+        largest_batch(task(64), 1_000_000)
+    monkeypatch.setattr(sweep, "run_cell", Machine(0, 2, breaks_at=1))
     with pytest.raises(DoesNotFit, match="one sequence takes more than there is"):
-        largest_batch(task(64), 1_000_000, Machine(0, 2, breaks_at=1))
+        largest_batch(task(64), 1_000_000)
 
 
 def test_amounts_of_memory() -> None:

@@ -1,7 +1,6 @@
 """Units: the same cuts whatever is done already, and nothing that does not add up."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from linformers.files.inputs import Input, find_inputs
-from linformers.files.row import START, Columns
+from linformers.files.rows import START, Wanted
 from linformers.scoring import units
 from linformers.scoring.settings import ScoreSettings
 from linformers.scoring.units import Done, Unit, check_units, find_done, read_units, write_unit
@@ -33,7 +32,7 @@ def file(tmp_path: Path) -> Input:
 
 
 def cut(file: Input, settings: ScoreSettings, done: Done = NOTHING) -> list[Unit]:
-    return list(read_units(file, Columns("text", {}), settings, done))
+    return list(read_units(file, Wanted("text", {}), settings, done))
 
 
 def write(folder: Path, unit: Unit) -> None:
@@ -46,7 +45,7 @@ def test_cuts(file: Input, settings: ScoreSettings, monkeypatch: pytest.MonkeyPa
     assert [len(one.texts) + len(one.rejects) for one in found] == [4, 4, 2]
     assert [entry["row"] for one in found for entry in one.rejects] == [1, 4, 7, 10]
     assert found[0].begin == 0.0 and found[-1].end == 1.0
-    exact = cut(file, replace(settings, shard_rows=5))
+    exact = cut(file, settings.model_copy(update={"shard_rows": 5}))
     assert [(one.first, one.last, one.final) for one in exact] == [(1, 5, False), (6, 10, True)]  # no empty one behind
     monkeypatch.setattr(units, "UNIT_BYTES", 10)
     assert [(one.first, one.last) for one in cut(file, settings)][:2] == [(1, 3), (4, 6)]
@@ -136,4 +135,4 @@ def test_a_unit_that_does_not_add_up_is_not_written(tmp_path: Path, file: Input,
 @pytest.mark.usefixtures("bad_input")
 def test_settings_that_cannot_be(settings: ScoreSettings, fields: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        replace(settings, **fields)
+        ScoreSettings(**{**settings.model_dump(), **fields})

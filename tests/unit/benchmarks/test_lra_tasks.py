@@ -2,13 +2,13 @@
 
 import random
 
+import lra_listops as listops
+import lra_pathfinder as pathfinder
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-
-from linformers.data.lra import listops, pathfinder
-from linformers.data.lra.tasks import load_task
+from lra_tasks import load_task
 
 
 def evaluate(text: str) -> int:

@@ -1,4 +1,4 @@
-"""The tasks as sequences of small integers, 0 = padding, in the splits of Long Range Arena."""
+"""Long Range Arena (Tay et al. 2020, arXiv 2011.04006): its tasks as sequences of small integers, 0 = padding."""
 
 import random
 from collections.abc import Callable, Iterable
@@ -9,12 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import lra_listops as listops
+import lra_pathfinder as pathfinder
 import numpy as np
 import pyarrow.parquet as pq
 from jaxtyping import Int
 
 from linformers.checks import check_choice, check_int
-from linformers.data.lra import listops, pathfinder
 
 # Accuracy in percent of the Transformer and of the Linformer (Tay et al. 2020, table 1).
 PUBLISHED = {

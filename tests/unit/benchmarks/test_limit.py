@@ -2,14 +2,14 @@
 
 from typing import Any
 
+import limit
 import pytest
 import torch
+from limit import measure_limit, products, routes
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from linformers.measure import limit
 from linformers.measure.cell import Task
-from linformers.measure.limit import measure_limit, products, routes
 from linformers.models import LinformerConfig, LinformerModel
 
 FIELDS: dict[str, Any] = {
