@@ -3,11 +3,11 @@
     pip install -c constraints.txt -e '.[dev]'
     python benchmarks/families.py [--others]
 
-Families of tests/unit/models/test_interface.py, as tiny random models whose attention is far from uniform: the largest
-difference to sdpa on inputs that softmax attention reads (``exact_length``), and on longer ones with a slot for each
+Families of tests/unit/convert/test_interface.py, as tiny random models whose attention is far from uniform: the largest
+difference to softmax attention on inputs that it reads (``exact_length``), and on longer ones with a slot for each
 token; the largest difference that padding and its contents make with 8 slots; the largest difference of a gradient to
-sdpa's, by the largest gradient; and whether torch.compile, torch.export for every length, LoRA (merged equals unmerged)
-and int8 (quantize_dynamic; cosine to float32, beside that of sdpa) work.
+that of softmax attention, by the largest gradient; and whether torch.compile, torch.export for every length, LoRA
+(merged equals unmerged) and int8 (quantize_dynamic; cosine to float32, beside that of softmax attention) work.
 
 Then, or alone by --others, every other model type that AutoModel knows: built small, read by both implementations; what
 it says where it is refused. Writes results/families.csv and results/families-others.csv.
@@ -32,8 +32,8 @@ from transformers.utils import logging
 
 import linformers
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "unit" / "models"))
-from test_interface import FAMILIES, PADDED, build, inputs, sharpen, states  # noqa: E402  (of the tests)
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "unit" / "convert"))
+from test_interface import FAMILIES, PADDED, SOFTMAX, build, inputs, sharpen, states  # noqa: E402  (of the tests)
 
 SLOTS: dict[str, Any] = {"exact_length": 0, "projected_dim": 8}
 # Tried for model types that the tests do not have; a field that a configuration lacks is left out.
@@ -68,10 +68,10 @@ def difference(a: Tensor, b: Tensor) -> float:
 
 
 def exact(family: str, **settings: Any) -> float:
-    """To sdpa."""
+    """To softmax attention."""
     with torch.no_grad():
         return difference(
-            states(build(family, **settings), inputs(family)), states(build(family, "sdpa"), inputs(family))
+            states(build(family, **settings), inputs(family)), states(build(family, SOFTMAX), inputs(family))
         )
 
 
@@ -89,8 +89,8 @@ def padding(family: str) -> float | str:
 
 
 def gradients(family: str) -> float:
-    """To those of sdpa, with a slot for each token."""
-    models = build(family, "sdpa"), build(family, exact_length=0, projected_dim=128)
+    """To those of softmax attention, with a slot for each token."""
+    models = build(family, SOFTMAX), build(family, exact_length=0, projected_dim=128)
     for model in models:
         found = states(model, inputs(family))
         (found * torch.randn(found.shape, generator=torch.Generator().manual_seed(3))).sum().backward()
@@ -154,12 +154,12 @@ def covered() -> Iterator[dict[str, Any]]:
             "export": lambda f=family: exports(f),
             "LoRA": lambda f=family: adapts(f),
             "int8 cosine": lambda f=family: quantised(build(f, **SLOTS), f),
-            "int8 cosine, sdpa": lambda f=family: quantised(build(f, "sdpa"), f),
+            "int8 cosine, softmax": lambda f=family: quantised(build(f, SOFTMAX), f),
         }
         yield {"family": family} | {name: works(check) for name, check in checks.items()}
 
 
-def tiny(model_type: str, implementation: str) -> Any:
+def tiny(model_type: str, implementation: str | None) -> Any:
     """A small model of a type, its encoder where it has a decoder too."""
     default = AutoConfig.for_model(model_type)
     fields = {name: value for name, value in SMALL.items() if hasattr(default, name)}
@@ -194,10 +194,10 @@ def other(model_type: str) -> dict[str, Any]:
     row: dict[str, Any] = {"model type": model_type, "linear": "", "short": "", "slots": "", "why": ""}
     try:
         with torch.no_grad():
-            expected = read(tiny(model_type, "sdpa"))
+            expected = read(tiny(model_type, SOFTMAX))
     except Exception as error:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return row | {"linear": "not tried", "why": f"no small model with sdpa: {said}"[:110]}
+        return row | {"linear": "not tried", "why": f"no small model: {said}"[:110]}
     try:
         model = tiny(model_type, "linformers")
         with torch.no_grad():

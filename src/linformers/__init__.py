@@ -2,7 +2,7 @@
 
 ``import linformers`` loads neither torch nor transformers: each public name is imported when it is first used
 (PEP 562). It also makes transformers' Auto classes and pipelines know the model type ``linformer``, and every encoder
-that takes an attention implementation ``attn_implementation="linformers"``.
+that takes an attention implementation, and MPNet, ``attn_implementation="linformers"``.
 """
 
 import importlib

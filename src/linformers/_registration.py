@@ -7,7 +7,7 @@ tables of models have been built already, their public ``register`` is called in
 
 ``attn_implementation="linformers"`` is registered through transformers' public interfaces for attention and masks, when
 a model first asks for it. A configuration with a key ``linformers`` asks by itself, and models that take no
-implementation refuse it.
+implementation refuse it, but for MPNet, whose classes are made to take ours.
 """
 
 import functools
@@ -61,6 +61,7 @@ _CONFIGURATION_AUTO = "transformers.models.auto.configuration_auto"
 _CONFIGURATION_UTILS = "transformers.configuration_utils"
 _MODELING_UTILS = "transformers.modeling_utils"
 _MODELING_AUTO = "transformers.models.auto.modeling_auto"
+_MPNET = "transformers.models.mpnet.modeling_mpnet"
 
 
 def _name_config(configuration_auto: ModuleType) -> None:
@@ -127,6 +128,10 @@ def _restore_settings(configuration_utils: ModuleType) -> None:
     setattr(configuration_utils.PreTrainedConfig, ATTENTION, property(settings, keep))
 
 
+def _let_mpnet(modeling_mpnet: ModuleType) -> None:
+    importlib.import_module("linformers.convert.mpnet").take_implementation(modeling_mpnet)
+
+
 class _AfterImport(MetaPathFinder):
     """Call a function with a module as soon as that module has been executed."""
 
@@ -160,6 +165,7 @@ def register_with_transformers() -> None:
         (_CONFIGURATION_UTILS, _restore_settings, _restore_settings),
         (_MODELING_UTILS, _register_attention, _register_attention),
         (_PEFT, _name_targets, _name_targets),
+        (_MPNET, _let_mpnet, _let_mpnet),
     ):
         if module_name in sys.modules:
             at_once(sys.modules[module_name])

@@ -23,6 +23,10 @@ class Keys:
     values: Float[Tensor, "batch heads keys head_dim"]
     bias: Float[Tensor, "#batch #heads #queries keys"] | None = None
 
+    def raised(self, bias: Float[Tensor, "#batch heads queries keys"]) -> "Keys":
+        """The same with more added to the scores."""
+        return Keys(self.keys, self.values, bias if self.bias is None else self.bias + bias)
+
     def __add__(self, other: "Keys") -> "Keys":
         """The union."""
         keys = torch.cat([self.keys, other.keys], dim=2)

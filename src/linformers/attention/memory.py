@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from linformers.attention.distances import Distances
 from linformers.attention.documents import Documents, wide
 from linformers.attention.keys import Keys, attend, bias_of, join_parts, weighted_part
 from linformers.attention.projection import Projection
@@ -108,8 +109,13 @@ class Gathered:
         global_query: Float[Tensor, "batch heads globals head_dim"] | None,
         global_tokens: int,
         dropout: float,
+        global_bias: Float[Tensor, "heads globals part"] | None = None,
     ) -> "Gathered":
-        """Go through the parts; ``global_query``: the scaled queries of the global tokens."""
+        """Go through the parts.
+
+        ``global_query``: the scaled queries of the global tokens; ``global_bias``: what is added to their scores, where
+        all tokens come as one part.
+        """
         tokens = pooled = sums = None
         reads = []
         for tokens, place in parts:
@@ -120,6 +126,8 @@ class Gathered:
             if global_query is not None:
                 dtype = wide(keys)  # float16 cannot hold large scores, and under autocast products are not wide
                 scores = (global_query.to(dtype) @ keys.to(dtype).permute(0, 2, 3, 1)).to(dtype)
+                if global_bias is not None:
+                    scores = scores + global_bias
                 if documents.padded:
                     scores = scores.masked_fill(~place.keep[:, None, None], torch.finfo(dtype).min)
                 reads.append(weighted_part(scores, values.transpose(1, 2), dropout))
@@ -149,13 +157,23 @@ class Gathered:
         return Nearby.around(keys, values, members, documents, window)
 
 
-def with_global(seen: Keys, tokens: Tokens | None, documents: Documents) -> Keys:
-    """The slots and the first tokens of each document, as exact keys."""
+def with_global(
+    seen: Keys,
+    tokens: Tokens | None,
+    documents: Documents,
+    raised: Float[Tensor, "#batch heads seq keys"] | None = None,
+) -> Keys:
+    """The slots and the first tokens of each document, as exact keys.
+
+    ``raised``: what each query adds to their bias.
+    """
     if tokens is not None:
         keys, values = tokens
         there = torch.arange(keys.shape[1], device=keys.device) < documents.totals[:, None]
         bias = bias_of(there, keys.dtype)[:, None, None]
         seen = seen + Keys(keys.transpose(1, 2), values.transpose(1, 2), bias)
+    if raised is not None:
+        seen = seen.raised(raised)
     if seen.bias is not None and documents.padded:
         # No key is left in an empty document; its output is dropped, but stays finite.
         seen = Keys(seen.keys, seen.values, seen.bias.masked_fill(documents.empty[:, None, None, None], 0))
@@ -185,10 +203,11 @@ def memory_of_tokens(
     window: int = 0,
     global_tokens: int = 0,
     dropout: float = 0.0,
+    distances: Distances | None = None,
 ) -> Memory:
     """What the (aligned) tokens of whole documents read of each other, from their projections, all at once.
 
-    ``softmax(query keys^T / sqrt(head_dim)) values`` is what it approximates.
+    ``softmax(query keys^T / sqrt(head_dim)) values`` is what it approximates; ``distances`` are added to the scores.
     """
     g, rest = global_tokens, documents.after(global_tokens)
     sample = pooling.sample(rest)
@@ -197,9 +216,18 @@ def memory_of_tokens(
     plan = plan_slots(pooling, rest.rows(keys, sample), queries, sample, real)
     first = torch.arange(g, device=keys.device)[None]
     heads = documents.rows(query, first).transpose(1, 2) * query.shape[-1] ** -0.5 if g else None
-    found = Gathered.of([((keys, values), documents)], documents, pooling, plan, heads, g, dropout)
+    places = torch.arange(keys.shape[1], device=keys.device)
+    bias = None if distances is None else distances.between(first[0], places)
+    found = Gathered.of([((keys, values), documents)], documents, pooling, plan, heads, g, dropout, bias)
     seen, slope = found.slots(plan, window)
     first_tokens = (documents.rows(keys, first), documents.rows(values, first)) if g else None
-    seen = with_global(seen, first_tokens, documents)
-    nearby = found.nearby(pooling, rest, documents, window)
+    if distances is None:
+        seen, nearby = with_global(seen, first_tokens, documents), found.nearby(pooling, rest, documents, window)
+    else:
+        assert found.pooled is not None and found.sums is not None
+        pooled, shares = found.pooled, found.pooled.shares(found.sums)
+        of_slots = distances.of_slots(pooled.slots, shares, seen.keys.shape[2], window)
+        of_first = distances.between(places, first[0]).expand(len(of_slots), -1, -1, -1)
+        seen = with_global(seen, first_tokens, documents, torch.cat([of_slots, of_first], dim=-1))
+        nearby = Nearby(keys, values, distances=distances) if window else None
     return Memory(seen, documents, window, g, nearby, found.global_reads, slope)

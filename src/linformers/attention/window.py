@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from linformers.attention.distances import Distances
 from linformers.attention.documents import Documents
 from linformers.attention.keys import Keys, attend, bias_of
 
@@ -31,6 +32,7 @@ class Nearby:
         before: Tokens of other processes that come before the first at hand.
         slots: The slot of each token, where slots stand for tokens; else None.
         shares: Each token's share of its slot.
+        distances: What is added to their scores; the bias of the seen is that of each query then.
     """
 
     keys: Float[Tensor, "batch tokens heads head_dim"]
@@ -38,6 +40,7 @@ class Nearby:
     before: int = 0
     slots: Int[Tensor, "#batch #heads tokens"] | None = None
     shares: Float[Tensor, "#batch #heads tokens"] | None = None
+    distances: Distances | None = None
 
     @classmethod
     def around(
@@ -110,10 +113,14 @@ def attend_in_blocks(
         common = common.transpose(1, 2)[:, None].expand(-1, count, -1, -1, -1)
         return torch.cat([common, own], dim=2).flatten(0, 1).transpose(1, 2)
 
-    biases = [
-        _lowered(seen, nearby, local, usable, block, slots).to(query.dtype),
-        bias_of(usable[:, :, None] & band, query.dtype)[:, :, None],
-    ]
+    near = bias_of(usable[:, :, None] & band, query.dtype)[:, :, None]
+    if nearby.distances is None:
+        of_seen = _lowered(seen, nearby, local, usable, block, slots)
+    else:
+        assert seen.bias is not None
+        near = near + nearby.distances.between(offsets[window : window + block], offsets).to(query.dtype)
+        of_seen = F.pad(seen.bias, (0, 0, 0, count * block - seq)).unflatten(2, (count, block)).transpose(1, 2)
+    biases = [of_seen.to(query.dtype), near]
     shape = torch.broadcast_shapes(*(x.shape[:-1] for x in biases))
     bias = torch.cat([x.expand(*shape, -1) for x in biases], dim=-1)
     none = (bias == -torch.inf).all(-1, keepdim=True)  # padding, whose output is dropped, but stays finite

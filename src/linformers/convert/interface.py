@@ -4,8 +4,9 @@ Encoders of transformers hand queries, keys and values, projected and rotated, t
 ``attn_implementation`` names. This file holds that function, its settings, and what makes room for long inputs.
 """
 
+import sys
 from dataclasses import asdict, dataclass, fields
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -15,6 +16,7 @@ from transformers.masking_utils import bidirectional_mask_function, sdpa_mask
 
 from linformers._registration import ATTENTION as NAME
 from linformers._registration import MODEL_TYPE
+from linformers.attention.distances import Distances
 from linformers.attention.documents import Documents
 from linformers.attention.keys import Keys, token_keys
 from linformers.attention.memory import Memory, memory_of_tokens
@@ -29,7 +31,7 @@ POOLING_KINDS = {name: kind for name, kind in PROJECTION_KINDS.items() if issubc
 # What some models hand to their attention that changes its result.
 NOT_TAKEN = ("softcap", "s_aux", "position_bias", "cache", "cu_seq_lens_q", "cu_seq_lens_k", "head_mask")
 ModelT = TypeVar("ModelT", bound=nn.Module)
-SOFTMAX = 'set attn_implementation="sdpa" for this model'
+SOFTMAX = 'set attn_implementation="sdpa" (or "eager") for this model'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,26 +165,48 @@ def attention(
             'encoder and a decoder load the encoder alone, or give {"encoder": "linformers"} where it takes that.'
         )
     if kwargs.get("output_attentions") or getattr(getattr(module, "config", None), "output_attentions", False):
-        raise ValueError(
-            "linear attention has no n x n weights to give: leave out output_attentions, or set "
-            'attn_implementation="eager".'
-        )
+        refuse_weights()
     if key.shape[1] != query.shape[1]:
         key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
     size = query.shape[-1]
     if scaling is not None and scaling != size**-0.5:
         query = query * (scaling * size**0.5)
-    keep = _padding(attention_mask, key.shape[0], key.shape[2], type(module).__name__)
+    keep = padding_of(attention_mask, key.shape[0], key.shape[2], type(module).__name__)
     settings = settings_of(getattr(module, "config", None))
-    k, kind = settings.slots(module), POOLING_KINDS[settings.projection_kind]
-    short = keep is None and sliding_window is None and not torch.compiler.is_compiling()
-    short = short and key.shape[2] <= settings.exact_length
-    if short or key.shape[2] != query.shape[2] or _is_cross(module):
-        mask = None if keep is None else keep[:, None, None]
-        read = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
-        return read.transpose(1, 2).contiguous(), None
+    if key.shape[2] != query.shape[2] or _is_cross(module):
+        return _softmax(query, key, value, keep, None, dropout), None
+    read = read_tokens(query, key, value, keep, settings, settings.slots(module), dropout, sliding_window)
+    return read, None
 
-    documents = Documents(keep, key.shape[2], key.device)
+
+def read_tokens(
+    query: Float[Tensor, "batch heads seq head_dim"],
+    key: Float[Tensor, "batch heads seq head_dim"],
+    value: Float[Tensor, "batch heads seq head_dim"],
+    keep: Bool[Tensor, "batch seq"] | None,
+    settings: Settings,
+    k: int | None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    distances: Distances | None = None,
+) -> Float[Tensor, "batch seq heads head_dim"]:
+    """What tokens read of each other; scores are scaled by ``head_dim ** -0.5``.
+
+    Args:
+        query: Queries.
+        key: Keys.
+        value: Values.
+        keep: Which tokens are no padding; None = all.
+        settings: Of the model.
+        k: Slots of the layer; None = softmax attention.
+        dropout: Probability of dropping a weight.
+        sliding_window: See ``attention``.
+        distances: What is added to scores for the distance of two tokens; of padding inside a text nothing is counted.
+    """
+    seq, exact_length = key.shape[2], settings.exact_length if sliding_window is None else 0
+    if keep is None and seq <= exact_length and not torch.compiler.is_compiling():
+        return _softmax(query, key, value, None, distances, dropout)
+    documents = Documents(keep, seq, key.device)
     query, key, value = (documents.align(x.transpose(1, 2)) for x in (query, key, value))
     if documents.padded:
         key, value = documents.zero(key), documents.zero(value)
@@ -192,22 +216,44 @@ def attention(
             none = Keys(key[:, :0].transpose(1, 2), value[:, :0].transpose(1, 2))
             memory = Memory(none, documents, sliding_window - 1, 0, Nearby(key, value))
         elif k is None or documents.exact:
-            memory = Memory(token_keys(key.transpose(1, 2), value.transpose(1, 2), documents), documents)
+            tokens = token_keys(key.transpose(1, 2), value.transpose(1, 2), documents)
+            memory = Memory(tokens if distances is None else tokens.raised(distances.of_all(key.shape[1])), documents)
         else:
             memory = memory_of_tokens(
                 query,
                 key,
                 value,
                 documents,
-                kind(None, k),
+                POOLING_KINDS[settings.projection_kind](None, k),
                 window=settings.local_window,
                 global_tokens=settings.global_tokens,
                 dropout=dropout,
+                distances=distances,
             )
         return memory.read(query.transpose(1, 2), dropout=dropout)[0].transpose(1, 2)
 
-    inside = documents.grouped(settings.exact_length if sliding_window is None else 0)
-    return documents.restore(documents.zero(inside.map(read_documents, query, key, value))).contiguous(), None
+    read = documents.grouped(exact_length).map(read_documents, query, key, value)
+    return documents.restore(documents.zero(read)).contiguous()
+
+
+def _softmax(
+    query: Tensor, key: Tensor, value: Tensor, keep: Tensor | None, distances: Distances | None, dropout: float
+) -> Float[Tensor, "batch seq heads head_dim"]:
+    """Softmax attention, (batch, heads, tokens, head_dim) of each."""
+    if distances is not None:
+        mask = distances.of_all(key.shape[2]).to(query.dtype)
+    else:
+        mask = None if keep is None else keep[:, None, None]
+    read = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+    return read.transpose(1, 2).contiguous()
+
+
+def refuse_weights() -> NoReturn:
+    """Say that there are no attention weights."""
+    raise ValueError(
+        "linear attention has no n x n weights to give: leave out output_attentions, or set "
+        'attn_implementation="eager".'
+    )
 
 
 def _is_cross(module: nn.Module) -> bool:
@@ -216,7 +262,7 @@ def _is_cross(module: nn.Module) -> bool:
     return "Cross" in name or getattr(module, "is_cross_attention", False) or getattr(module, "is_decoder", False)
 
 
-def _padding(mask: Tensor | None, batch: int, keys: int, name: str) -> Bool[Tensor, "batch keys"] | None:
+def padding_of(mask: Tensor | None, batch: int, keys: int, name: str) -> Bool[Tensor, "batch keys"] | None:
     """Which keys are no padding, from what the model hands over; None = all."""
     if mask is None:
         return None
@@ -314,11 +360,17 @@ def check_model(model_class: type[PreTrainedModel]) -> None:
         raise ValueError(
             f"{model_class.__name__} has linear attention of its own: set projected_dim in its configuration."
         )
-    if not model_class._can_set_attn_implementation():
+    if not model_class._can_set_attn_implementation():  # see mpnet.py for those that we let
         raise ValueError(
             f"{model_class.__name__} computes its attention itself and takes no attn_implementation, so it would stay "
             "as it is: to_linformer(model) converts some of these to a class of ours, and says which."
         )
+    for name, classes in vars(sys.modules[model_class.__module__]).items():
+        if name.endswith("ATTENTION_CLASSES") and NAME not in classes:
+            raise ValueError(
+                f"{model_class.__name__} takes its attention from a list of its own, {name}, in which there is no "
+                f"linear one: {SOFTMAX}."
+            )
 
 
 def number_layers(model: nn.Module) -> None:

@@ -94,7 +94,7 @@ def load_teacher(path: str | Path, families: Mapping[str, Family] | None = None)
         head = (settings.get("architectures") or ["AutoModel"])[0]
         auto = getattr(transformers, head)
         if getattr(config, ATTENTION, None) is not None:  # it is linear already, and is made so anew
-            config._attn_implementation = "sdpa"
+            config._attn_implementation = None  # whichever softmax attention it has
     else:
         head = saved_head(settings)
         auto = AUTO[head]

@@ -37,13 +37,14 @@ class LinformerImageModel(LinformerPatchEncoder):
         pixel_values: Float[Tensor, "batch channels height width"],
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
+        interpolate_pos_encoding: bool = True,
     ) -> BaseModelOutput:
         """Encode images; of another size than ``config.image_size`` with positions between the learned ones.
 
         Raises:
             TypeError: no floating-point tensor.
-            ValueError: images of another number of channels, whose sides are no multiples of the patch's, or of more
-                patches than Linformer layers were made for.
+            ValueError: images of another number of channels, whose sides are no multiples of the patch's, of more
+                patches than Linformer layers were made for, or of another size without ``interpolate_pos_encoding``.
         """
         check_input("pixel_values", pixel_values, "batch, channels, height, width")
         channels, *size = pixel_values.shape[1:]
@@ -52,6 +53,11 @@ class LinformerImageModel(LinformerPatchEncoder):
             raise ValueError(f"pixel_values have {channels} channels, not num_channels={self.config.num_channels}.")
         if not self.grid.overlaps and any(side % part for side, part in zip(size, patch, strict=True)):
             raise ValueError(f"images of {tuple(size)} pixels are no multiple of patch_size={patch}: resize them.")
+        if not interpolate_pos_encoding and tuple(size) != self.grid.size:
+            raise ValueError(
+                f"images of {tuple(size)} pixels are not of image_size={self.grid.size}: resize them, or let "
+                "interpolate_pos_encoding=True make positions for them."
+            )
         positions = self.embeddings.position_embeddings.interpolated(self.grid.shape_of(size))
         embedded = self.embeddings(pixel_values, positions)
         remedy = f"call resize_image_size({tuple(size)}) once, before training, or resize the images"
@@ -102,12 +108,14 @@ class LinformerForImageClassification(LinformerPatchModel):
         num_items_in_batch: Tensor | int | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
+        interpolate_pos_encoding: bool = True,
     ) -> ImageClassifierOutput:
         """Classify images; for ``labels`` see ``LinformerForSequenceClassification``."""
         outputs = self.linformer(
             pixel_values,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
+            interpolate_pos_encoding=interpolate_pos_encoding,
             return_dict=True,
         )
         x = outputs.last_hidden_state

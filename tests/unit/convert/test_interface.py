@@ -17,10 +17,11 @@ from transformers import (
     BartModel,
     BertConfig,
     BertModel,
+    DebertaConfig,
+    DebertaModel,
     Trainer,
     TrainingArguments,
 )
-from transformers.models.mpnet.modeling_mpnet import MPNetConfig, MPNetModel
 
 import linformers
 from linformers.convert.interface import Settings, attention
@@ -42,6 +43,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "esm": WORDS | {"mask_token_id": 32, "position_embedding_type": "rotary"},
     "eurobert": WORDS | {"num_key_value_heads": 2, "mask_token_id": 3} | IDS,
     "modernbert": WORDS | {"global_attn_every_n_layers": 2, "local_attention": 8} | IDS,
+    "mpnet": WORDS | {"max_position_embeddings": 130},
     "nomic_bert": WORDS,
     "roberta": WORDS | {"max_position_embeddings": 130},
     "xlm-roberta": WORDS | {"max_position_embeddings": 130},
@@ -57,10 +59,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "wav2vec2": TINY | WAVES,
 }
 PATCHES = [name for name, config in FAMILIES.items() if "patch_size" in config and "image_size" in config]
+SOFTMAX = None  # the implementation that transformers chooses: sdpa, or eager where a model has no other
 PADDED = [name for name, config in FAMILIES.items() if "vocab_size" in config]
 
 
-def build(family: str, implementation: str = "linformers", **settings: Any) -> Any:
+def build(family: str, implementation: str | None = "linformers", **settings: Any) -> Any:
     """A tiny model of the family whose attention is far from uniform."""
     torch.manual_seed(0)
     model = AutoModel.from_config(
@@ -103,14 +106,14 @@ def states(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
 def test_short_inputs_are_read_as_by_softmax(family):
     batch = inputs(family)
     with torch.no_grad():
-        expected = states(build(family, "sdpa"), batch)
+        expected = states(build(family, SOFTMAX), batch)
         torch.testing.assert_close(states(build(family), batch), expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_slot_for_each_token_gives_the_gradients_of_softmax(family):
     batch = inputs(family)
-    models = build(family, "sdpa"), build(family, exact_length=0, projected_dim=128)
+    models = build(family, SOFTMAX), build(family, exact_length=0, projected_dim=128)
     for model in models:
         found = states(model, batch)
         (found * torch.randn(found.shape, generator=torch.Generator().manual_seed(3))).sum().backward()
@@ -128,7 +131,7 @@ def test_a_slot_for_each_token_gives_the_gradients_of_softmax(family):
 def test_slots_are_near_softmax_and_no_softmax(family):
     batch = inputs(family)
     with torch.no_grad():
-        exact = states(build(family, "sdpa"), batch)
+        exact = states(build(family, SOFTMAX), batch)
         slots = states(build(family, exact_length=0, projected_dim=8), batch)
         cosine = torch.cosine_similarity(slots, exact, dim=-1).mean()
     assert 0.5 < cosine < 0.99999, cosine
@@ -150,9 +153,10 @@ def test_padding_and_batch_mates_change_nothing(family, settings):
     torch.testing.assert_close(alone, together, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("family", ["modernbert", "mpnet"])
 @pytest.mark.parametrize("settings", [{}, {"exact_length": 0, "projected_dim": 8}])
-def test_padding_on_the_left(settings):
-    model, batch = build("modernbert", **settings), inputs("modernbert")
+def test_padding_on_the_left(family, settings):
+    model, batch = build(family, **settings), inputs(family)
     batch["position_ids"] = torch.arange(40).expand(2, -1)
     with torch.no_grad():
         right = model(**batch).last_hidden_state[1, :25]
@@ -216,7 +220,7 @@ def test_a_layer_of_softmax_and_settings_by_layer():
     both = build("bert", exact_length=0, projected_dim=8)
     with torch.no_grad():
         first = [
-            m(**batch, output_hidden_states=True).hidden_states[1][0] for m in (model, both, build("bert", "sdpa"))
+            m(**batch, output_hidden_states=True).hidden_states[1][0] for m in (model, both, build("bert", SOFTMAX))
         ]
     torch.testing.assert_close(first[0], first[2], atol=1e-5, rtol=1e-5)
     assert (first[1] - first[2]).abs().max() > 1e-4
@@ -244,17 +248,18 @@ print(type(model).__name__, model.config._attn_implementation, found.double().ab
 """
 
 
+@pytest.mark.parametrize(("family", "softmax"), [("bert", "sdpa"), ("mpnet", "eager")])
 @pytest.mark.parametrize("settings", [{}, {"exact_length": 0, "projected_dim": 8}])
-def test_a_saved_model_is_linear_by_itself_and_plain_elsewhere(settings, tmp_path):
-    model = linformers.extend_positions(build("bert", **settings), 600)
+def test_a_saved_model_is_linear_by_itself_and_plain_elsewhere(family, softmax, settings, tmp_path):
+    model = linformers.extend_positions(build(family, **settings), 600)
     model.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["linformers"] == settings
     torch.manual_seed(0)
     ids = torch.randint(4, 100, (1, 90))
     with torch.no_grad():
         linear = model(ids).last_hidden_state.double().abs().sum().item()
-        model.set_attn_implementation("sdpa")
-        softmax = model(ids).last_hidden_state.double().abs().sum().item()
+        model.set_attn_implementation(softmax)
+        exact = model(ids).last_hidden_state.double().abs().sum().item()
 
     def run(*arguments: str) -> list[str]:
         command = [sys.executable, "-c", SCRIPT, str(tmp_path), *arguments]
@@ -262,19 +267,21 @@ def test_a_saved_model_is_linear_by_itself_and_plain_elsewhere(settings, tmp_pat
 
     for arguments, name, value in [
         (("linformers",), "linformers", linear),
-        (("linformers", "sdpa"), "sdpa", softmax),
-        (("nothing",), "sdpa", softmax),
+        (("linformers", softmax), softmax, exact),
+        (("nothing",), softmax, exact),
     ]:
         found = run(*arguments)
-        assert found[:2] == ["BertModel", name]
+        assert found[:2] == [type(model).__name__, name]
         assert float(found[2]) == pytest.approx(value, rel=1e-5)
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra", "albert"])
+@pytest.mark.parametrize(
+    "family", ["bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra", "albert", "mpnet"]
+)
 def test_longer_positions_begin_as_the_first_ones(family):
     model = build(family)
     table = next(x for name, x in model.named_modules() if name.endswith("position_embeddings")).weight.detach().clone()
-    kept = 0 if "oberta" not in family and family != "camembert" else 1
+    kept = {"roberta": 1, "xlm-roberta": 1, "camembert": 1, "mpnet": 2}.get(family, 0)
     length = len(table) - kept
     short = inputs(family)
     with torch.no_grad():
@@ -303,15 +310,21 @@ def test_models_without_a_table_say_so():
     linformers.extend_positions(build("modernbert"), 4096)  # which it reads already
 
 
-@pytest.mark.parametrize("family", ["mpnet", "deberta", "deberta-v2", "layoutlmv3"])
+@pytest.mark.parametrize("family", ["deberta", "deberta-v2", "layoutlmv3"])
 def test_models_that_take_no_implementation_are_refused(family):
     with pytest.raises(ValueError, match="computes its attention itself"):
         AutoModel.from_config(AutoConfig.for_model(family, **WORDS), attn_implementation="linformers")
 
 
+@pytest.mark.parametrize("family", ["sam", "sam_vision_model"])
+def test_models_with_a_list_of_their_own_are_refused(family):
+    with pytest.raises(ValueError, match="ATTENTION_CLASSES, in which there is no linear one"):
+        AutoModel.from_config(AutoConfig.for_model(family), attn_implementation="linformers")
+
+
 def test_a_model_that_takes_no_implementation_cannot_be_configured():
-    with pytest.raises(ValueError, match="MPNetModel computes its attention itself"):
-        linformers.configure(MPNetModel(MPNetConfig(**WORDS)))
+    with pytest.raises(ValueError, match="DebertaModel computes its attention itself"):
+        linformers.configure(DebertaModel(DebertaConfig(**WORDS)))
 
 
 @pytest.mark.parametrize(
@@ -348,7 +361,7 @@ def test_settings_by_layer(family, tmp_path):
         kept, all_slots, all_softmax = (
             states(build(family, exact_length=0, projected_dim=k), batch) for k in ([8, None], 8, [None, None])
         )
-        exact = states(build(family, "sdpa"), batch)
+        exact = states(build(family, SOFTMAX), batch)
         assert not torch.allclose(kept, exact, atol=1e-3)
         assert torch.allclose(kept, all_slots, atol=1e-3) == (family == "modernbert")  # whose second layer slides
         torch.testing.assert_close(all_softmax, exact, atol=1e-4, rtol=1e-4)
@@ -366,8 +379,9 @@ def test_settings_by_layer_want_layers_that_know_their_number():
 
 def test_what_is_not_taken_is_named():
     model, batch = build("bert"), inputs("bert")
-    with pytest.raises(ValueError, match="output_attentions"):
-        model(**batch, output_attentions=True)
+    for some in (model, build("mpnet")):
+        with pytest.raises(ValueError, match="output_attentions"):
+            some(**batch, output_attentions=True)
     triangle = torch.ones(40, 40).tril().bool()[None, None].expand(2, 1, -1, -1)
     with pytest.raises(ValueError, match="more than padding"):
         model(batch["input_ids"], attention_mask=triangle)
@@ -397,13 +411,29 @@ def test_the_encoder_of_a_model_with_a_decoder():
             linear(ids)
 
 
+@pytest.mark.parametrize("settings", [{"local_window": 0}, {"local_window": 10, "global_tokens": 3}])
+def test_the_position_bias_of_mpnet_reaches_every_slot(settings):
+    """In texts longer than all distances that its buckets tell apart."""
+    models = [
+        linformers.extend_positions(build("mpnet", *rest, **some), 600)
+        for rest, some in ((("eager",), {}), ((), {"exact_length": 0, "projected_dim": 600, **settings}))
+    ]
+    batch = {"input_ids": torch.randint(4, 100, (2, 600)), "attention_mask": torch.ones(2, 600, dtype=torch.long)}
+    batch["attention_mask"][1, 333:] = 0
+    with torch.no_grad():
+        expected, found = (states(model, batch) for model in models)
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+        models[1].encoder.relative_attention_bias.weight[15] += 3  # of the tokens far behind
+        assert (states(models[1], batch) - expected).abs().max() > 0.1
+
+
 def test_settings_are_printed():
     assert '"projected_dim": 12' in str(build("bert", projected_dim=12).config)
     assert Settings.of({"projected_dim": [8, None]}).projected_dim == (8, None)
 
 
 @pytest.mark.compile
-@pytest.mark.parametrize("family", ["bert", "modernbert"])
+@pytest.mark.parametrize("family", ["bert", "modernbert", "mpnet"])
 def test_compiles_and_exports_for_every_length(family):
     model = build(family, exact_length=0, projected_dim=8, local_window=4)
     batch = {"input_ids": torch.randint(4, 100, (2, 70)), "attention_mask": torch.ones(2, 70, dtype=torch.long)}
@@ -457,7 +487,7 @@ def test_what_holds_a_model_is_configured_too():
 
         def __init__(self) -> None:
             super().__init__()
-            self.model = build("bert", "sdpa")
+            self.model = build("bert", SOFTMAX)
 
     embedder = linformers.extend_positions(linformers.configure(Embedder(), projected_dim=16), 1024)
     assert embedder.model.config.linformers == {"projected_dim": 16} and embedder.max_seq_length == 1024

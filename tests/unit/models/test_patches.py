@@ -87,7 +87,11 @@ def test_positions_of_another_grid_keep_a_plane():
 
 @pytest.mark.parametrize("kind", ["kfree", "softmax"])
 def test_other_sizes_need_no_change(kind):
-    assert image_model(kind)(torch.randn(2, 1, 16, 10)).logits.shape == (2, 3)
+    model, pixels = image_model(kind), torch.randn(2, 1, 16, 10)
+    assert model(pixels).logits.shape == (2, 3)
+    assert torch.equal(model(pixels, interpolate_pos_encoding=True).logits, model(pixels).logits)
+    with pytest.raises(ValueError, match=r"\(16, 10\) pixels are not of image_size"):
+        model(pixels, interpolate_pos_encoding=False)
 
 
 def test_linformer_takes_larger_images_after_resizing(tmp_path):
