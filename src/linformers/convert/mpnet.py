@@ -58,7 +58,8 @@ def take_implementation(modeling_mpnet: ModuleType) -> None:
         query, key, value = (
             linear(hidden_states).unflatten(-1, heads).transpose(1, 2) for linear in (self.q, self.k, self.v)
         )
-        keep = padding_of(attention_mask, *hidden_states.shape[:2], type(self).__name__)
+        batch, seq = hidden_states.shape[:2]
+        keep = padding_of(attention_mask, batch, seq, type(self).__name__)
         settings, dropout = settings_of(bias.config), self.dropout.p if self.training else 0.0
         read = read_tokens(query, key, value, keep, settings, settings.slots(self), dropout, distances=bias.distances)
         return (self.o(read.flatten(2)),)
