@@ -57,7 +57,7 @@ def test_lists_whole_numbers_and_empty_sections_are_taken() -> None:
         ({"kind": "fanzy"}, "kind='fanzy' is unknown: choose one of plain, fancy. Did you mean 'fancy'?"),
         ({"part": 3}, "part must be a section with keys below it, got 3"),
         ({"part": {"share": 1}}, "part.share=1 must be below 1"),
-        ({"part": {"siz": 1}}, "part.siz is no key of a recipe. Did you mean 'part.size'?"),
+        ({"part": {"sizes": 1}}, "part.sizes is no key of a recipe. Did you mean 'part.size'?"),
         ({"share": 0.1}, "share is no key of a recipe. Did you mean 'part.share'?"),
     ],
 )
