@@ -33,7 +33,7 @@ from linformers.checks import check_int, closest
 from linformers.convert.agreement import check_loaded, check_vocabulary
 from linformers.convert.families import Family
 from linformers.convert.patches import ALL_FAMILIES
-from linformers.convert.surroundings import encoder_folder
+from linformers.convert.surroundings import embeds, encoder_folder, with_surroundings
 from linformers.files.folders import check_intact
 from linformers.models.resize import reserved_positions
 from linformers.models.silence import silenced
@@ -67,11 +67,15 @@ def load_teacher(path: str | Path, families: Mapping[str, Family] | None = None)
         ValueError: a model that cannot be converted.
     """
     check_intact(f"model={path}", Path(path))
-    path = encoder_folder(path)
+    with reading(path):
+        folder = with_surroundings(path)
+    path = encoder_folder(folder)
     if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
         raise OSError(f"model={path} has no config.json: give the folder of a saved model.")
     with reading(path):
         settings, _ = PreTrainedConfig.get_config_dict(path)
+    if embeds(Path(folder)):
+        settings["architectures"] = None  # of all-mpnet-base-v2 a head that it lacks
     model_type = settings.get("model_type")
     if families is None:
         _check_known(settings, str(path))

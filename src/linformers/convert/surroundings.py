@@ -50,13 +50,18 @@ def encoder_folder(path: str | Path) -> Path | str:
     return folder / modules[0]["path"]
 
 
-def with_surroundings(name: str) -> str | Path:
+def embeds(folder: Path) -> bool:
+    """Whether sentence-transformers reads the encoder of a folder without a head, whatever its ``config.json`` says."""
+    return any(module["type"].rpartition(".")[2] == "Transformer" for module in modules_of(folder)[:1])
+
+
+def with_surroundings(name: str | Path) -> str | Path:
     """The folder of a model; of one on the hub, if it is of sentence-transformers, a copy on this machine."""
     if Path(name).exists():
         return name
-    if cached_file(name, MODULES, _raise_exceptions_for_missing_entries=False) is None:
+    if cached_file(str(name), MODULES, _raise_exceptions_for_missing_entries=False) is None:
         return name
-    return Path(snapshot_download(name, ignore_patterns=list(_OTHERS)))
+    return Path(snapshot_download(str(name), ignore_patterns=list(_OTHERS)))
 
 
 def carry(source: Path, target: Path, max_length: int | None, notes: list[str] | None = None) -> Path:

@@ -14,6 +14,8 @@ from transformers import (
     BertConfig,
     BertForSequenceClassification,
     BertModel,
+    MPNetConfig,
+    MPNetModel,
     PreTrainedTokenizerFast,
 )
 
@@ -187,3 +189,26 @@ def test_a_distilled_model_keeps_its_modules(sentence_folder, tmp_path, monkeypa
     assert [type(one) for one in model] == [type(one) for one in SentenceTransformer(str(sentence_folder))]
     assert model[0].auto_model.config.linformers["projected_dim"] == 4
     assert torch.tensor(model.encode(SHORT)).isfinite().all()
+
+
+def test_an_mpnet_whose_configuration_names_a_head_that_it_lacks(encoder, tmp_path) -> None:
+    """As all-mpnet-base-v2 does."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    teacher = MPNetModel(MPNetConfig(vocab_size=60, max_position_embeddings=66, **sizes))
+    torch.nn.init.normal_(teacher.encoder.relative_attention_bias.weight, std=2.0)
+    teacher.save_pretrained(tmp_path / "encoder")
+    for file in encoder.glob("tokenizer*"):
+        shutil.copy(file, tmp_path / "encoder")
+    modules = [Transformer(str(tmp_path / "encoder"), max_seq_length=64), Pooling(16, pooling_mode="mean")]
+    SentenceTransformer(modules=modules, device="cpu").save(str(tmp_path / "teacher"))
+    file = tmp_path / "teacher" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"architectures": ["MPNetForMaskedLM"]}))
+
+    assert type(linformers.linearise(tmp_path / "teacher")) is MPNetModel
+    options = ["--output", str(tmp_path / "linear"), "--max-length", "128", "--exact-length", "40"]
+    assert run(["convert", "--model", str(tmp_path / "teacher"), *options]) == 0
+    before, after = (SentenceTransformer(str(tmp_path / name), device="cpu") for name in ("teacher", "linear"))
+    assert after[0].auto_model.config._attn_implementation == "linformers" and after.max_seq_length == 128
+    with torch.no_grad():
+        torch.testing.assert_close(after.encode(SHORT), before.encode(SHORT), atol=1e-5, rtol=1e-5)
+    assert after.encode([LONG]).shape == (1, 16)
