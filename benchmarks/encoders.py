@@ -111,7 +111,7 @@ def main() -> None:
         contenders=ours,
         lengths=arguments.growth,
         settings=Settings(device=arguments.device, repeats=arguments.repeats, cell_seconds=6.0, pass_limit=60.0),
-        options={"shape": vars(shape), "k": k, "fields": fields},
+        options={"shape": shape.model_dump(), "k": k, "fields": fields},
     )
     everyone = replace(
         alone, contenders=[*ours, *(rival(name, shape) for name in arguments.against)], lengths=arguments.lengths
@@ -141,7 +141,7 @@ def main() -> None:
 
     stem = arguments.output / f"encoders-{arguments.device}"
     notes = [
-        f"{vars(shape)}, k = {k}, batch 1, float32, inference mode, medians; {' '.join(arguments.fields)}",
+        f"{shape.model_dump()}, k = {k}, batch 1, float32, inference mode, medians; {' '.join(arguments.fields)}",
         "peak_bytes: beyond the weights; hidden_bytes: one copy of the hidden states",
         *(f"{name}: time ~ n^{exponent:.3f}, n = {list(arguments.growth)}" for name, exponent in exponents.items()),
         *(f"{row['name']}, n = {row['length']}: {row['fraction']:.3f} of the matrix products' speed" for row in near),

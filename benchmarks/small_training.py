@@ -1,15 +1,16 @@
-"""How benchmarks train small classifiers: one plain loop, to a number of steps or a time, on the device there is."""
+"""How benchmarks train small classifiers: to a number of steps or a time, on the device there is."""
 
 import copy
 import json
-import math
 import os
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,12 +18,19 @@ import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor, nn
-from transformers import set_seed
+from transformers import PreTrainedModel, set_seed
 
 from linformers.classification.data import LengthBatches, by_length
 from linformers.files.environment import command_line, describe_environment
+from linformers.training import tensors
+from linformers.training.engine import Batches, Engine, Objective
+from linformers.training.history import History
+from linformers.training.processes import Layout
+from linformers.training.recipe import TrainingRecipe
+from linformers.training.watchers import TrainProgress, Watcher
 
 SAID_EVERY = 15.0  # seconds
+TRIAL = 21  # steps, from which the number that fits a time is told
 
 
 class Examples(Protocol):
@@ -42,8 +50,8 @@ class Budget:
 
     Args:
         steps: of the optimiser; None = as many as the time allows.
-        seconds: of training, evaluations left out; None = as long as the steps take. The rate follows whichever is
-            nearer its end.
+        seconds: of training, evaluations left out, by the speed of some steps of a copy of the model; None = as long
+            as the steps take.
         batch_size: examples a step.
         learning_rate: the peak, after a tenth of the budget; then a cosine.
         weight_decay: of AdamW.
@@ -65,10 +73,6 @@ class Budget:
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be above 0, got {value}: training would never end.")
 
-    def share(self, step: int, seconds: float) -> float:
-        """How much of it is used up."""
-        return max(step / self.steps if self.steps else 0.0, seconds / self.seconds if self.seconds else 0.0)
-
 
 def pick_device(name: str) -> torch.device:
     """``auto``: CUDA where there is one."""
@@ -80,8 +84,45 @@ def precision(device: torch.device) -> AbstractContextManager[Any]:
     return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
 
 
+class Clock(Watcher):
+    """When each step ended."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def step(self, history: History) -> None:
+        """Note the time."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.ends.append(time.perf_counter())
+
+    @property
+    def seconds(self) -> list[float]:
+        """Time of each step but the first."""
+        return [end - start for start, end in pairwise(self.ends)]
+
+
+class Accuracy(Objective):
+    """The right class; its share among the validation examples chooses the weights that are kept."""
+
+    metric, sign = "accuracy", 1
+
+    def __init__(self, validation: Examples | None, batch_size: int, device: torch.device) -> None:
+        self.validation, self.batch_size, self.device = validation, batch_size, device
+        self.seconds = 0.0  # of measuring
+
+    def measure(self, model: nn.Module) -> dict[str, float]:
+        """The accuracy."""
+        if self.validation is None:
+            return {}
+        begun = time.perf_counter()
+        found = accuracy(model, self.validation, device=self.device, batch_size=self.batch_size)
+        self.seconds += time.perf_counter() - begun
+        return {"accuracy": found}
+
+
 def train_classifier(
-    model: nn.Module,
+    model: PreTrainedModel,
     train: Examples,
     validation: Examples | None,
     budget: Budget,
@@ -96,65 +137,63 @@ def train_classifier(
     Returns:
         Steps, seconds of training, examples a second, and the accuracies on the way.
     """
-    set_seed(seed)
-    model.to(device).train()
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    rest = [p for p in model.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": budget.weight_decay}, {"params": rest, "weight_decay": 0.0}],
-        lr=budget.learning_rate,
-        betas=(0.9, 0.98),
-        fused=device.type == "cuda",
-    )
-    batches = iter(LengthBatches(train.lengths, budget.batch_size, sys.maxsize, seed))
-    found: list[tuple[int, float]] = []
-    best: dict[str, Any] | None = None
-    step, seconds, loss_sum, said = 0, 0.0, torch.zeros((), device=device), time.perf_counter()
-    since = 0
-    while (share := budget.share(step, seconds)) < 1:
-        begun = time.perf_counter()
-        rate = min(share / 0.1, 0.5 * (1 + math.cos(math.pi * (share - 0.1) / 0.9)) if share > 0.1 else 1)
-        for group in optimizer.param_groups:
-            group["lr"] = budget.learning_rate * max(rate, 1e-3)
-        batch = {key: x.to(device, non_blocking=True) for key, x in train.batch(next(batches), True).items()}
-        with precision(device):
-            loss = model(**batch).loss
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        loss_sum += loss.detach()
-        if budget.seconds is not None and device.type == "cuda" and step % 20 == 0:
+    steps = budget.steps or sys.maxsize
+    if budget.seconds is not None:
+        clock = Clock()
+        _engine(copy.deepcopy(model), train, Accuracy(None, 1, device), budget, TRIAL, seed, [clock]).train()
+        steps = min(steps, max(1, round(budget.seconds / statistics.mean(clock.seconds))))
+    objective = Accuracy(validation if budget.evaluations else None, 2 * budget.batch_size, device)
+    progress = TrainProgress(console, name, budget.batch_size, every=SAID_EVERY, unit="examples")
+    with tempfile.TemporaryDirectory() as folder:
+        best = Path(folder) / "best"
+        history = _engine(model, train, objective, budget, steps, seed, [progress], best).train()
+        if device.type == "cuda":
             torch.cuda.synchronize()
-        step, since = step + 1, since + 1
-        seconds += time.perf_counter() - begun
-        share = budget.share(step, seconds)
-        if budget.evaluations and validation and share * budget.evaluations >= len(found) + 1:
-            found.append((step, accuracy(model, validation, device=device, batch_size=2 * budget.batch_size)))
-            if best is None or found[-1][1] > best["accuracy"]:
-                best = {"accuracy": found[-1][1], "step": step, "weights": copy.deepcopy(model.state_dict())}
-            model.train()
-        now = time.perf_counter()
-        if now - said > SAID_EVERY or share >= 1:
-            seen = f", validation {found[-1][1]:.4f}" if found else ""
-            left = seconds * (1 - share) / share if share else 0
-            console.print(
-                f"{name}: step {step}, loss {loss_sum.item() / since:.4f}{seen}; {step / seconds:.1f} steps/s, "
-                f"{left:.0f} s left"
-            )
-            said, since = now, 0
-            loss_sum.zero_()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    if best is not None:
-        model.load_state_dict(best.pop("weights"))
+        chosen = History.read(best).step if history.evaluations else None
+        if chosen is not None:
+            tensors.load_model(model, best)
+    found = [(step, metrics["accuracy"]) for step, metrics in history.evaluations]
+    seconds = history.seconds - objective.seconds
+    seen = f", validation {found[-1][1]:.4f}" if found else ""
+    console.print(f"{name}: step {steps}, loss {history.losses[-1][1]:.4f}{seen}; {steps / seconds:.1f} steps/s")
     return {
-        "steps": step,
+        "steps": steps,
         "seconds": round(seconds, 2),
-        "examples_per_second": round(step * budget.batch_size / seconds, 1),
-        "best": best,
+        "examples_per_second": round(steps * budget.batch_size / seconds, 1),
+        "best": None if chosen is None else {"accuracy": dict(found)[chosen], "step": chosen},
         "evaluations": found,
     }
+
+
+def _engine(
+    model: PreTrainedModel,
+    train: Examples,
+    objective: Accuracy,
+    budget: Budget,
+    steps: int,
+    seed: int,
+    watchers: Sequence[Watcher],
+    best: Path | None = None,
+) -> Engine:
+    set_seed(seed)  # of what changes examples at random
+    training = TrainingRecipe(
+        steps=steps,
+        batch_size=budget.batch_size,
+        learning_rate=budget.learning_rate,
+        schedule="cosine",
+        warmup_share=0.1,
+        weight_decay=budget.weight_decay,
+        epsilon=1e-8,
+        evaluate_every=max(1, steps // max(budget.evaluations, 1)),
+        log_every=max(1, min(100, steps // 10)),
+        seed=seed,
+    )
+    order = LengthBatches(train.lengths, budget.batch_size, steps, seed)
+    rows: Any = range(len(train.labels))
+    batches = Batches(rows, order, lambda some: train.batch(some, True))
+    return Engine(
+        model, objective, training, batches, layout=Layout(device=objective.device), best=best, watchers=watchers
+    )
 
 
 @torch.no_grad()

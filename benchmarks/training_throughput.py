@@ -3,7 +3,7 @@
     python benchmarks/training_throughput.py [--lengths 512 4096] [--rounds 3] [--device cpu]
 
 The same shape (hidden 768, 12 heads, vocabulary 50,265), the same batches of 4,096 tokens with 15 % predicted, and the
-same Trainer and AdamW for all. In each round every contender trains for some steps; the first of them is not counted.
+same loop and AdamW for all. In each round every contender trains for some steps; the first of them is not counted.
 The table gives medians over the steps of all rounds. Attention dropout is 0 by default, in all contenders: with it
 PyTorch has no fused softmax attention on the CPU and RoBERTa would be slower still.
 """
@@ -12,8 +12,6 @@ import argparse
 import gc
 import statistics
 import sys
-import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +19,24 @@ import torch
 from result_files import write_csv
 from rich.console import Console
 from rich.table import Table
+from small_training import Clock
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import PreTrainedModel, RobertaConfig, RobertaForMaskedLM, TrainerCallback
+from transformers import PreTrainedModel, RobertaConfig, RobertaForMaskedLM
 
 from linformers import LinformerConfig, LinformerForMaskedLM
-from linformers.training.runner import TrainSettings, fit
+from linformers.data.streams import collate
+from linformers.training.engine import Batches, Engine, Objective
+from linformers.training.masked_lm import MaskedLM
+from linformers.training.processes import Layout, pick_device, step_batches
+from linformers.training.recipe import TrainingRecipe
 
 VOCABULARY, HIDDEN, HEADS, INTERMEDIATE = 50265, 768, 12, 3072
 TOKENS = 4096  # of a step
 ROBERTA = "RobertaForMaskedLM (sdpa)"
 
 
-class Batches(Dataset):
+class RandomTokens(Dataset):
     """Random tokens of which 15 % are predicted: what is learned is no matter, only what it costs."""
 
     def __init__(self, length: int, size: int) -> None:
@@ -47,19 +50,6 @@ class Batches(Dataset):
         ids = torch.randint(5, VOCABULARY, (self.length,), generator=generator)
         predicted = torch.rand(self.length, generator=generator) < 0.15
         return {"input_ids": ids, "labels": torch.where(predicted, ids, -100)}
-
-
-class Clock(TrainerCallback):
-    """When each step ended."""
-
-    def __init__(self) -> None:
-        self.ends: list[float] = []
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: object) -> None:
-        """Note the time."""
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        self.ends.append(time.perf_counter())
 
 
 def contenders(length: int, layers: int, dropout: float) -> dict[str, PreTrainedModel]:
@@ -87,13 +77,15 @@ def contenders(length: int, layers: int, dropout: float) -> dict[str, PreTrained
 def measure(models: dict[str, PreTrainedModel], length: int, rounds: int, steps: int) -> dict[str, list[float]]:
     """Seconds of each counted step."""
     seconds: dict[str, list[float]] = {name: [] for name in models}
-    settings = TrainSettings(steps=steps + 1, batch_size=TOKENS // length, learning_rate=1e-4, log_every=1000)
+    training = TrainingRecipe(steps=steps + 1, batch_size=TOKENS // length, learning_rate=1e-4)
+    layout, data = Layout(device=pick_device("auto")), RandomTokens(length, TOKENS * (steps + 1))
     for _ in range(rounds):
         for name, model in models.items():
+            objective = Objective() if isinstance(model, RobertaForMaskedLM) else MaskedLM(None, collate, 1, layout)
+            batches = Batches(data, step_batches(training, layout), collate)
             clock = Clock()
-            with tempfile.TemporaryDirectory() as folder:
-                fit(model, Batches(length, TOKENS * (steps + 1)), None, settings, Path(folder), callbacks=[clock])
-            seconds[name] += [end - start for start, end in zip(clock.ends[:-1], clock.ends[1:], strict=True)]
+            Engine(model, objective, training, batches, layout=layout, watchers=[clock]).train()
+            seconds[name] += clock.seconds
             model.zero_grad(set_to_none=True)
             gc.collect()
     return seconds

@@ -88,15 +88,14 @@ def tiny(work: Path, name: str, **changes: Any) -> dict[str, Any]:
     return {**settings, **changes}
 
 
-def train(settings: dict[str, Any], die_at_flush: int | None = None) -> None:
+def train(settings: dict[str, Any], **end: Any) -> None:
     """What a process runs; ends with the exit code of the command."""
     import torch
-    from pretrain_helpers import die_at
+    from pretrain_helpers import end_early
 
     torch.set_num_threads(1)
     from linformers.classification.settings import FinetuneSettings
     from linformers.commands.finetune import run_finetune
 
-    if die_at_flush is not None:
-        die_at(die_at_flush)
+    end_early(**end)
     raise SystemExit(run_finetune(FinetuneSettings(**settings)))

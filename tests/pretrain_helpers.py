@@ -3,6 +3,9 @@
 import multiprocessing
 import os
 import signal
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +51,12 @@ def tiny(work: Path, name: str = "run", **sections: dict[str, Any]) -> dict[str,
     return merged
 
 
-def train(recipe: dict[str, Any], die_at_flush: int | None = None) -> None:
+def train(recipe: dict[str, Any], **end: Any) -> None:
     """What a process runs; ends with the exit code of the command.
 
     Args:
         recipe: plain values.
-        die_at_flush: SIGKILL itself when it writes the n-th file of its checkpoints to the disk.
+        end: how the process ends before it is done; see ``end_early``.
     """
     import torch
 
@@ -61,24 +64,49 @@ def train(recipe: dict[str, Any], die_at_flush: int | None = None) -> None:
     from linformers.commands.pretrain import run_recipe
     from linformers.training.recipe import Recipe
 
-    if die_at_flush is not None:
-        die_at(die_at_flush)
+    end_early(**end)
     raise SystemExit(run_recipe(Recipe(**recipe)))
 
 
-def die_at(number: int) -> None:
-    """SIGKILL this process when it writes the n-th file of its checkpoints to the disk."""
+def end_early(
+    *, die_at_flush: int | None = None, die_in_step: tuple[int, float] | None = None, stop_in_step: int | None = None
+) -> None:
+    """End this process by what it has done, not by the clock.
+
+    Args:
+        die_at_flush: SIGKILL itself when it writes the n-th file of its checkpoints to the disk.
+        die_in_step: n and a share: SIGKILL itself within or soon after its n-th step, whatever it does then, when that
+            share of the time that the step before took, with all that was written, has passed.
+        stop_in_step: SIGTERM itself in its n-th step.
+    """
     from linformers.files import folders
+    from linformers.training.engine import Engine
 
-    flush, left = folders.flush, [number]
+    if die_at_flush is not None:
+        count_calls(folders, "flush", die_at_flush, lambda last: kill(signal.SIGKILL))
+    if die_in_step is not None:
+        number, share = die_in_step
+        count_calls(Engine, "_step", number, lambda last: threading.Timer(share * last, kill, [signal.SIGKILL]).start())
+    if stop_in_step is not None:
+        count_calls(Engine, "_step", stop_in_step, lambda last: kill(signal.SIGTERM))
 
-    def dying(path: Path) -> None:
-        left[0] -= 1
-        if left[0] == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        flush(path)
 
-    folders.flush = dying
+def kill(number: int) -> None:
+    """Send this process a signal."""
+    os.kill(os.getpid(), number)
+
+
+def count_calls(owner: Any, name: str, number: int, act: Callable[[float], object]) -> None:
+    """Act before the n-th call of a function, which hears how many seconds ago the call before began."""
+    function, calls = getattr(owner, name), [time.perf_counter()]
+
+    def counting(*arguments: Any) -> Any:
+        calls.append(time.perf_counter())
+        if len(calls) == number + 1:
+            act(calls[-1] - calls[-2])
+        return function(*arguments)
+
+    setattr(owner, name, counting)
 
 
 def processes() -> Any:

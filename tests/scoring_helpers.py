@@ -3,9 +3,9 @@
 import gzip
 import io
 import json
-import os
 import random
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,9 +73,16 @@ def fingerprint(output: Path) -> dict[str, bytes]:
     return {str(path.relative_to(output)): path.read_bytes() for path in paths}
 
 
-def score(options: dict[str, Any], die_at_flush: int | None = None) -> None:
-    """What a process runs; with a number, it kills itself when it flushes so many files or folders."""
+def score(options: dict[str, Any], die_at_flush: int | None = None, late: float = 0.0) -> None:
+    """What a process runs; it may kill itself.
+
+    Args:
+        options: of ``ScoreSettings``.
+        die_at_flush: the death comes when it flushes so many files or folders,
+        late: or later, by this share of the time since the flush before, whatever it does then.
+    """
     import torch
+    from pretrain_helpers import count_calls, kill
     from rich.console import Console
 
     torch.set_num_threads(1)
@@ -83,16 +90,14 @@ def score(options: dict[str, Any], die_at_flush: int | None = None) -> None:
     from linformers.files import folders
     from linformers.scoring.settings import ScoreSettings
 
+    def die(last: float) -> None:
+        if late:
+            threading.Timer(late * last, kill, [signal.SIGKILL]).start()
+        else:
+            kill(signal.SIGKILL)
+
     if die_at_flush is not None:
-        flush, left = folders.flush, [die_at_flush]
-
-        def dying(path: Path) -> None:
-            left[0] -= 1
-            if left[0] == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            flush(path)
-
-        folders.flush = dying
+        count_calls(folders, "flush", die_at_flush, die)
     run_score(ScoreSettings(**options), Console(quiet=True))
 
 

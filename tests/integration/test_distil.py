@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 import linformers
 from linformers.cli import main
-from linformers.commands.distil import DistilSettings, run_distil
+from linformers.commands.distil import DistilSettings, HiddenStates, run_distil
 
 
 @pytest.fixture(scope="module")
@@ -105,16 +105,14 @@ def test_a_stopped_run_goes_on_to_the_same_weights(work: Path, order: str, monke
     whole = settings(work, f"whole-{order}", steps=20, order=order)
     run(whole)
     cut = settings(work, f"cut-{order}", steps=20, order=order)
-    from linformers.commands.distil import DistilTrainer
+    loss = HiddenStates.loss
 
-    step = DistilTrainer.training_step
-
-    def fail(self: Any, *arguments: Any, **options: Any) -> Any:
-        if self.state.global_step == 15:
+    def fail(self: Any, model: Any, batch: Any, items: int, step: int) -> Any:
+        if step == 15:
             raise KeyboardInterrupt
-        return step(self, *arguments, **options)
+        return loss(self, model, batch, items, step)
 
-    monkeypatch.setattr(DistilTrainer, "training_step", fail)
+    monkeypatch.setattr(HiddenStates, "loss", fail)
     with pytest.raises(KeyboardInterrupt):
         run_distil(cut, console=Console(quiet=True))
     monkeypatch.undo()

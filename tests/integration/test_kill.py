@@ -1,11 +1,10 @@
 """Kills and signals: whatever happens to a run, it ends with the weights of a run that nothing happened to."""
 
 import signal
-import time
 from pathlib import Path
 
 import pytest
-from pretrain_helpers import exit_code, fingerprint, processes, tiny, train, write_text
+from pretrain_helpers import exit_code, fingerprint, processes, tiny, write_text
 
 
 @pytest.fixture(scope="module")
@@ -34,14 +33,8 @@ def test_kills_during_checkpoint_writes(work: Path, whole: dict[str, bytes]) -> 
 
 def test_sigterm_writes_a_checkpoint_and_the_run_goes_on(work: Path, whole: dict[str, bytes]) -> None:
     recipe, context = tiny(work, "terminated"), processes()
-    process = context.Process(target=train, args=(recipe,))
-    process.start()
+    assert exit_code(context, recipe, stop_in_step=5) == 143
     folder = work / "terminated"
-    while not list(folder.glob("checkpoints/checkpoint-*")) and process.is_alive():
-        time.sleep(0.005)
-    process.terminate()
-    process.join(120)
-    assert process.exitcode in (143, 0)  # 0 where the machine was faster than the signal
-    assert list(folder.glob("checkpoints/checkpoint-*"))
+    assert {path.name for path in folder.glob("checkpoints/*")} == {"checkpoint-3", "checkpoint-5"}
     assert exit_code(context, recipe) == 0
-    assert {**fingerprint(folder), "losses": b""} == {**whole, "losses": b""}  # the losses are logged at other steps
+    assert fingerprint(folder) == whole

@@ -156,8 +156,8 @@ def test_early_stopping_keeps_the_best(work: Path) -> None:
 def test_schedules(work: Path, schedule: str, expected: tuple[float, float]) -> None:
     training = {"schedule": schedule, "steps": 24, "warmup_share": 0.125, "decay_share": 0.25, "log_every": 1}
     folder = run(work, schedule, training=training)
-    state = json.loads((folder / "checkpoints" / "checkpoint-24" / "trainer_state.json").read_text())
-    rates = [entry["learning_rate"] / 1e-3 for entry in state["log_history"] if "loss" in entry]
+    state = json.loads((folder / "checkpoints" / "checkpoint-24" / "state.json").read_text())
+    rates = [entry["learning_rate"] / 1e-3 for _, entry in state["log"]]
     assert max(rates) == pytest.approx(1.0) and rates[0] < 0.5
     assert rates[13] == pytest.approx(expected[0], abs=0.08) and 0 <= rates[-1] <= expected[1]
 

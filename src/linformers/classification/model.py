@@ -2,7 +2,9 @@
 
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Int
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -12,6 +14,7 @@ from linformers.convert.load import longest_input
 from linformers.convert.surroundings import encoder_folder
 from linformers.data.tasks import Task
 from linformers.data.tasks_rules import PROBLEM_TYPES
+from linformers.models.heads import LinformerClassificationHead
 from linformers.training.loading import LOCAL, REPORTED, check_pair, reported
 
 DEFAULT_MAX_LENGTH = 512
@@ -96,3 +99,26 @@ def choose_max_length(asked: int | None, model: PreTrainedModel, tokenizer: Toke
             f"of it: linformers convert --max-length {asked}, or model.resize_max_length({asked}) of a Linformer"
         )
     return asked
+
+
+@torch.no_grad()
+def start_head(model: PreTrainedModel, sequences: Int[np.ndarray, "examples seq"], batch_size: int = 16) -> None:
+    """Start the classifier's first layer so that it whitens the pooled features of some training sequences.
+
+    After a short pretraining the means of long texts differ by a few hundredths of their size; a head that starts
+    at random sees the same vector for all of them, and does not learn (see docs/log.md).
+    """
+    head, encoder = model.get_submodule("classifier"), model.base_model
+    assert isinstance(head, LinformerClassificationHead)
+    device = next(model.parameters()).device
+    model.eval()
+    pooled = torch.cat(
+        [
+            head.pool(encoder(torch.from_numpy(part).to(device)).last_hidden_state, None)
+            for part in np.array_split(sequences, max(len(sequences) // batch_size, 1))
+        ]
+    )
+    values, vectors = torch.linalg.eigh(torch.cov(pooled.T))
+    whitening = (vectors * (values + 0.01 * values.mean()).rsqrt()) @ vectors.T
+    head.dense.weight.copy_(whitening)
+    head.dense.bias.copy_(-whitening @ pooled.mean(0))

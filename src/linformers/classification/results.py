@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 from jaxtyping import Float, Shaped
 from rich.console import Console
 from rich.table import Table
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from linformers._registration import ATTENTION
 from linformers.classification.data import EncodedPart
@@ -24,44 +23,27 @@ from linformers.convert.families import FAMILIES
 from linformers.data.tasks import Task
 from linformers.files.folders import write_file
 from linformers.files.run_folder import MODEL, RESULTS
-from linformers.training.resumable import evaluations_in, losses_in, read_state
+from linformers.training.watchers import Watcher
 
 KIND = "linformers finetune"
 PREDICTIONS = "predictions.parquet"
 
 
 def summary(
-    task: Task,
-    encoded: Mapping[str, EncodedPart | MediaPart],
-    state: TrainerState,
-    best: Path,
-    last: Path,
-    scores: Float[np.ndarray, "rows classes"],
+    task: Task, encoded: Mapping[str, EncodedPart | MediaPart], scores: Float[np.ndarray, "rows classes"]
 ) -> dict[str, Any]:
-    """What ``results.json`` holds of the run.
+    """What ``results.json`` holds of the task and the metrics.
 
     Args:
-        task: with all its parts.
-        encoded: the same as a model reads them.
-        state: at the end.
-        best: folder of the weights.
-        last: the last checkpoint.
-        scores: of the rows that results are reported on; see ``probabilities``.
+        task: Task with all its parts.
+        encoded: The same as a model reads them.
+        scores: Scores of the rows that results are reported on; see ``probabilities``.
     """
-    evaluations = evaluations_in(state, ("loss", *LABELS))
-    step = read_state(best)["step"]
     labels = task.parts[task.reported].labels
     return {
-        "kind": KIND,
-        "format": 1,
         "task": {"name": task.name, "kind": task.kind, "classes": task.classes},
         "reported_on": task.reported,
         "metrics": {name: asdict(found) for name, found in estimate(labels, scores, task.kind).items()},
-        "steps": state.global_step,
-        "seconds": read_state(last)["seconds"],
-        "best": {"step": step, **dict(evaluations).get(step, {})},
-        "evaluations": evaluations,
-        "losses": losses_in(state),
         "left_out": task.reasons,
         "parts": {
             name: {
@@ -95,7 +77,7 @@ def write_predictions(path: Path, task: Task, scores: Float[np.ndarray, "rows cl
     }
     if task.kind != "regression":
         columns["probabilities"] = scores.tolist()
-    write_file(path, lambda target: pq.write_table(pa.table(columns), target), intact="the model is intact")
+    write_file(path, lambda target: pq.write_table(pa.table(columns), target), intact="the checkpoints are intact")
 
 
 def _counts(task: Task, labels: Shaped[np.ndarray, "rows ..."]) -> dict[str, int | float]:
@@ -105,25 +87,16 @@ def _counts(task: Task, labels: Shaped[np.ndarray, "rows ..."]) -> dict[str, int
     return {name: int(count) for name, count in zip(task.classes, counts, strict=True)}
 
 
-class SayMetrics(TrainerCallback):
+class SayMetrics(Watcher):
     """Prints the metric that chooses the step, at every evaluation."""
 
     def __init__(self, console: Console, metric: str) -> None:
         self.console, self.metric = console, metric
 
-    def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: Mapping[str, float] | None = None,
-        **kwargs: object,
-    ) -> None:
+    def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
         """Print it."""
-        value = (metrics or {}).get(f"eval_{self.metric}", float("nan"))
-        self.console.print(
-            f"step {state.global_step}: {LABELS[self.metric]} {value:.4f} on the validation rows", highlight=False
-        )
+        found = f"{LABELS[self.metric]} {metrics[self.metric]:.4f}"
+        self.console.print(f"step {step}: {found} on the validation rows", highlight=False)
 
 
 def conclude(results: dict[str, Any], path: Path, console: Console) -> None:

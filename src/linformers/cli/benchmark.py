@@ -114,7 +114,7 @@ def benchmark(
         lengths=_numbers("--lengths", lengths),
         reference=rivals[0] if rivals else None,
         settings=settings,
-        options={"shape": vars(shape), "fields": overrides if model is None else dict(ours[0].fields)},
+        options={"shape": shape.model_dump(), "fields": overrides if model is None else dict(ours[0].fields)},
     )
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     run_benchmark(plan, output, console)

@@ -1,8 +1,6 @@
 """Distil a converted encoder on plain text: no labels, only its teacher's hidden states."""
 
 import hashlib
-import json
-import shutil
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,7 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from rich.console import Console
 from torch import Tensor, nn
-from transformers import PreTrainedModel, TrainerState
+from transformers import PreTrainedModel
 
 from linformers.convert.interface import exact_length
 from linformers.convert.load import longest_input
@@ -22,24 +20,19 @@ from linformers.data.corpus import PackedBlocks
 from linformers.data.masking import IGNORED
 from linformers.data.streams import collate
 from linformers.data.tokenise import forget_limits
-from linformers.files.checkpoints import Checkpoints
-from linformers.files.environment import describe_environment
-from linformers.files.folders import write_folder
-from linformers.files.run_folder import MODEL, RESULTS, Folder, best_weights, newest_checkpoint
+from linformers.files.run_folder import MODEL, Folder
 from linformers.files.settings import Count, Natural, Positive, RunSettings
 from linformers.files.sources import Source
 from linformers.report.cards import CARD, distilled_card
 from linformers.training import tensors
-from linformers.training.arguments import training_arguments
 from linformers.training.corpus import cache_folder
 from linformers.training.distil import hidden_state_loss
+from linformers.training.engine import Batch, Batches, Objective
+from linformers.training.job import Job, Prepared
 from linformers.training.layer_order import LayerOrder, easiest_first
 from linformers.training.loading import check_pair, load_encoder, load_saved, load_tokenizer, reported, stored_dtype
-from linformers.training.processes import Layout, StepBatches, evaluation_batches, refuse_launcher
-from linformers.training.progress import TrainProgress
+from linformers.training.processes import Layout, evaluation_batches, pick_device, refuse_launcher, step_batches
 from linformers.training.recipe import TrainingRecipe
-from linformers.training.resumable import ResumableTrainer, evaluations_in, history_at, read_state
-from linformers.training.stopping import StopOnSignal, is_over, say_stopped
 
 KIND, PLAN = "linformers distil", "distil.json"
 
@@ -104,138 +97,135 @@ class DistilSettings(RunSettings):
         )
 
 
-class DistilTrainer(ResumableTrainer):
-    """See ``ResumableTrainer``; ``teacher`` is an encoder without gradients, ``order`` says when layers get linear."""
+def run_distil(settings: DistilSettings, *, console: Console | None = None) -> int:
+    """Distil, or go on with the run in the output folder; see ``Job.run``."""
+    refuse_launcher(KIND)
+    return DistilJob(settings, console).run()
 
-    def __init__(self, *arguments: Any, teacher: PreTrainedModel, order: LayerOrder, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.teacher = teacher.to(self.args.device)  # type: ignore[arg-type]
-        self.order = order
 
-    def _states(self, model: Any, input_ids: Tensor) -> tuple[Any, Any]:
+class HiddenStates(Objective):
+    """The hidden states of all layers of a teacher.
+
+    Args:
+        teacher: Encoder without gradients.
+        evaluation: Held-out sequences.
+        order: When the student's layers become linear.
+        batch_size: Number of sequences to measure at once.
+        layout: The one process.
+    """
+
+    def __init__(
+        self, teacher: PreTrainedModel, evaluation: PackedBlocks, order: LayerOrder, batch_size: int, layout: Layout
+    ) -> None:
+        self.teacher = teacher.to(layout.device)  # type: ignore[arg-type]  (a decorator hides the signature)
+        self.evaluation, self.order, self.batch_size, self.layout = evaluation, order, batch_size, layout
+
+    def _states(self, model: nn.Module, input_ids: Tensor) -> tuple[Any, Any]:
         own = model(input_ids, output_hidden_states=True).hidden_states
         with torch.no_grad():
             return own, self.teacher(input_ids, output_hidden_states=True).hidden_states
 
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
+    def loss(self, model: nn.Module, batch: Batch, items: int, step: int) -> Tensor:
         """Distance of the hidden states of all layers; without dropout, which the teacher has not either."""
         model.eval()
-        with self.order.at(self.state.global_step):
-            loss = hidden_state_loss(*self._states(model, inputs["input_ids"]), None)
-        return (loss, None) if return_outputs else loss
+        with self.order.at(step):
+            return hidden_state_loss(*self._states(model, batch["input_ids"]), None) / items
 
-    def measure(self, dataset: Any) -> dict[str, float]:
+    def measure(self, model: PreTrainedModel) -> dict[str, float]:
         """The loss, and the cosine of the last hidden states, over all held-out tokens."""
         losses, cosines = [], []
-        for items in evaluation_batches(len(dataset), self.args.per_device_eval_batch_size, self.layout):
-            batch = self.collate([dataset[item] for item in items])
-            own, taught = self._states(self.model, batch["input_ids"].to(self.args.device))
+        for items in evaluation_batches(len(self.evaluation), self.batch_size, self.layout):
+            batch = collate([self.evaluation[item] for item in items])
+            own, taught = self._states(model, batch["input_ids"].to(self.layout.device))
             losses += [hidden_state_loss(own, taught, None).item()] * len(items)
             cosines += F.cosine_similarity(own[-1], taught[-1], dim=-1).mean(1).tolist()
         return {"loss": float(np.mean(losses)), "cosine": float(np.mean(cosines))}
 
 
-def run_distil(settings: DistilSettings, *, console: Console | None = None) -> int:
-    """Distil, or go on with the run in the output folder.
+class DistilJob(Job):
+    """A distillation run."""
 
-    Returns:
-        0, or 143 or 130 after SIGTERM or Ctrl-C, when a checkpoint has been written.
+    kind, title = KIND, "distilling"
 
-    Raises:
-        ValueError: something in the settings, the text or the folder does not do; nothing has been changed.
-        DiskFullError: no space left; the last checkpoint is intact.
-    """
-    console = console or Console()
-    refuse_launcher(KIND)
-    folder = Folder(Path(settings.output), option="output", plan=PLAN, before=())
-    folder.check(settings.differences)
-    if folder.results is not None:
-        console.print(f"{folder.path} is finished already.", highlight=False, soft_wrap=True)
-        conclude(folder.results, folder.path, console)
-        return 0
-    with folder.locked():
-        return _run(settings, folder, console)
+    def __init__(self, settings: DistilSettings, console: Console | None) -> None:
+        folder = Folder(Path(settings.output), option="output", plan=PLAN, before=())
+        layout = Layout(device=pick_device(settings.device))
+        super().__init__(folder, settings.as_json(), settings.differences, layout, console)
+        self.settings = settings
 
-
-def _run(settings: DistilSettings, folder: Folder, console: Console) -> int:
-    path, training = folder.path, settings.training()
-    checkpoints = Checkpoints(path / "checkpoints")
-    checkpoints.tidy()
-    model = load_saved("model", settings.model, settings.dtype)
-    teacher = load_encoder("teacher", settings.teacher, settings.dtype)
-    with reported("model", settings.model):
-        source = Path(with_surroundings(settings.model))
-    stored = stored_dtype("model", settings.model, settings.dtype, console)
-    encoder: Any = model.base_model  # what is trained; the head stays as it is
-    tokenizer: Any = load_tokenizer("model", settings.model)
-    if longest_input(model) < settings.length:
-        raise ValueError(
-            f"length={settings.length} is more than the {longest_input(model):,} tokens the model can read"
+    def prepare(self) -> Prepared:
+        """Load student and teacher, and tokenise the text."""
+        settings, training = self.settings, self.settings.training()
+        self.model = load_saved("model", settings.model, settings.dtype)
+        teacher = load_encoder("teacher", settings.teacher, settings.dtype)
+        with reported("model", settings.model):
+            self.source = Path(with_surroundings(settings.model))
+        self.stored = stored_dtype("model", settings.model, settings.dtype, self.console)
+        self.tokenizer: Any = load_tokenizer("model", settings.model)
+        self._check_length(teacher)
+        sources = [Source(path=text) for text in settings.texts]
+        cut = [
+            cache.split(settings.evaluation_share)
+            for cache in tokenise(sources, self.tokenizer, cache_folder(), console=self.console)
+        ]
+        train = _blocks([part for part, _ in cut], settings, total=settings.steps * settings.batch_size)
+        evaluation = _blocks([part for _, part in cut], settings, limit=settings.evaluation_sequences)
+        prints = "\n".join(part.fingerprint for pair in cut for part in pair)
+        self.encoder: Any = self.model.base_model  # what is trained; the head stays as it is
+        order: list[int] = []
+        if settings.order == "greedy":
+            batch = collate([evaluation[item] for item in range(min(len(evaluation), settings.batch_size))])
+            order = easiest_first(self.encoder, teacher, batch["input_ids"])
+        return Prepared(
+            model=self.encoder,
+            training=training,
+            objective=HiddenStates(
+                teacher, evaluation, LayerOrder(self.encoder, order, settings.steps), settings.batch_size, self.layout
+            ),
+            batches=Batches(train, step_batches(training, self.layout), collate),
+            fingerprint=hashlib.sha256(prints.encode()).hexdigest()[:16],
+            says=f"{settings.steps:,} steps of {settings.batch_size} sequences of {settings.length:,} tokens",
+            per_step=settings.batch_size * settings.length,
+            measure_start=True,
         )
-    exact = exact_length(model.config)
-    if settings.length <= exact:
-        raise ValueError(
-            f"length={settings.length}: texts of up to exact_length={exact} tokens are read by softmax attention, "
-            "as its teacher does, so there is nothing to learn; give a greater length, or convert with --exact-length 0"
-        )
-    check_pair(settings.teacher, teacher, model, tokenizer, "length", settings.length)
-    sources = [Source(path=text) for text in settings.texts]
-    cut = [
-        cache.split(settings.evaluation_share)
-        for cache in tokenise(sources, tokenizer, cache_folder(), console=console)
-    ]
-    train = _blocks([part for part, _ in cut], settings, total=settings.steps * settings.batch_size)
-    evaluation = _blocks([part for _, part in cut], settings, limit=settings.evaluation_sequences)
-    prints = "\n".join(part.fingerprint for pair in cut for part in pair)
-    folder.begin_or_continue(KIND, settings.as_json(), hashlib.sha256(prints.encode()).hexdigest()[:16])
-    checkpoint = newest_checkpoint(checkpoints, console)
-    if checkpoint is not None:
-        tensors.load_model(encoder, Path(checkpoint))
-    arguments = training_arguments(training, path / "checkpoints")
-    arguments.per_device_train_batch_size = arguments.per_device_eval_batch_size = settings.batch_size
-    progress = TrainProgress(console, "distilling", settings.batch_size * settings.length)
-    state = history_at(checkpoint)
-    with StopOnSignal(Layout()) as signals:
-        if state is None or not is_over(state, settings.steps, None):
-            trainer = DistilTrainer(
-                encoder,
-                arguments,
-                Layout(),
-                seed=settings.seed,
-                train=train,
-                evaluation=evaluation,
-                batches=StepBatches(settings.steps, settings.batch_size, replica=0, replicas=1),
-                collate=collate,
-                checkpoints=checkpoints,
-                best=path / "best",
-                measure_start=True,
-                callbacks=[progress, signals],
-                teacher=teacher,
-                order=LayerOrder(encoder, _order(settings, encoder, teacher, evaluation), settings.steps),
+
+    def _check_length(self, teacher: PreTrainedModel) -> None:
+        settings, longest = self.settings, longest_input(self.model)
+        if longest < settings.length:
+            raise ValueError(f"length={settings.length} is more than the {longest:,} tokens the model can read")
+        exact = exact_length(self.model.config)
+        if settings.length <= exact:
+            raise ValueError(
+                f"length={settings.length}: texts of up to exact_length={exact} tokens are read by softmax attention, "
+                "as its teacher does, so there is nothing to learn; give a greater length, or convert with "
+                "--exact-length 0"
             )
-            with progress:
-                trainer.train(resume_from_checkpoint=checkpoint)
-            state = trainer.state
-    if signals.received is not None:
-        return say_stopped(signals.received, state.global_step, console)
-    results = _publish(settings, folder, model, tokenizer, state, checkpoints, console, stored, source)
-    conclude(results, path, console)
-    return 0
+        check_pair(settings.teacher, teacher, self.model, self.tokenizer, "length", settings.length)
 
+    def results(self, found: dict[str, Any], best: Path) -> dict[str, Any]:
+        """The tokens that were read, and how far off the student was before."""
+        tokens = found["steps"] * self.settings.batch_size * self.settings.length
+        return {"tokens": tokens, "before": found["evaluations"][0][1]}
 
-def _order(settings: DistilSettings, encoder: Any, teacher: PreTrainedModel, evaluation: PackedBlocks) -> list[int]:
-    """The order of ``greedy``, from the newly converted weights, so that a run that goes on finds the same."""
-    if settings.order == "all":
-        return []
-    converted: Any = load_saved("model", settings.model, settings.dtype)
-    batch = collate([evaluation[item] for item in range(min(len(evaluation), settings.batch_size))])
-    return easiest_first(converted.base_model, teacher, batch["input_ids"])
+    def write_model(self, target: Path, results: dict[str, Any], best: Path) -> None:
+        """Write the best weights with the head and all that is around the model, and what was done on its card."""
+        tensors.load_model(self.encoder, best)
+        inner = carry(self.source, target, None)
+        self.model.save_pretrained(inner)
+        forget_limits(self.tokenizer)
+        self.tokenizer.save_pretrained(inner)
+        card = distilled_card(self.source, self.path.name, results, self.settings, self.stored)
+        (target / CARD).write_text(card, encoding="utf-8")
+
+    def conclude(self, results: dict[str, Any]) -> None:
+        """Say how much closer the student came, and what to do next."""
+        before, best, model = results["before"], results["best"], self.path / MODEL
+        self.say(
+            f"Cosine of the last hidden states to the teacher's, on held-out text: {before['cosine']:.4f} before, "
+            f"{best['cosine']:.4f} after ({results['tokens']:,} tokens in {results['seconds']:,.0f} s).\n"
+            + ("It came no closer, and is as it was: use a lower --learning-rate.\n" if best["step"] == 0 else "")
+            + f"Model and card: {model}\nNext: linformers finetune --model {model} --task FILE --output DIR"
+        )
 
 
 def _blocks(caches: list[TokenCache], settings: DistilSettings, **options: Any) -> PackedBlocks:
@@ -245,59 +235,3 @@ def _blocks(caches: list[TokenCache], settings: DistilSettings, **options: Any) 
 def _unmasked(ids: np.ndarray, key: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """In place of a ``Masking``: nothing is masked, nothing is predicted."""
     return ids, np.full_like(ids, IGNORED)
-
-
-def _publish(
-    settings: DistilSettings,
-    folder: Folder,
-    model: PreTrainedModel,
-    tokenizer: Any,
-    state: TrainerState,
-    checkpoints: Checkpoints,
-    console: Console,
-    stored: str,
-    source: Path,
-) -> dict[str, Any]:
-    last = checkpoints.path(state.global_step)
-    best = best_weights(folder.path / "best", last, console)
-    encoder: Any = model.base_model
-    tensors.load_model(encoder, best)
-    evaluations = evaluations_in(state, ("loss", "cosine"))
-    step = read_state(best)["step"]
-    results = {
-        "kind": KIND,
-        "format": 1,
-        "steps": state.global_step,
-        "tokens": state.global_step * settings.batch_size * settings.length,
-        "seconds": read_state(last)["seconds"],
-        "best": {"step": step, **dict(evaluations)[step]},
-        "before": evaluations[0][1],
-        "evaluations": evaluations,
-        "environment": describe_environment(model.device),
-    }
-
-    def write(target: Path) -> None:
-        inner = carry(source, target, None)
-        model.save_pretrained(inner)
-        forget_limits(tokenizer)
-        tokenizer.save_pretrained(inner)
-        shutil.copyfile(folder.path / PLAN, target / PLAN)
-        card = distilled_card(source, folder.path.name, results, settings, stored)
-        (target / CARD).write_text(card, encoding="utf-8")
-
-    write_folder(folder.path / MODEL, write, intact=f"{last} is intact")
-    folder.write(RESULTS, json.dumps(results, indent=1) + "\n")
-    return results
-
-
-def conclude(results: dict[str, Any], path: Path, console: Console) -> None:
-    """Say what came out, where it is, and what to do next."""
-    before, best = results["before"], results["best"]
-    console.print(
-        f"Cosine of the last hidden states to the teacher's, on held-out text: {before['cosine']:.4f} before, "
-        f"{best['cosine']:.4f} after ({results['tokens']:,} tokens in {results['seconds']:,.0f} s).\n"
-        + ("It came no closer, and is as it was: use a lower --learning-rate.\n" if best["step"] == 0 else "")
-        + f"Model and card: {path / MODEL}\nNext: linformers finetune --model {path / MODEL} --task FILE --output DIR",
-        highlight=False,
-        soft_wrap=True,
-    )

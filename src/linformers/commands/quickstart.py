@@ -16,16 +16,17 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, set_seed
 
 from linformers.classification.baselines import majority_accuracy, tfidf_accuracy
+from linformers.classification.model import start_head
 from linformers.commands.quickstart_conversion import PACKAGE, ConversionScale, compare_with_teacher, find_teacher
 from linformers.data.books import Book, load_books
 from linformers.data.masking import Masking
 from linformers.data.packing import pack
 from linformers.data.passages import cut_passages
 from linformers.data.regions import split_regions
-from linformers.data.streams import LabelledPassages, MaskedBlocks
+from linformers.data.streams import LabelledPassages, MaskedBlocks, collate
 from linformers.data.tokenise import TextEncoder
 from linformers.data.tokenizer import SPECIAL_TOKENS, train_tokenizer
 from linformers.files.environment import command_line, describe_environment
@@ -33,19 +34,23 @@ from linformers.files.folders import write_folder
 from linformers.files.run_folder import RESULTS, Folder
 from linformers.files.settings import differences
 from linformers.measure.sweep import measure
-from linformers.models import LinformerConfig
+from linformers.models import LinformerConfig, LinformerForMaskedLM, LinformerForSequenceClassification
 from linformers.models.silence import silenced
 from linformers.report import words
 from linformers.report.quickstart import document
 from linformers.report.summary import conclude, next_commands
-from linformers.training.evaluate import masked_perplexity, predict, wilson_interval
-from linformers.training.finetune import finetune
-from linformers.training.pretrain import Stage, pretrain, training_blocks
-from linformers.training.progress import TrainProgress
-from linformers.training.runner import TrainSettings
+from linformers.training.corpus import curriculum
+from linformers.training.engine import Batches, Engine, Objective
+from linformers.training.evaluate import predict, wilson_interval
+from linformers.training.masked_lm import MaskedLM
+from linformers.training.processes import Layout, step_batches
+from linformers.training.recipe import Stage, TrainingRecipe
+from linformers.training.watchers import TrainProgress
 
 KIND = "linformers quickstart"
 ENDS = {"bos_token_id": SPECIAL_TOKENS.index("<s>"), "eos_token_id": SPECIAL_TOKENS.index("</s>")}
+# How the models are trained, beside what a scale decides.
+COMMON: dict[str, Any] = {"schedule": "cosine", "warmup_share": 0.1, "epsilon": 1e-8, "log_every": 10}
 # Name, label and attention of the three models; nothing else differs between them.
 MODELS = (
     ("linformer", "Linformer", "linformer"),
@@ -174,46 +179,52 @@ def convert(scale: Scale, corpus: Corpus, seed: int, device: torch.device, conso
     return compare_with_teacher(folder, corpus.books, scale.conversion, seed, device, console)
 
 
-def pretrain_models(scale: Scale, corpus: Corpus, seed: int, work: Path, console: Console) -> list[dict[str, Any]]:
+def pretrain_models(
+    scale: Scale, corpus: Corpus, seed: int, work: Path, device: torch.device, console: Console
+) -> list[dict[str, Any]]:
     """Pretrain the three models on the same batches; the Linformer is saved as ``pretrained``."""
-    tokenizer = corpus.tokenizer
-    settings = TrainSettings(
+    layout, tokenizer, longest = Layout(device=device), corpus.tokenizer, max(length for length, _ in scale.stages)
+    training = TrainingRecipe(
         steps=scale.pretrain_steps,
-        batch_size=scale.tokens_per_step // max(length for length, _ in scale.stages),
+        batch_size=scale.tokens_per_step // longest,
         learning_rate=scale.learning_rate,
         seed=seed,
+        **COMMON,
     )
-    masking = Masking(
-        mask_token_id=SPECIAL_TOKENS.index("<mask>"),
-        vocab_size=len(tokenizer),
-        special_token_ids=tuple(range(len(SPECIAL_TOKENS))),
-    )
-    train = training_blocks(
-        [region for regions in corpus.train for region in regions],
+    masking = Masking.for_tokenizer(tokenizer)
+    regions = [region for regions in corpus.train for region in regions]
+    train = curriculum(
         [Stage(length=length, share=share) for length, share in scale.stages],
-        settings,
-        masking,
-        **ENDS,
+        training,
+        longest,
+        lambda length, total, seed: MaskedBlocks(pack(regions, length=length, **ENDS), masking, seed=seed, total=total),
     )
     held_out = [region for regions in corpus.held_out for region in regions]
     tests = {}
     for length in scale.eval_lengths:
         blocks = pack(held_out, length=length, **ENDS)
         chosen = np.random.default_rng(seed).permutation(len(blocks))[: scale.eval_tokens // length]
-        tests[length] = MaskedBlocks(blocks[chosen], masking, seed=seed)
+        tests[length] = MaskedLM(MaskedBlocks(blocks[chosen], masking, seed=seed), collate, 16384 // length, layout)
 
     runs = []
     for name, label, attention in MODELS:
-        config = model_config(scale, attention, len(tokenizer), scale.max_length)
-        with TrainProgress(console, f"  {label}", scale.tokens_per_step) as progress:
-            model, history = pretrain(config, train, None, settings, work, [progress])
+        set_seed(seed)  # models of the same shape start alike
+        model = LinformerForMaskedLM(model_config(scale, attention, len(tokenizer), scale.max_length))
+        history = Engine(
+            model,
+            MaskedLM(None, collate, 1, layout),
+            training,
+            Batches(train, step_batches(training, layout), collate),
+            layout=layout,
+            watchers=[TrainProgress(console, f"  {label}", scale.tokens_per_step)],
+        ).train()
         tokens = scale.pretrain_steps * scale.tokens_per_step
         run = {
             "name": name,
             "label": label,
             "attention_type": attention,
             "parameters": model.num_parameters(),
-            "perplexity": [(length, masked_perplexity(model, test, 16384 // length)) for length, test in tests.items()],
+            "perplexity": [(length, test.measure(model)["perplexity"]) for length, test in tests.items()],
             "losses": history.losses,
             "seconds": history.seconds,
             "tokens": tokens,
@@ -228,32 +239,39 @@ def pretrain_models(scale: Scale, corpus: Corpus, seed: int, work: Path, console
     return runs
 
 
-def tell_books_apart(scale: Scale, corpus: Corpus, seed: int, work: Path, console: Console) -> dict[str, Any]:
+def tell_books_apart(
+    scale: Scale, corpus: Corpus, seed: int, work: Path, device: torch.device, console: Console
+) -> dict[str, Any]:
     """Fine-tune the pretrained Linformer on the passage task; it is saved as ``model``."""
-    tokenizer, length = corpus.tokenizer, scale.passage_length
+    layout, tokenizer, length = Layout(device=device), corpus.tokenizer, scale.passage_length
     train, train_labels = cut_passages(corpus.train, length=length, **ENDS)
     test, test_labels = cut_passages(corpus.held_out, length=length, **ENDS)
     titles = [book.title for book in corpus.books]
-    settings = TrainSettings(
+    training = TrainingRecipe(
         steps=scale.finetune_steps,
         batch_size=scale.finetune_batch_size,
         learning_rate=scale.finetune_learning_rate,
         seed=seed,
+        **COMMON,
     )
+    set_seed(seed)
+    model = LinformerForSequenceClassification.from_pretrained(
+        work / "pretrained",
+        id2label=dict(enumerate(titles)),
+        label2id={title: book for book, title in enumerate(titles)},
+    )
+    start_head(model, train[np.random.default_rng(seed).permutation(len(train))[: scale.head_passages]])
     draws = scale.finetune_steps * scale.finetune_batch_size
-    test_set = LabelledPassages(test, test_labels)
-    with TrainProgress(console, "  Linformer on passages", scale.finetune_batch_size * length) as progress:
-        model, history = finetune(
-            work / "pretrained",
-            titles,
-            LabelledPassages(train, train_labels, seed=seed, total=draws),
-            test_set,
-            settings,
-            work,
-            [progress],
-            head_learning_rate=scale.head_learning_rate,
-            head_examples=train[np.random.default_rng(seed).permutation(len(train))[: scale.head_passages]],
-        )
+    data = LabelledPassages(train, train_labels, seed=seed, total=draws)
+    history = Engine(
+        model,
+        Objective(),
+        training,
+        Batches(data, step_batches(training, layout), collate),
+        layout=layout,
+        rates={"classifier.": scale.head_learning_rate},
+        watchers=[TrainProgress(console, "  Linformer on passages", scale.finetune_batch_size * length)],
+    ).train()
     save(model, tokenizer, work / "model")
     shares = predict(model, test)
     guesses = shares.argmax(axis=1)
@@ -363,9 +381,9 @@ def run(output: Path, *, scale: Scale = FULL, seed: int = 0, console: Console | 
         with stage("conversion", "2/6 Converting: all-MiniLM-L6-v2 made linear, without training"):
             conversion = convert(scale, corpus, seed, device, console)
         with stage("pretraining", "3/6 Pretraining: Linformer, Transformer, and a control without attention"):
-            runs = pretrain_models(scale, corpus, seed, staging, console)
+            runs = pretrain_models(scale, corpus, seed, staging, device, console)
         with stage("fine-tuning", "4/6 Fine-tuning: which book is a long passage from?"):
-            task = tell_books_apart(scale, corpus, seed, staging, console)
+            task = tell_books_apart(scale, corpus, seed, staging, device, console)
         with stage("measuring", "5/6 Measuring time and memory"):
             cost = measure_cost(scale, len(corpus.tokenizer), seed, device, console)
         console.print("[bold]6/6 Writing the report[/bold]")

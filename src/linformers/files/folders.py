@@ -236,12 +236,12 @@ def reports_full_disk(target: Path, intact: str) -> Iterator[None]:
     except Exception as error:
         # safetensors has an exception class of its own, which has no errno
         full = getattr(error, "errno", None) in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
-        if isinstance(error, DiskFullError) or not (full or "No space left on device" in str(error)):
-            raise
-        raise DiskFullError(
-            f"the disk is full: {target} was not written{f', {intact}' if intact else ''}; free some space and run "
-            "the same command again"
-        ) from error
+        if full or "No space left on device" in str(error):
+            raise DiskFullError(
+                f"the disk is full: {target} was not written{f', {intact}' if intact else ''}; free some space and run "
+                "the same command again"
+            ) from error
+        raise
 
 
 @contextmanager

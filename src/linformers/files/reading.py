@@ -66,13 +66,16 @@ def read_sound_rows(
 
     Raises:
         ValueError: It cannot: it is damaged, or lacks a column.
+        OSError: It has just been changed.
     """
-    for row in read_rows(file, wanted, documents=documents, quoted=quoted):
-        if row.unreadable:
-            raise ValueError(
-                f"{file.name}:{row.line}: the file cannot be read ({row.reason}); repair it or take it away"
-            )
-        yield row
+    try:
+        for row in read_rows(file, wanted, documents=documents, quoted=quoted):
+            if row.unreadable:
+                what = f"the file cannot be read ({row.reason})"
+                raise ValueError(f"{file.name}:{row.line}: {what}; repair it or take it away")
+            yield row
+    except Unavailable as error:
+        raise OSError(str(error)) from error
 
 
 def find_columns(files: Sequence[Input], text: str | None, carried: Sequence[str], option: str = "--text") -> Wanted:

@@ -196,13 +196,13 @@ def warn(console: Console, text: str) -> None:
     console.print(f"warning: {text}", style="yellow", highlight=False, soft_wrap=True)
 
 
-def newest_checkpoint(checkpoints: Checkpoints, console: Console) -> str | None:
+def newest_checkpoint(checkpoints: Checkpoints, console: Console) -> Path | None:
     """The checkpoint to go on from, said aloud."""
     checkpoint = checkpoints.newest_whole(lambda text: warn(console, text))
     if checkpoint is None:
         return None
     console.print(f"Going on from {checkpoint}.", highlight=False, soft_wrap=True)
-    return str(checkpoint)
+    return checkpoint
 
 
 def best_weights(best: Path, last: Path, console: Console) -> Path:

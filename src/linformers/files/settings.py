@@ -263,13 +263,12 @@ def override(data: dict[str, Any], places: Places, assignments: Sequence[str]) -
         except yaml.YAMLError as error:
             raise ValueError(f"{assignment!r}: the value is not YAML; quote it: {name}='\"...\"'") from error
         section = data
-        for depth, key in enumerate(keys[:-1]):
-            below = section.get(key)
-            if below is None:
-                below = section[key] = {}
-            if not isinstance(below, dict):
-                raise ValueError(f"{assignment!r}: {'.'.join(keys[: depth + 1])}={below!r} has no keys below it")
-            section = below
+        for depth, key in enumerate(keys[:-1], start=1):
+            if section.get(key) is None:
+                section[key] = {}
+            section = section[key]
+            if not isinstance(section, dict):
+                raise ValueError(f"{assignment!r}: {'.'.join(keys[:depth])}={section!r} has no keys below it")
         section[keys[-1]] = value
         for place in [place for place in places if place.startswith((f"{name}.", f"{name}["))]:
             del places[place]

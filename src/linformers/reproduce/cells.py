@@ -106,7 +106,7 @@ class Context:
 
 def measured(plan: Plan, context: Context) -> list[dict[str, Any]]:
     """Rows of a benchmark; cells of equal settings are shared between targets."""
-    options = {"settings": vars(plan.settings) | {"pass_limit": None}, **plan.options}
+    options = {"settings": plan.settings.model_dump() | {"pass_limit": None}, **plan.options}
     cell = context.cell("time", options, MEASURED)
     cell.path.mkdir(parents=True, exist_ok=True)
     return measure_plan(plan, cell.run, context.console)

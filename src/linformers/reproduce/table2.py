@@ -24,8 +24,8 @@ from linformers import to_linformer
 from linformers.checks import check_choice
 from linformers.classification.data import EncodedPart, PadInputs
 from linformers.classification.metrics import estimate, predictions, probabilities
+from linformers.classification.objective import predict_logits
 from linformers.classification.settings import FinetuneSettings
-from linformers.classification.trainer import predict_logits
 from linformers.commands.finetune import run_finetune
 from linformers.data.tasks import TASKS, TaskSources, prepare_task
 from linformers.files.folders import file_hash, write_folder

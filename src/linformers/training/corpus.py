@@ -21,7 +21,7 @@ from linformers.data.tokenise import TextEncoder, forget_limits, special_id
 from linformers.data.tokenizer import train_tokenizer
 from linformers.files.folders import write_folder
 from linformers.training.processes import Layout
-from linformers.training.recipe import DataRecipe, Recipe, Stage
+from linformers.training.recipe import DataRecipe, Recipe, Stage, TrainingRecipe
 
 EVALUATION_SEED = 0  # the same masks for every run, whatever its seed
 MakeBlocks = Callable[[int, int, int], Dataset]  # length, total items, seed -> training sequences
@@ -152,7 +152,7 @@ def _books(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, masking: Masking)
     for document in (*train, *held_out):
         digest.update(document.tobytes())
     return Corpus(
-        train=_training_items(recipe, blocks),
+        train=curriculum(data.stages, recipe.training, data.length, blocks),
         evaluation=MaskedBlocks(chosen, masking, seed=EVALUATION_SEED),
         collate=collate,
         fingerprint=digest.hexdigest()[:16],
@@ -210,7 +210,9 @@ def _sources(
         "evaluation_tokens": len(evaluation) * data.length,
     }
     return Corpus(
-        train=_stream(recipe, tokenizer, masking, layout) if data.streaming else _training_items(recipe, blocks),
+        train=_stream(recipe, tokenizer, masking, layout)
+        if data.streaming
+        else curriculum(data.stages, recipe.training, data.length, blocks),
         evaluation=evaluation,
         collate=PadBatch(special_id(tokenizer, "pad", "eos", "sep")),
         fingerprint=hashlib.sha256("\n".join(prints).encode()).hexdigest()[:16],
@@ -237,13 +239,18 @@ def _stream(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, masking: Masking
     )
 
 
-def _training_items(recipe: Recipe, blocks: MakeBlocks) -> Dataset:
-    """Items of the whole run; each holds as many tokens as a sequence of full length."""
-    training, length = recipe.training, recipe.data.length
-    stages = recipe.data.stages or (Stage(length=length, share=1.0),)
+def curriculum(stages: Sequence[Stage], training: TrainingRecipe, length: int, blocks: MakeBlocks) -> Curriculum:
+    """Items of a whole run; each holds as many tokens as a sequence of full length.
+
+    Args:
+        stages: Lengths, each of which divides the full one, with shares that add up to 1; none is the full one alone.
+        training: Steps, batch size and seed of the run.
+        length: The full length, in tokens.
+        blocks: Makes the sequences of a stage.
+    """
     parts: list[tuple[Dataset, int]] = []
     done, share = 0, 0.0
-    for number, stage in enumerate(stages):
+    for number, stage in enumerate(stages or (Stage(length=length, share=1.0),)):
         share += stage.share
         steps, done = round(share * training.steps) - done, round(share * training.steps)
         group = length // stage.length

@@ -1,26 +1,10 @@
-"""What a trained model is worth: perplexity, predictions, and how sure an accuracy is."""
+"""What a trained classifier is worth: its predictions, and how sure an accuracy is."""
 
 import math
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel
-
-from linformers.data.streams import collate
-
-
-@torch.no_grad()
-def masked_perplexity(model: PreTrainedModel, data: Dataset, batch_size: int = 16) -> float:
-    """Perplexity per predicted token over masked examples."""
-    model.eval()
-    total, count = 0.0, 0
-    for batch in DataLoader(data, batch_size=batch_size, collate_fn=collate):
-        batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-        predicted = int((batch["labels"] != -100).sum())
-        total += model(**batch).loss.item() * predicted
-        count += predicted
-    return math.exp(total / count)
 
 
 @torch.no_grad()

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.utils.data import Sampler
+from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 
 from linformers.attention.parallel import sequence_parallel
@@ -27,12 +28,14 @@ class Layout:
     """This process among the others.
 
     Args:
-        rank: number of this process.
-        world: number of processes.
-        members: processes that share each sequence.
-        group: those of them that this one belongs to.
+        device: Device of this process.
+        rank: Number of this process.
+        world: Number of processes.
+        members: Number of processes that share each sequence.
+        group: Those of them that this one belongs to.
     """
 
+    device: torch.device
     rank: int = 0
     world: int = 1
     members: int = 1
@@ -61,18 +64,13 @@ class Layout:
         columns = slice(seq * member // self.members, seq * (member + 1) // self.members)
         return {name: tensor[:, columns] for name, tensor in batch.items()}
 
-    def total(self, *numbers: float, device: torch.device) -> list[float]:
+    def total(self, *numbers: float) -> list[float]:
         """Sums over all processes, in float64."""
         if self.world == 1:
             return list(numbers)
-        kind = torch.float64 if device.type != "mps" else torch.float32
-        tensor = torch.tensor(numbers, dtype=kind, device=device)
+        tensor = torch.tensor(numbers, dtype=torch.float64, device=self.device)
         dist.all_reduce(tensor)
         return tensor.tolist()
-
-    def any(self, flag: bool, device: torch.device) -> bool:
-        """Whether it is true on any process."""
-        return self.total(float(flag), device=device)[0] > 0
 
     def from_first(self, make: Callable[[], Any]) -> Any:
         """What the first process makes, on all of them; its failure is the failure of all.
@@ -97,14 +95,31 @@ class Layout:
         return answer[0]
 
 
-def lay_out(members: int) -> Layout:
-    """The layout of the processes that a launcher has started; all must call.
+def pick_device(name: str) -> torch.device:
+    """The device of this process: ``auto`` takes an accelerator where there is one, each process of a host its own."""
+    found = torch.accelerator.current_accelerator(check_available=True) if name == "auto" else None
+    if found is None:
+        return torch.device("cpu" if name == "auto" else name)
+    return torch.device(found.type, int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def lay_out(device: str, members: int) -> Layout:
+    """Join the processes that a launcher has started, and lay them out; all must call.
+
+    Args:
+        device: Device of the recipe, ``auto`` or ``cpu``.
+        members: Number of processes that share each sequence.
 
     Raises:
         ValueError: ``members`` does not divide their number.
     """
-    started = dist.is_available() and dist.is_initialized()
-    rank, world = (dist.get_rank(), dist.get_world_size()) if started else (0, 1)
+    own = pick_device(device)
+    if own.type != "cpu":
+        torch.accelerator.set_device_index(own.index)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        backend = dist.get_default_backend_for_device(own)
+        dist.init_process_group(backend, device_id=None if own.type == "cpu" else own)
+    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     if world % members:
         raise ValueError(
             f"training.sequence_parallel_size={members} does not divide the {world} process{'es' * (world > 1)} of "
@@ -116,7 +131,7 @@ def lay_out(members: int) -> Layout:
             ranks = list(range(first, first + members))
             made = dist.new_group(ranks)  # every process must take part in making every group
             group = made if rank in ranks else group
-    return Layout(rank=rank, world=world, members=members, group=group)
+    return Layout(device=own, rank=rank, world=world, members=members, group=group)
 
 
 def refuse_launcher(command: str) -> None:
@@ -150,26 +165,12 @@ def split_batch(training: TrainingRecipe, layout: Layout) -> tuple[int, int]:
     return micro, share // micro
 
 
-class StepBatches(Sampler[list[int]]):
-    """Items of each micro-batch of one group of processes, in the order of training.
-
-    Args:
-        count: micro-batches in the run.
-        size: items in each.
-        replica: number of the group.
-        replicas: number of groups.
-    """
-
-    def __init__(self, count: int, size: int, *, replica: int = 0, replicas: int = 1) -> None:
-        self.count, self.size, self.replica, self.replicas = count, size, replica, replicas
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for number in range(self.count):
-            start = (number * self.replicas + self.replica) * self.size
-            yield list(range(start, start + self.size))
+def step_batches(training: TrainingRecipe, layout: Layout) -> Iterator[list[int]]:
+    """Items of each micro-batch of this group, in the order of training: in each step the same, however many groups."""
+    size, accumulation = split_batch(training, layout)
+    for number in range(training.steps * accumulation):
+        start = (number * layout.replicas + layout.replica) * size
+        yield list(range(start, start + size))
 
 
 def evaluation_batches(total: int, size: int, layout: Layout) -> Sequence[list[int]]:
@@ -185,11 +186,19 @@ def layers_of(model: PreTrainedModel) -> list[nn.Module]:
     return list(encoder.layers)
 
 
-def shard(model: PreTrainedModel) -> None:
-    """Spread weights, gradients and optimiser state over all processes (FSDP2), layer by layer.
+def spread(model: PreTrainedModel, sharding: str, layout: Layout) -> nn.Module:
+    """What a process trains of a model: the whole of it on its device (several, with DDP), or its share (FSDP2).
 
-    What layers share (the projections of ``layerwise``, the embeddings) belongs to the model as a whole.
+    Weights, gradients and optimiser state are shared out layer by layer. What layers share (the projections of
+    ``layerwise``, the embeddings) belongs to the model as a whole.
     """
-    for layer in layers_of(model):
-        fully_shard(layer)
-    fully_shard(model)
+    device = layout.device
+    if layout.world == 1:
+        return model.to(device)  # type: ignore[arg-type]  (a decorator hides the signature)
+    if sharding == "full":
+        mesh = init_device_mesh(device.type, (layout.world,))
+        for layer in layers_of(model):
+            fully_shard(layer, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        return model
+    return DistributedDataParallel(model.to(device), device_ids=None if device.type == "cpu" else [device])  # type: ignore[arg-type]

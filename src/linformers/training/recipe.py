@@ -225,11 +225,11 @@ class OutputRecipe(StrictModel):
 class Recipe(StrictModel):
     """A whole run; see the sections."""
 
+    model: ModelRecipe = {}
     data: DataRecipe
+    tokenizer: TokenizerRecipe = TokenizerRecipe()
     training: TrainingRecipe
     output: OutputRecipe
-    tokenizer: TokenizerRecipe = TokenizerRecipe()
-    model: ModelRecipe = {}
 
     def _check(self) -> None:
         config = self.config(vocab_size=self.tokenizer.vocab_size)
@@ -274,9 +274,7 @@ class Recipe(StrictModel):
 
     def as_yaml(self) -> str:
         """The resolved recipe; ``load_recipe`` reads it back to an equal one."""
-        order = ("model", "data", "tokenizer", "training", "output")
-        values = self.as_dict()
-        return yaml.safe_dump({key: values[key] for key in order}, sort_keys=False, allow_unicode=True, width=120)
+        return yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True, width=120)
 
     def differences(self, other: "Recipe") -> list[str]:
         """What is different in ``other``, where runs go left out."""

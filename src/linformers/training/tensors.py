@@ -5,11 +5,12 @@ Names do not depend on how a run is spread over processes, so a run may go on wi
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
 WEIGHTS, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
@@ -41,7 +42,8 @@ def model_tensors(model: PreTrainedModel, *, keep: bool) -> dict[str, Tensor]:
 def save_model(model: PreTrainedModel, tensors: dict[str, Tensor], folder: Path) -> None:
     """Write what ``from_pretrained`` reads."""
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    model.config.architectures = [type(model).__name__]
+    plain = next(kind for kind in type(model).__mro__ if not issubclass(kind, FSDPModule))  # sharding makes a new class
+    model.config.architectures = [plain.__name__]
     model.config.save_pretrained(folder)
 
 
@@ -58,9 +60,9 @@ def load_model(model: PreTrainedModel, folder: Path) -> None:
         raise ValueError(f"{folder / WEIGHTS} holds another model's weights: {names}, ... do not match")
 
 
-def optimizer_tensors(model: nn.Module, optimizer: Any, *, keep: bool) -> dict[str, Tensor]:
+def optimizer_tensors(model: nn.Module, optimizer: Optimizer, *, keep: bool) -> dict[str, Tensor]:
     """The optimiser's state, as ``<parameter>/<key>``; see ``model_tensors``."""
-    state = getattr(optimizer, "optimizer", optimizer).state  # inside accelerate's wrapper
+    state = optimizer.state
     named = (
         (f"{name}/{key}", value)
         for name, parameter in model.named_parameters()
@@ -70,13 +72,12 @@ def optimizer_tensors(model: nn.Module, optimizer: Any, *, keep: bool) -> dict[s
     return _gather(named, keep)
 
 
-def load_optimizer(model: nn.Module, optimizer: Any, folder: Path) -> None:
+def load_optimizer(model: nn.Module, optimizer: Optimizer, folder: Path) -> None:
     """Fill an optimiser's state, sharded like its parameters.
 
     Raises:
         ValueError: the file holds the state of other parameters.
     """
-    optimizer = getattr(optimizer, "optimizer", optimizer)
     parameters = dict(model.named_parameters())
     groups = {parameter: group for group in optimizer.param_groups for parameter in group["params"]}
     for full_name, value in load_file(folder / OPTIMIZER).items():

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from linformers.classification.data import LengthBatches, by_length
+from linformers.classification.objective import task_loss
 from linformers.classification.settings import FinetuneSettings
-from linformers.classification.trainer import task_loss
 
 LENGTHS = np.random.default_rng(0).integers(5, 500, 1003)
 

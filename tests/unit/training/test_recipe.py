@@ -147,8 +147,8 @@ def test_differences_name_the_values(tmp_path: Path) -> None:
     before = load(tmp_path)
     now = load(tmp_path, GOOD, "training.learning_rate=2e-3", "model.projected_dim=16", "output.folder=elsewhere")
     assert before.differences(now) == [
-        "training.learning_rate was 0.001 and is now 0.002",
         "model.projected_dim was 8 and is now 16",
+        "training.learning_rate was 0.001 and is now 0.002",
     ]
 
 

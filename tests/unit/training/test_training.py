@@ -1,26 +1,37 @@
-"""Pretraining, fine-tuning and the baselines, on models of a few thousand weights."""
+"""The engine, its watchers and the baselines, on models of a few thousand weights."""
 
 import io
 import math
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from torch import Tensor, nn
+from transformers import set_seed
 
-from linformers import LinformerConfig
+from linformers import LinformerConfig, LinformerForMaskedLM, LinformerForSequenceClassification
 from linformers.classification.baselines import majority_accuracy, tfidf_accuracy
+from linformers.classification.model import start_head
 from linformers.data.masking import Masking
-from linformers.data.streams import LabelledPassages, MaskedBlocks
-from linformers.training.evaluate import masked_perplexity, predict, wilson_interval
-from linformers.training.finetune import finetune
-from linformers.training.pretrain import Stage, pretrain, training_blocks
-from linformers.training.progress import TrainProgress, clock
-from linformers.training.runner import TrainSettings
+from linformers.data.packing import pack
+from linformers.data.streams import LabelledPassages, MaskedBlocks, collate
+from linformers.files.checkpoints import Checkpoints
+from linformers.training.corpus import curriculum
+from linformers.training.engine import Batch, Batches, Engine, Objective, parameter_groups, rate_factor
+from linformers.training.evaluate import predict, wilson_interval
+from linformers.training.history import History
+from linformers.training.masked_lm import MaskedLM
+from linformers.training.processes import Layout, step_batches
+from linformers.training.recipe import Stage, TrainingRecipe
+from linformers.training.watchers import TrainProgress, Watcher, clock
 
 VOCABULARY = 40
 MASKING = Masking(mask_token_id=4, vocab_size=VOCABULARY, special_token_ids=(0, 1, 2, 3, 4))
 STAGES = [Stage(length=8, share=0.5), Stage(length=32, share=0.5)]
+LAYOUT = Layout(device=torch.device("cpu"))
 
 
 def config(**fields: object) -> LinformerConfig:
@@ -44,86 +55,142 @@ def documents() -> list[np.ndarray]:
     return [np.arange(start, start + 500) % (VOCABULARY - 5) + 5 for start in range(4)]
 
 
-def settings(**fields: object) -> TrainSettings:
-    default = {"steps": 8, "batch_size": 2, "learning_rate": 1e-2, "eval_every": 4, "log_every": 1}
-    return TrainSettings(**{**default, **fields})  # type: ignore[arg-type]
+def recipe(**fields: Any) -> TrainingRecipe:
+    default = {"steps": 8, "batch_size": 2, "learning_rate": 1e-2, "evaluate_every": 4, "log_every": 1}
+    return TrainingRecipe(**{**default, "device": "cpu", **fields})
 
 
-def run(tmp_path, callbacks=(), **fields):
-    chosen = settings(**fields)
-    train = training_blocks(documents(), STAGES, chosen, MASKING, bos_token_id=0, eos_token_id=2)
+def sequences(training: TrainingRecipe) -> Any:
+    def blocks(length: int, total: int, seed: int) -> MaskedBlocks:
+        packed = pack(documents(), length=length, bos_token_id=0, eos_token_id=2)
+        return MaskedBlocks(packed, MASKING, seed=seed, total=total)
+
+    return curriculum(STAGES, training, 32, blocks)
+
+
+def engine(training: TrainingRecipe, evaluates: bool = True, **options: Any) -> Engine:
+    set_seed(training.seed)
     evaluation = MaskedBlocks(np.stack([documents()[0][:32]] * 4), MASKING, seed=1)
-    return pretrain(config(), train, evaluation if chosen.eval_every else None, chosen, tmp_path, callbacks)
+    return Engine(
+        LinformerForMaskedLM(config()),
+        MaskedLM(evaluation if evaluates else None, collate, 3, LAYOUT),
+        training,
+        Batches(sequences(training), step_batches(training, LAYOUT), collate),
+        layout=LAYOUT,
+        **options,
+    )
 
 
-def test_two_runs_give_the_same_losses_and_weights(tmp_path) -> None:
-    (one, first), (two, second) = run(tmp_path), run(tmp_path)
-    assert first.losses == second.losses and first.evaluations == second.evaluations
+def weights(made: Engine) -> list[Tensor]:
+    return list(made.plain.state_dict().values())
+
+
+def same(one: Engine, two: Engine) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(weights(one), weights(two), strict=True))
+
+
+def test_two_runs_give_the_same_losses_and_weights() -> None:
+    one, two = engine(recipe()), engine(recipe())
+    first, second = one.train(), two.train()
+    assert first.log == second.log and first.evaluations == second.evaluations and same(one, two)
     assert len(first.losses) == 8 and [step for step, _ in first.evaluations] == [4, 8]
-    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
 
 
-def test_another_seed_gives_other_losses(tmp_path) -> None:
-    assert run(tmp_path)[1].losses != run(tmp_path, seed=1)[1].losses
+def test_another_seed_gives_other_losses() -> None:
+    assert engine(recipe()).train().losses != engine(recipe(seed=1)).train().losses
 
 
-def test_pretraining_learns_and_evaluates_the_last_step(tmp_path) -> None:
-    model, history = run(tmp_path, steps=60, eval_every=25)
+def test_a_run_that_goes_on_from_a_checkpoint_repeats_the_rest_bit_by_bit(tmp_path: Path) -> None:
+    """Losses between two entries of the log are kept too: 3 is not a multiple of 4."""
+    training = recipe(log_every=4, save_every=3)
+    whole = engine(training, checkpoints=Checkpoints(tmp_path, keep=9))
+    history = whole.train()
+    for step in (3, 6, 8):
+        again = engine(training, checkpoint=tmp_path / f"checkpoint-{step}")
+        found = again.train()
+        assert found.log == history.log and found.evaluations == history.evaluations and same(whole, again)
+
+
+def test_a_checkpoint_of_another_version_is_named(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    engine(recipe(), checkpoints=checkpoints).train()
+    (checkpoints.path(8) / "state.json").write_text('{"step": 8, "seconds": 1.0}')
+    with pytest.raises(ValueError, match="checkpoint-8 is a checkpoint of format 1.* goes on from format 2"):
+        engine(recipe(), checkpoint=checkpoints.path(8))
+
+
+def test_learning_and_evaluating_the_last_step() -> None:
+    history = engine(recipe(steps=60, evaluate_every=25)).train()
     assert [step for step, _ in history.evaluations] == [25, 50, 60]
-    assert history.final["loss"] < history.evaluations[0][1]["loss"]
-    evaluation = MaskedBlocks(np.stack([documents()[0][:32]] * 4), MASKING, seed=1)
-    assert masked_perplexity(model, evaluation, 3) == pytest.approx(math.exp(history.final["loss"]), rel=1e-4)
+    assert history.evaluations[-1][1]["loss"] < history.evaluations[0][1]["loss"]
+    assert history.evaluations[-1][1]["perplexity"] == pytest.approx(math.exp(history.evaluations[-1][1]["loss"]))
 
 
-def test_no_evaluation_without_held_out_data(tmp_path) -> None:
-    assert run(tmp_path, eval_every=None)[1].evaluations == []
+def test_no_evaluation_without_held_out_data() -> None:
+    assert engine(recipe(), evaluates=False).train().evaluations == []
+
+
+def test_the_evaluation_is_a_mean_over_tokens_and_not_over_batches() -> None:
+    made = engine(recipe())
+    at_once = MaskedLM(made.objective.evaluation, collate, 4, LAYOUT)  # type: ignore[attr-defined]
+    assert made.objective.measure(made.plain)["loss"] == pytest.approx(at_once.measure(made.plain)["loss"], rel=1e-5)
+
+
+def test_a_run_that_diverges_is_an_error_that_says_so() -> None:
+    class Diverging(Objective):
+        def loss(self, model: nn.Module, batch: Batch, items: int, step: int) -> Tensor:
+            return model(**batch).loss * (float("nan") if step == 2 else 1.0)
+
+    made = engine(recipe())
+    made.objective = Diverging()
+    with pytest.raises(ValueError, match="loss is nan after step 3: the run has diverged.*lower learning_rate"):
+        made.train()
 
 
 def test_stages_share_the_steps() -> None:
-    train = training_blocks(documents(), STAGES, settings(steps=5), MASKING, bos_token_id=0, eos_token_id=2)
+    train = sequences(recipe(steps=5))
     assert len(train) == 10  # steps * batch_size
     assert [len(train[item]) for item in range(10)] == [4] * 4 + [1] * 6
 
 
 @pytest.mark.parametrize(
-    ("stages", "message"),
+    ("schedule", "expected"),
     [
-        ([Stage(length=12, share=0.5), Stage(length=32, share=0.5)], "length=12 must divide"),
-        ([Stage(length=32, share=0.5)], "add up to 0.5"),
+        ("linear", [0, 0.5, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8]),
+        ("cosine", [0, 0.5, *((1 + math.cos(math.pi * step / 8)) / 2 for step in range(8))]),
+        ("wsd", [0, 0.5, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25]),
     ],
 )
-def test_stages_that_do_not_fit(stages: list[Stage], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        training_blocks(documents(), stages, settings(), MASKING, bos_token_id=0, eos_token_id=2)
+def test_schedules(schedule: Any, expected: list[float]) -> None:
+    training = recipe(steps=10, warmup_share=0.2, decay_share=0.4, schedule=schedule)
+    assert [rate_factor(training, step) for step in range(10)] == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(
-    ("field", "value"), [("steps", 0), ("batch_size", 0), ("learning_rate", 0.0), ("warmup_share", 1.0)]
-)
-def test_settings_name_the_bad_field(field: str, value: float) -> None:
-    with pytest.raises(ValueError, match=f"{field}={value}"):
-        settings(**{field: value})
+def test_only_matrices_decay_and_parts_have_rates_of_their_own() -> None:
+    model = LinformerForSequenceClassification(config())
+    groups = parameter_groups(model, recipe(weight_decay=0.1), {"classifier.": 0.5})
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    found = {names[parameter]: group for group in groups for parameter in group["params"]}
+    assert set(found) == set(names.values())
+    for name, group in found.items():
+        assert group["weight_decay"] == (0.1 if model.get_parameter(name).ndim > 1 else 0.0), name
+        assert group["peak"] == (0.5 if name.startswith("classifier.") else 1e-2), name
 
 
-def test_finetuning_from_a_saved_encoder(tmp_path) -> None:
-    model, _ = run(tmp_path)
-    model.save_pretrained(tmp_path / "pretrained")
+def test_finetuning_from_a_saved_encoder(tmp_path: Path) -> None:
+    made = engine(recipe())
+    made.train()
+    made.plain.save_pretrained(tmp_path)
     labels = np.arange(40) % 2
     blocks = np.where(labels[:, None] == 0, 7, 9) * np.ones((40, 32), dtype=np.int64)
-    classifier, history = finetune(
-        tmp_path / "pretrained",
-        ["seven", "nine"],
-        LabelledPassages(blocks, labels, total=80),
-        LabelledPassages(blocks, labels),
-        settings(steps=20, batch_size=4, eval_every=None),
-        tmp_path,
-        classifier_pooling="mean",
-    )
-    assert history.final["accuracy"] == 1.0
+    classifier = LinformerForSequenceClassification.from_pretrained(tmp_path, classifier_pooling="mean")
+    start_head(classifier, blocks)
+    training, data = recipe(steps=20, batch_size=4), LabelledPassages(blocks, labels, total=80)
+    batches = Batches(data, step_batches(training, LAYOUT), collate)
+    Engine(classifier, Objective(), training, batches, layout=LAYOUT, rates={"classifier.": 3e-2}).train()
     shares = predict(classifier, blocks, batch_size=16)
     assert shares.shape == (40, 2) and (shares.argmax(1) == labels).all()
     assert np.allclose(shares.sum(1), 1)
-    assert classifier.config.id2label == {0: "seven", 1: "nine"} and classifier.config.classifier_pooling == "mean"
 
 
 def test_baselines() -> None:
@@ -133,28 +200,26 @@ def test_baselines() -> None:
     assert tfidf_accuracy(texts, train, ["red pears", "blue", "the blue sea", "sea"], test) == 1.0
 
 
-def test_progress_speaks_in_lines_where_there_is_no_terminal(tmp_path) -> None:
+def test_progress_speaks_in_lines_where_there_is_no_terminal() -> None:
     out = io.StringIO()
-    run(tmp_path, [TrainProgress(Console(file=out, width=120), "Linformer", 64, every=0.0)])
+    engine(recipe(), watchers=[TrainProgress(Console(file=out, width=120), "Linformer", 64, every=0.0)]).train()
     lines = out.getvalue().splitlines()
     assert len(lines) == 8
     assert lines[3].startswith("Linformer: step 4/8, loss ") and "tokens/s" in lines[3] and lines[3].endswith(" left")
 
 
-def test_progress_bar_leaves_the_terminal_alone_after_a_failure(bad_input) -> None:
+def test_progress_bar_leaves_the_terminal_alone_after_a_failure() -> None:
+    class Failing(Watcher):
+        def step(self, history: History) -> None:
+            if history.step == 4:
+                raise KeyboardInterrupt
+
     console = Console(file=io.StringIO(), force_terminal=True, width=120)
     progress = TrainProgress(console, "Linformer", 64)
-
-    class State:
-        max_steps, global_step = 8, 4
-
-    with pytest.raises(KeyboardInterrupt), progress:
-        progress.on_train_begin(None, State, None)  # type: ignore[arg-type]
-        progress.on_log(None, State, None, logs={"loss": 3.25})  # type: ignore[arg-type]
-        progress.on_step_end(None, State, None)  # type: ignore[arg-type]
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        engine(recipe(), watchers=[progress, Failing()]).train()
     assert progress.bar is None
-    assert "loss 3.250" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert "4/8" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (61, "1:01"), (3661, "1:01:01")])

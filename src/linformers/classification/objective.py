@@ -1,4 +1,4 @@
-"""Trains a classifier on its labels, and on what a teacher makes of the same inputs."""
+"""What a classifier learns: its labels, and what a teacher makes of the same inputs."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,64 +12,63 @@ from transformers import PreTrainedModel
 
 from linformers.classification.data import EncodedPart, by_length
 from linformers.classification.media import MediaPart
-from linformers.classification.metrics import measure, probabilities
+from linformers.classification.metrics import MAIN, measure, probabilities, sign_of
 from linformers.data.tasks_rules import Kind
 from linformers.files.progress import ReadProgress
 from linformers.training.distil import Distillation, distillation_loss
-from linformers.training.resumable import ResumableTrainer
+from linformers.training.engine import Batch, Objective
 
 
-class ClassifyTrainer(ResumableTrainer):
-    """See ``ResumableTrainer``.
+class Classification(Objective):
+    """Labels, and a teacher's states and predictions.
 
     Args:
-        kind: of the task.
-        class_weights: weight of an error on each class (of a missed one, where there are several labels).
-        teacher: without gradients; None = labels only.
-        distillation: what to imitate of the teacher.
-        options: of ``ResumableTrainer``.
+        kind: Kind of the task.
+        validation: Rows that choose the step.
+        collate: Makes a batch of rows.
+        batch_size: Number of rows to measure at once.
+        class_weights: Weight of an error on each class (of a missed one, where there are several labels); None = alike.
+        balanced: Whether rare classes count as much as frequent ones in the choice of the step.
+        teacher: Model without gradients, where the student is; None = labels only.
+        distillation: What to imitate of the teacher.
     """
 
     def __init__(
         self,
-        *arguments: Any,
         kind: Kind,
+        validation: EncodedPart | MediaPart,
+        collate: Callable[[Sequence[Any]], Batch],
+        batch_size: int,
+        *,
         class_weights: Tensor | None,
+        balanced: bool,
         teacher: PreTrainedModel | None,
         distillation: Distillation,
-        **options: Any,
     ) -> None:
-        super().__init__(*arguments, **options)
         self.kind: Kind = kind
-        self.class_weights = None if class_weights is None else class_weights.to(self.args.device)
-        self.teacher = None if teacher is None else teacher.to(self.args.device)  # type: ignore[arg-type]
-        self.distillation = distillation
+        self.validation, self.collate, self.batch_size = validation, collate, batch_size
+        self.class_weights, self.teacher, self.distillation = class_weights, teacher, distillation
+        self.metric = "f1_macro" if balanced and kind == "single_label" else MAIN[kind]
+        self.sign = sign_of(self.metric)
 
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
+    def loss(self, model: nn.Module, batch: Batch, items: int, step: int) -> Tensor:
         """Mean loss of the labels, and the distance to the teacher; then without dropout, which the teacher has not."""
         if self.teacher is not None:
             model.eval()
-        inputs = dict(inputs)
-        labels = inputs.pop("labels")
-        outputs = model(**inputs, output_hidden_states=self.teacher is not None)
+        labels = batch.pop("labels")
+        outputs = model(**batch, output_hidden_states=self.teacher is not None)
         loss = task_loss(outputs.logits, labels, self.kind, self.class_weights)
         if self.teacher is not None:
             with torch.no_grad():
-                taught = self.teacher(**inputs, output_hidden_states=True)
-            loss = loss + distillation_loss(outputs, taught, inputs["attention_mask"], self.distillation)
-        return (loss, outputs) if return_outputs else loss
+                taught = self.teacher(**batch, output_hidden_states=True)
+            loss = loss + distillation_loss(outputs, taught, batch["attention_mask"], self.distillation)
+        return loss / items
 
-    def measure(self, dataset: Any) -> dict[str, float]:
-        """Loss of the labels and all metrics."""
-        logits = predict_logits(self._plain_model(), dataset, self.collate, self.args.per_device_eval_batch_size)
-        loss = task_loss(torch.from_numpy(logits), dataset.labels, self.kind, None).item()
-        return {"loss": loss, **measure(dataset.labels.numpy(), probabilities(logits, self.kind), self.kind)}
+    def measure(self, model: PreTrainedModel) -> dict[str, float]:
+        """Loss of the labels and all metrics, on the validation rows."""
+        logits, labels = predict_logits(model, self.validation, self.collate, self.batch_size), self.validation.labels
+        loss = task_loss(torch.from_numpy(logits), labels, self.kind, None).item()
+        return {"loss": loss, **measure(labels.numpy(), probabilities(logits, self.kind), self.kind)}
 
 
 def task_loss(
