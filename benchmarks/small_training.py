@@ -29,7 +29,6 @@ from linformers.training.processes import Layout
 from linformers.training.recipe import TrainingRecipe
 from linformers.training.watchers import TrainProgress, Watcher
 
-SAID_EVERY = 15.0  # seconds
 TRIAL = 21  # steps, from which the number that fits a time is told
 
 
@@ -143,7 +142,7 @@ def train_classifier(
         _engine(copy.deepcopy(model), train, Accuracy(None, 1, device), budget, TRIAL, seed, [clock]).train()
         steps = min(steps, max(1, round(budget.seconds / statistics.mean(clock.seconds))))
     objective = Accuracy(validation if budget.evaluations else None, 2 * budget.batch_size, device)
-    progress = TrainProgress(console, name, budget.batch_size, every=SAID_EVERY, unit="examples")
+    progress = TrainProgress(console, name, budget.batch_size, unit="examples")
     with tempfile.TemporaryDirectory() as folder:
         best = Path(folder) / "best"
         history = _engine(model, train, objective, budget, steps, seed, [progress], best).train()

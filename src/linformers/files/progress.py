@@ -1,11 +1,11 @@
-"""Progress of reading a corpus: a bar in a terminal, plain lines elsewhere."""
+"""Progress of long work: a bar in a terminal, plain lines elsewhere."""
 
 import time
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-PLAIN_EVERY = 10.0  # seconds between plain lines
+BAR_EVERY, PLAIN_EVERY = 0.2, 10.0  # seconds between two states of the bar, and between plain lines
 
 
 class ReadProgress:
@@ -15,15 +15,19 @@ class ReadProgress:
         console: where to print; None prints nothing. A terminal gets a bar that moves, anything else plain lines.
         title: what is read.
         unit: what `add` counts.
+
+    Attributes:
+        first: share that was done before, and took none of the time.
+        note: what to say beside it.
     """
 
     def __init__(self, console: Console | None, title: str, *, unit: str = "tokens") -> None:
         self.console, self.title, self.unit = console, title, unit
-        self.share, self.count = 0.0, 0
-        self.started = self.spoke = time.perf_counter()
+        self.first, self.share, self.count, self.note = 0.0, 0.0, 0, ""
         self.bar: Progress | None = None
 
     def __enter__(self) -> "ReadProgress":
+        self.started = self.spoke = time.perf_counter()
         if self.console is not None and self.console.is_terminal:
             columns = (
                 TextColumn("{task.description}"),
@@ -50,16 +54,20 @@ class ReadProgress:
         """Count what has been read, and show the state when it is time."""
         self.count += count
         now = time.perf_counter()
-        if self.console is None or now - self.spoke < (0.2 if self.bar else PLAIN_EVERY):
+        if self.console is None or now - self.spoke < (BAR_EVERY if self.bar else PLAIN_EVERY):
             return
         self.spoke = now
         seconds = now - self.started
-        status = f"{self.count:,} {self.unit}, {self.count / seconds:,.0f} {self.unit}/s"
+        status = f"{self.note}{self.count:,} {self.unit}, {self.count / seconds:,.0f} {self.unit}/s"
         if self.bar is not None:
             self.bar.update(self.task, completed=self.share, status=status)
             return
-        left = seconds * (1 - self.share) / self.share if self.share > 0 else float("nan")
-        minutes, second = divmod(round(left), 60) if left == left else (0, 0)
-        self.console.print(
-            f"{self.title}: {self.share:.0%}, {status}, {minutes}:{second:02} left", highlight=False, soft_wrap=True
-        )
+        left = clock(seconds * (1 - self.share) / (self.share - self.first)) if self.share > self.first else "?"
+        self.console.print(f"{self.title}: {self.share:.0%}, {status}, {left} left", highlight=False, soft_wrap=True)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as ``m:ss`` or ``h:mm:ss``."""
+    minutes, second = divmod(max(0, round(seconds)), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

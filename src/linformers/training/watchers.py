@@ -1,13 +1,12 @@
 """What watches a training run: live progress, and TensorBoard."""
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from linformers.files.progress import ReadProgress
 from linformers.training.history import History
 
 
@@ -31,65 +30,38 @@ class Watcher:
 
 
 class TrainProgress(Watcher):
-    """Shows the step, the training loss, tokens per second and the time left.
+    """Shows the step, the training loss, tokens per second and the time left; see ``ReadProgress``.
 
     Args:
-        console: Where to print. A terminal gets a bar that moves; anything else a line every ``every`` seconds.
+        console: Where to print.
         title: Name of the run.
         per_step: Number of tokens that one optimiser step reads.
-        every: Seconds between plain lines.
         unit: What it counts instead of tokens.
     """
 
-    def __init__(
-        self, console: Console, title: str, per_step: int, *, every: float = 10.0, unit: str = "tokens"
-    ) -> None:
-        self.console, self.title, self.per_step, self.every, self.unit = console, title, per_step, every, unit
-        self.loss: float | None = None  # until the first log
-        self.bar: Progress | None = None
+    def __init__(self, console: Console, title: str, per_step: int, *, unit: str = "tokens") -> None:
+        self.progress, self.per_step = ReadProgress(console, title, unit=unit), per_step
+        self.loss = ""  # until the first log
 
     def begin(self, history: History, steps: int) -> None:
         """Start the clock, and the bar."""
-        self.started = self.spoke = time.perf_counter()
-        self.first, self.steps = history.step, steps  # the first is above 0 where a run goes on from a checkpoint
-        if self.console.is_terminal:
-            bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=None),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[status]}"),
-                TimeRemainingColumn(compact=True),
-                console=self.console,
-                transient=True,
-            )
-            self.task = bar.add_task(self.title, total=steps, status="")
-            bar.start()
-            self.bar = bar
+        self.steps = steps
+        self.progress.first = history.step / steps
+        self.progress.__enter__()
 
     def log(self, step: int, entry: Mapping[str, float]) -> None:
         """Remember the latest training loss."""
-        self.loss = entry["loss"]
+        self.loss = f"loss {entry['loss']:.3f}, "
 
     def step(self, history: History) -> None:
-        """Move the bar, or say a line when it is time."""
-        now = time.perf_counter()
-        done = history.step - self.first
-        rate = done * self.per_step / (now - self.started)
-        status = ("" if self.loss is None else f"loss {self.loss:.3f}, ") + f"{rate:,.0f} {self.unit}/s"
-        if self.bar is not None:
-            self.bar.update(self.task, completed=history.step, status=status)
-        elif now - self.spoke >= self.every:
-            self.spoke = now
-            left = clock((now - self.started) / done * (self.steps - history.step))
-            self.console.print(
-                f"{self.title}: step {history.step}/{self.steps}, {status}, {left} left", highlight=False
-            )
+        """Show the state when it is time."""
+        self.progress.note = f"step {history.step}/{self.steps}, {self.loss}"
+        self.progress.reached(history.step / self.steps)
+        self.progress.add(self.per_step)
 
     def end(self) -> None:
         """Take the bar away, also after a failure."""
-        if self.bar is not None:
-            self.bar.stop()
-            self.bar = None
+        self.progress.__exit__()
 
 
 class TensorBoard(Watcher):
@@ -122,10 +94,3 @@ class TensorBoard(Watcher):
         """Close the file."""
         if self.writer is not None:
             self.writer.close()
-
-
-def clock(seconds: float | int) -> str:
-    """Seconds as ``m:ss`` or ``h:mm:ss``."""
-    minutes, second = divmod(max(0, round(seconds)), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

@@ -18,6 +18,7 @@ from linformers.classification.model import start_head
 from linformers.data.masking import Masking
 from linformers.data.packing import pack
 from linformers.data.streams import LabelledPassages, MaskedBlocks, collate
+from linformers.files import progress
 from linformers.files.checkpoints import Checkpoints
 from linformers.training.corpus import curriculum
 from linformers.training.engine import Batch, Batches, Engine, Objective, parameter_groups, rate_factor
@@ -26,7 +27,7 @@ from linformers.training.history import History
 from linformers.training.masked_lm import MaskedLM
 from linformers.training.processes import Layout, step_batches
 from linformers.training.recipe import Stage, TrainingRecipe
-from linformers.training.watchers import TrainProgress, Watcher, clock
+from linformers.training.watchers import TrainProgress, Watcher
 
 VOCABULARY = 40
 MASKING = Masking(mask_token_id=4, vocab_size=VOCABULARY, special_token_ids=(0, 1, 2, 3, 4))
@@ -200,31 +201,35 @@ def test_baselines() -> None:
     assert tfidf_accuracy(texts, train, ["red pears", "blue", "the blue sea", "sea"], test) == 1.0
 
 
-def test_progress_speaks_in_lines_where_there_is_no_terminal() -> None:
+def test_progress_speaks_in_lines_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "PLAIN_EVERY", 0.0)
     out = io.StringIO()
-    engine(recipe(), watchers=[TrainProgress(Console(file=out, width=120), "Linformer", 64, every=0.0)]).train()
+    engine(recipe(), watchers=[TrainProgress(Console(file=out, width=120), "Linformer", 64)]).train()
     lines = out.getvalue().splitlines()
     assert len(lines) == 8
-    assert lines[3].startswith("Linformer: step 4/8, loss ") and "tokens/s" in lines[3] and lines[3].endswith(" left")
+    assert lines[3].startswith("Linformer: 50%, step 4/8, loss ") and "256 tokens, " in lines[3]
+    assert lines[3].endswith(" left")
 
 
-def test_progress_bar_leaves_the_terminal_alone_after_a_failure() -> None:
+def test_progress_bar_leaves_the_terminal_alone_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "BAR_EVERY", 0.0)
+
     class Failing(Watcher):
         def step(self, history: History) -> None:
             if history.step == 4:
                 raise KeyboardInterrupt
 
     console = Console(file=io.StringIO(), force_terminal=True, width=120)
-    progress = TrainProgress(console, "Linformer", 64)
+    watcher = TrainProgress(console, "Linformer", 64)
     with pytest.raises(KeyboardInterrupt):
-        engine(recipe(), watchers=[progress, Failing()]).train()
-    assert progress.bar is None
+        engine(recipe(), watchers=[watcher, Failing()]).train()
+    assert watcher.progress.bar is None
     assert "4/8" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (61, "1:01"), (3661, "1:01:01")])
 def test_clock(seconds: float, text: str) -> None:
-    assert clock(seconds) == text
+    assert progress.clock(seconds) == text
 
 
 def test_wilson_interval_against_published_values() -> None:
