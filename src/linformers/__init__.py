@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from linformers.analysis.advise import advise_projected_dims
     from linformers.analysis.spectrum import spectrum
     from linformers.attention import KFreeAttention, LinformerAttention, ProjectionBank, SoftmaxAttention
+    from linformers.classification.settings import FinetuneSettings
+    from linformers.commands.distil import DistilSettings
     from linformers.commands.export import export_onnx
+    from linformers.commands.functions import distil, finetune, pretrain, score
     from linformers.convert.interface import configure
     from linformers.convert.linearise import linearise
     from linformers.convert.linformer import to_linformer
@@ -33,8 +36,12 @@ if TYPE_CHECKING:
         LinformerModel,
     )
     from linformers.models.resize import extend_positions
+    from linformers.scoring.settings import ScoreSettings
+    from linformers.training.recipe import Recipe, load_recipe
 
 __all__ = [
+    "DistilSettings",
+    "FinetuneSettings",
     "KFreeAttention",
     "LinformerAttention",
     "LinformerAudioModel",
@@ -49,13 +56,20 @@ __all__ = [
     "LinformerImageModel",
     "LinformerModel",
     "ProjectionBank",
+    "Recipe",
+    "ScoreSettings",
     "SoftmaxAttention",
     "__version__",
     "advise_projected_dims",
     "configure",
+    "distil",
     "export_onnx",
     "extend_positions",
+    "finetune",
     "linearise",
+    "load_recipe",
+    "pretrain",
+    "score",
     "spectrum",
     "to_linformer",
 ]
@@ -63,10 +77,19 @@ __all__ = [
 _ATTENTION = {"KFreeAttention", "LinformerAttention", "ProjectionBank", "SoftmaxAttention"}
 _ELSEWHERE = {
     "advise_projected_dims": "linformers.analysis.advise",
+    "DistilSettings": "linformers.commands.distil",
+    "FinetuneSettings": "linformers.classification.settings",
+    "Recipe": "linformers.training.recipe",
+    "ScoreSettings": "linformers.scoring.settings",
     "configure": "linformers.convert.interface",
+    "distil": "linformers.commands.functions",
     "extend_positions": "linformers.models.resize",
     "export_onnx": "linformers.commands.export",
+    "finetune": "linformers.commands.functions",
     "linearise": "linformers.convert.linearise",
+    "load_recipe": "linformers.training.recipe",
+    "pretrain": "linformers.commands.functions",
+    "score": "linformers.commands.functions",
     "spectrum": "linformers.analysis.spectrum",
     "to_linformer": "linformers.convert.linformer",
 }

@@ -43,7 +43,7 @@ class Spectrum:
     Args:
         layers: index in the model of each layer measured.
         curves: mean over texts of the share that the first i + 1 singular values have.
-        shares: of the first ``index`` of them, for each text.
+        shares: Shares of the first ``index`` of them, for each text.
         effective_ranks: exp of the entropy of the shares (Roy and Vetterli, 2007), for each text.
         index: see ``shares``; 128 in the paper's heat map.
         error: estimate of how far a text's share may be off, as a mean over all maps.
@@ -111,11 +111,11 @@ def spectrum(
     Args:
         model: the model, or its folder.
         texts: read until there are enough; those with fewer than ``length`` tokens are passed over.
-        tokenizer: of the model; None = the one in its folder.
+        tokenizer: Tokenizer of the model; None = the one in its folder.
         length: tokens of a text, special tokens included.
         max_texts: how many to measure.
         windows_per_text: how many stretches of ``length`` tokens to take of one text at most, from its start.
-        index: of the shares that are kept for each text.
+        index: Index of the shares that are kept for each text.
         exact: never approximate, at any length.
         on_progress: called after each text with the texts done and their number.
 

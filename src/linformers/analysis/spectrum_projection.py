@@ -19,10 +19,10 @@ class LearnedProjection:
     Args:
         name: in the model's ``ProjectionBank``.
         matrix: E as in the paper, a row for each slot; of the first head where each has its own.
-        cosine: of a row and the same row of pooling, as a mean over rows (and heads).
-        nearest_cosine: of a row and whichever row of pooling is nearest.
-        pooling_share: of the squared norm of E, what lies in the span of the rows of pooling; 1 = it weighs the tokens
-            of a window alike, k / n = as much as a random matrix has.
+        cosine: Cosine of a row and the same row of pooling, as a mean over rows (and heads).
+        nearest_cosine: Cosine of a row and whichever row of pooling is nearest.
+        pooling_share: Share of the squared norm of E that lies in the span of the rows of pooling; 1 = it weighs the
+            tokens of a window alike, k / n = as much as a random matrix has.
         effective_rank: exp of the entropy of the singular values' shares; k at most.
     """
 

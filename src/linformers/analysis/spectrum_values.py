@@ -38,7 +38,7 @@ def singular_values(matrix: Float[Tensor, "n n"], index: int, *, exact: bool = F
         matrix: square.
         index: cumulative shares up to here should be as good as those of an exact method.
         exact: reduce the matrix itself, whatever its size: O(n^3).
-        seed: of the randomised method.
+        seed: Seed of the randomised method.
     """
     n = matrix.shape[0]
     if exact or n <= DIRECT_UP_TO:

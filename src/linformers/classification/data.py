@@ -23,7 +23,7 @@ class EncodedPart(Dataset):
 
     Args:
         part: the rows.
-        tokenizer: of the model.
+        tokenizer: Tokenizer of the model.
         max_length: longer inputs are cut; of a pair, the longer text first.
         seen: hears how many rows more are done.
 
@@ -92,10 +92,10 @@ class LengthBatches(Sampler[list[int]]):
     are then shuffled.
 
     Args:
-        lengths: of all inputs, in tokens.
+        lengths: Lengths of all inputs, in tokens.
         size: rows in a batch; the last one of an epoch may be smaller.
         count: batches in the run.
-        seed: of the order.
+        seed: Seed of the order.
     """
 
     def __init__(self, lengths: Int[np.ndarray, " rows"], size: int, count: int, seed: int) -> None:

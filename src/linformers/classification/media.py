@@ -32,7 +32,7 @@ class MediaPart(Dataset):
 
     Attributes:
         lengths: 1 for an image; of recordings, samples.
-        unit: of the lengths.
+        unit: Unit of the lengths.
         cut: recordings that are too long.
     """
 

@@ -73,7 +73,7 @@ def measure(
     Args:
         labels: see ``encode_labels``.
         scores: see ``probabilities``.
-        kind: of the task.
+        kind: Kind of the task.
     """
     predicted = predictions(scores, kind)
     if kind == "regression":

@@ -52,7 +52,7 @@ class Classification(Objective):
         self.sign = sign_of(self.metric)
 
     def loss(self, model: nn.Module, batch: Batch, items: int, step: int) -> Tensor:
-        """Mean loss of the labels, and the distance to the teacher; then without dropout, which the teacher has not."""
+        """Mean loss of the labels, and the distance to the teacher; with a teacher there is no dropout."""
         if self.teacher is not None:
             model.eval()
         labels = batch.pop("labels")

@@ -89,8 +89,8 @@ def convert_to_folder(
     Args:
         model: folder or hub id of what is converted, or a safetensors file of fairseq's Linformer-RoBERTa.
         output: new folder, or one of an earlier conversion, which is replaced.
-        options: of ``linearise`` or ``to_linformer``, with ``max_length``, ``positions`` and ``projection_kind`` among
-            them; for a file the first two alone.
+        options: Arguments of ``linearise`` or ``to_linformer``; ``max_length``, ``positions`` and ``projection_kind``
+            are among them; for a file the first two alone.
         architecture: ``own``, the model's class, with all that a folder of sentence-transformers holds around it; or
             ``linformer``, ours. A file of fairseq becomes ours.
         sources: texts on which to measure how far the result is from its teacher.
@@ -297,7 +297,7 @@ def _exact_up_to(
     """Tokens of the longest inputs for which a converted model computes what its teacher computes.
 
     Args:
-        settings: of its attention.
+        settings: Settings of its attention.
         dims: slots of each layer, see ``layer_slots``.
         before: tokens that its teacher reads.
         after: tokens that it reads.

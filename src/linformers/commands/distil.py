@@ -126,7 +126,7 @@ class HiddenStates(Objective):
             return own, self.teacher(input_ids, output_hidden_states=True).hidden_states
 
     def loss(self, model: nn.Module, batch: Batch, items: int, step: int) -> Tensor:
-        """Distance of the hidden states of all layers; without dropout, which the teacher has not either."""
+        """Distance of the hidden states of all layers, without dropout, as the teacher is read without it."""
         model.eval()
         with self.order.at(step):
             return hidden_state_loss(*self._states(model, batch["input_ids"]), None) / items

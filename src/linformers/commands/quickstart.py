@@ -349,7 +349,7 @@ def run(output: Path, *, scale: Scale = FULL, seed: int = 0, console: Console | 
     Args:
         output: folder of the results; changed only once everything has succeeded.
         scale: the size of everything.
-        seed: of everything random.
+        seed: Seed of everything random.
         console: where to print.
 
     Returns:

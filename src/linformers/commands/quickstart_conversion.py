@@ -71,10 +71,10 @@ def compare_with_teacher(
     """Convert a sentence encoder and compare the two: which book is a passage from, seconds, cosine, growth of cost.
 
     Args:
-        folder: of the teacher.
+        folder: Folder of the teacher.
         books: what the passages are cut from; those of the test come from held-out regions.
         scale: the size of everything.
-        seed: of the choice of passages.
+        seed: Seed of the choice of passages.
         device: where the models run.
         console: where to print.
     """

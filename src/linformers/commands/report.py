@@ -20,7 +20,7 @@ def write_report(folder: Path, others: Mapping[str, "Reader"] | None = None) -> 
     """Write ``report.html`` into a run's folder.
 
     Args:
-        folder: of the run.
+        folder: Folder of the run.
         others: readers of further kinds of results, by their kind.
 
     Raises:

@@ -21,8 +21,9 @@ class Family:
         layers: their prefix of a layer, with ``{}`` for its index.
         layer: modules of one layer.
         heads: modules on top of the base model, by what follows the family's name in theirs.
-        classifier_activation: of their sequence classifier; a name in angle brackets is a field of their config.
-        head_activation: of their masked-LM head; None = that of the feed-forward layers.
+        classifier_activation: Activation of their sequence classifier; a name in angle brackets is a field of the
+            configuration.
+        head_activation: Activation of their masked-LM head; None = that of the feed-forward layers.
         prefix_tokens: their learned tokens before the patches.
     """
 

@@ -20,7 +20,7 @@ class LayerFidelity:
     """Hidden states of one layer against the teacher's, as means over all kept tokens.
 
     Args:
-        cosine: of student and teacher; 1 = the same direction.
+        cosine: Cosine of student and teacher; 1 = the same direction.
         relative_error: size of the difference, divided by that of the teacher's; 0 = equal.
     """
 
@@ -34,7 +34,7 @@ class Fidelity:
 
     Args:
         layers: the embeddings, then every layer.
-        embedding_cosine: of the mean of the last hidden states of a text, as a mean over texts.
+        embedding_cosine: Cosine of the mean of the last hidden states of a text, as a mean over texts.
         texts: how many there were.
         tokens: how many they were cut into.
         longest: tokens of the longest text.
@@ -69,7 +69,7 @@ def measure_fidelity(
     Args:
         student: the converted model.
         teacher: what it was converted from.
-        tokenizer: of both.
+        tokenizer: Tokenizer of both.
         texts: what to read; each is cut at ``max_length``.
         max_length: tokens; None = as many as both models take.
         batch_size: texts at a time.

@@ -35,7 +35,7 @@ def fit_projections(
     Args:
         student: whose projections are fitted, in place.
         teacher: where it comes from.
-        tokenizer: of both.
+        tokenizer: Tokenizer of both.
         texts: read in turn, each up to the length that both take.
         steps: batches.
         batch_size: texts of a batch.

@@ -249,7 +249,7 @@ def _settings(config: PreTrainedConfig, family: Family, head: str) -> dict[str, 
 
 @torch.no_grad()
 def _copy_weights(teacher: Any, student: LinformerPreTrainedModel, family: Family, head: str) -> None:
-    """Copy every weight but the projections', which the teacher has not."""
+    """Copy every weight; the projections E and F are not in the teacher."""
     base, whole = teacher.base_model.state_dict(), teacher.state_dict()
     modules = family.heads[head]
     tied = set(student.all_tied_weights_keys)

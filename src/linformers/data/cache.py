@@ -45,7 +45,7 @@ class TokenCache:
     """The tokens of a source, or a contiguous part of them. Cheap to pickle: the arrays are mapped anew.
 
     Args:
-        folder: of the cache.
+        folder: Folder of the cache.
         facts: what it was made from and holds.
         start: first token of the part.
         stop: end of the part.

@@ -76,10 +76,10 @@ class PackedBlocks(Draws):
         caches: the tokens of each source.
         length: tokens of a block, ``<s>`` and ``</s>`` included.
         masking: which tokens are predicted.
-        seed: of the order, the borders and the masks.
+        seed: Seed of the order, the borders and the masks.
         total: number of items to draw, over as many epochs as it takes; None for evaluation: each block once, in order,
             always with the same masks.
-        weights: of the sources; all 1 when None. Evaluation ignores them.
+        weights: Weights of the sources; all 1 when None. Evaluation ignores them.
         documents: ``joined`` (RoBERTa's FULL-SENTENCES) or ``apart`` (no block holds two documents).
         keep_tail: keep the short block at the end of each source, where documents are joined.
         limit: evaluation only: use this many blocks, evenly spread.

@@ -24,8 +24,8 @@ class Masking:
         vocab_size: random replacements are drawn from the ids below it that are not special.
         special_token_ids: ids that are neither predicted nor put in as replacements.
         share: share of the ordinary tokens that is predicted.
-        masked: of the predicted tokens, the share shown as ``<mask>``.
-        random: of the predicted tokens, the share shown as a random token; the rest is shown as it is.
+        masked: Share of the predicted tokens that is shown as ``<mask>``.
+        random: Share of the predicted tokens that is shown as a random token; the rest is shown as it is.
         word_starts: which tokens open a word, to predict whole words (Devlin's whole-word masking) and not single
             tokens; None for single tokens. The fate of the predicted tokens is drawn for each on its own all the same.
     """

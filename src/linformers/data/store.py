@@ -10,7 +10,7 @@ class GrowingArray:
 
     Args:
         path: the file.
-        dtype: of the numbers.
+        dtype: Dtype of the numbers.
     """
 
     def __init__(self, path: Path, dtype: np.dtype) -> None:

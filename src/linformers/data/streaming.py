@@ -79,14 +79,15 @@ class StreamedBlocks(IterableDataset):
         tokenizer: a fast tokenizer of transformers.
         length: tokens of a block.
         masking: which tokens are predicted.
-        seed: of the order of the files, the shuffling and the masks.
+        seed: Seed of the order of the files, the shuffling and the masks.
         total: items of this rank in all, over its workers, before ``start`` is taken off.
         rank: number of this process among those that train together.
         world_size: number of these processes.
         documents: ``joined`` or ``apart``, see `PackedBlocks`.
         shuffle_blocks: blocks in the shuffling buffer; 1 does not shuffle.
         start: items of this rank that are skipped. A multiple of workers x batch size.
-        batch_size: of the DataLoader, whose workers take turns by batches; needed for ``start`` with workers only.
+        batch_size: Batch size of the DataLoader, whose workers take turns by batches; only ``start`` with workers
+            needs it.
         rejects_dir: where each reader names its unusable records; None only counts them.
         max_reject_share: largest share of them.
 

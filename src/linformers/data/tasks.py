@@ -80,11 +80,11 @@ class TaskSources:
         validation: file of the rows that choose the step; None = set aside from the training rows.
         test: file of the rows that results are reported on; None = a named task's own, else the validation rows.
         columns: names of the columns.
-        kind: of the task; None = told by the labels.
+        kind: Kind of the task; None = told by the labels.
         train_size: rows to train on; None = all. Subsets keep the shares of the labels.
         validation_size: likewise; where rows are set aside, None = a tenth, at most 1,000.
         test_size: likewise.
-        split_seed: of subsets and of the rows set aside.
+        split_seed: Seed of subsets and of the rows set aside.
     """
 
     task: str
@@ -144,10 +144,10 @@ def prepare_task(
     """Read, check, split; see ``tasks_rules`` for the rules.
 
     Args:
-        sources: of the rows.
+        sources: Sources of the rows.
         rejects: for those that are unusable.
         progress: is told of rows.
-        reader: of files that hold no text; None = ``read_examples``.
+        reader: Reader of files that hold no text; None = ``read_examples``.
 
     Raises:
         ValueError: no such task or column, too few rows or classes, or too many bad rows.

@@ -43,7 +43,7 @@ class MediaExample(Example):
 
     Args:
         data: where it is, what such a file holds, or the samples.
-        name: of the file, from the folder of the task.
+        name: Name of the file, from the folder of the task.
     """
 
     noun: ClassVar[str] = "content"

@@ -114,7 +114,7 @@ def translate(
     Args:
         program: the graph of PyTorch.
         model: what it was made of.
-        output_names: of the model, in their order.
+        output_names: Names of the model's outputs, in their order.
         for_int8: give each product a matrix of its own, where it would be an embedding table transposed at loading.
 
     Raises:

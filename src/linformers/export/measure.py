@@ -35,8 +35,8 @@ class Distance:
         tokens: how many they were cut into.
         longest: tokens of the longest text.
         cosine: mean over outputs (one for each text, or each token).
-        lowest_cosine: of all of them.
-        mean_change: of a probability (of the value, in a regression); None where nothing is predicted.
+        lowest_cosine: Lowest cosine of all of them.
+        mean_change: Mean change of a probability (of the value, in a regression); None where nothing is predicted.
         largest_change: likewise.
         same_prediction: share of the predictions that are the same.
     """

@@ -23,20 +23,20 @@ class Task:
     """What to measure.
 
     Args:
-        name: of the model, for tables.
+        name: Name of the model, for tables.
         model_type: transformers' name of its kind.
-        fields: of its configuration; every dropout is set to 0.
+        fields: Fields of its configuration; every dropout is set to 0.
         length: tokens.
         batch_size: sequences at once.
         eager: write out attention weights.
         device: where it runs.
-        dtype: of weights and activations.
+        dtype: Dtype of weights and activations.
         compile: by ``torch.compile``; one more pass before the measured ones pays for it.
         training: forward, backward and a step of AdamW instead of a forward pass.
         repeats: passes at most.
         seconds_limit: no further pass starts after this many seconds; the first one always runs.
         memory_limit: bytes that the process may take, beside those of an empty one; None = any.
-        seed: of weights and tokens.
+        seed: Seed of weights and tokens.
     """
 
     name: str
@@ -60,17 +60,17 @@ class Cell:
     """What was measured.
 
     Args:
-        name: of the model, for tables.
+        name: Name of the model, for tables.
         length: tokens.
         batch_size: sequences at once.
-        seconds: of a pass; median over the repeats.
-        seconds_min: of the fastest pass.
-        seconds_max: of the slowest pass.
+        seconds: Seconds of a pass; median over the repeats.
+        seconds_min: Seconds of the fastest pass.
+        seconds_max: Seconds of the slowest pass.
         repeats: passes that the median is of.
         peak_bytes: most memory above what the process (on a GPU, the model) held before the passes: weights, and in
             training the optimizer's state. None where the system does not tell.
-        weight_bytes: of parameters and buffers.
-        hidden_bytes: of one copy of the hidden states.
+        weight_bytes: Bytes of parameters and buffers.
+        hidden_bytes: Bytes of one copy of the hidden states.
     """
 
     name: str

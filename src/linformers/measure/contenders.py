@@ -62,7 +62,7 @@ class Contender:
     Args:
         name: in the table.
         model_type: transformers' name of its kind.
-        fields: of its configuration; what follows from the length is left to ``fields_at``.
+        fields: Fields of its configuration; what follows from the length is left to ``fields_at``.
         eager: write out attention weights.
         about: what a reader of the table must know.
     """
@@ -97,9 +97,9 @@ def linformer(shape: Shape, projected_dim: int, fields: Mapping[str, Any] = {}, 
     """Our encoder.
 
     Args:
-        shape: of the table.
+        shape: Shape of the table.
         projected_dim: slots.
-        fields: of ``LinformerConfig``, beside the shape's.
+        fields: Fields of ``LinformerConfig``, beside the shape's.
         name: in the table, if not ``linformer k=...``.
 
     Raises:

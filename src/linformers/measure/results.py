@@ -59,8 +59,8 @@ class Results:
     """The rows that a folder holds.
 
     Args:
-        path: of the folder; made if missing.
-        identity: of the rows that are to be added.
+        path: Path of the folder; made if missing.
+        identity: Identity of the rows that are to be added.
     """
 
     def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:

@@ -110,7 +110,7 @@ def measure(
         cell_seconds: no further pass of a cell starts after this.
         total_seconds: no further cell starts after this, but those of the shortest length; what is missing then, is
             the longest, and what does not fit into memory.
-        seed: of weights and tokens.
+        seed: Seed of weights and tokens.
         on_cell: called with each result.
     """
     cells, start = [], time.perf_counter()

@@ -26,7 +26,7 @@ STREAM_NUMBERS, STREAM_TOKENS = 768 * 3072, 1024
 
 
 def in_cpu_inference(x: Tensor) -> bool:
-    """Whether nothing will ask for gradients or for a graph, and memory is what the processor waits for."""
+    """Whether this is inference on a CPU, without gradients and without a traced graph."""
     return x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 

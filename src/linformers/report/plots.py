@@ -118,8 +118,8 @@ def plot_scaling(panels: Sequence[tuple[str, dict[str, list[tuple[int, float]]]]
     """Quantities against the length, side by side, all axes logarithmic.
 
     Args:
-        panels: of each the name of the quantity, and lines of (tokens, value) by their labels; a label has one colour
-            and one marker in all panels.
+        panels: Of each panel, the name of the quantity, and lines of (tokens, value) by their labels; a label has one
+            colour and one marker in all panels.
     """
     figure = Figure(figsize=(_SIZE[0] * len(panels), _SIZE[1] * 1.2), layout="constrained")
     labels = list(dict.fromkeys(label for _, lines in panels for label in lines))

@@ -17,7 +17,7 @@ def next_commands(output: Path, seed: int, teacher: Path | None = None) -> list[
 
     Args:
         output: folder of the results.
-        seed: of the run.
+        seed: Seed of the run.
         teacher: folder of the model that was converted.
     """
     python = _short(Path(sys.executable))

@@ -23,7 +23,7 @@ class Cell:
     """A folder for one thing that is measured.
 
     Args:
-        folder: of all cells.
+        folder: Folder of all cells.
         name: for people.
         identity: what must be the same for it to be used again.
     """
@@ -61,7 +61,7 @@ class Context:
 
     Args:
         scale: name of it.
-        folder: of the results of all targets; cells lie in ``cells`` below.
+        folder: Folder of the results of all targets; cells lie in ``cells`` below.
         data: folder of the data sets; None = none.
         device: ``cpu`` or ``cuda``.
         console: where to print.

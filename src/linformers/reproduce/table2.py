@@ -129,10 +129,10 @@ class _Task:
         """Fine-tune, unless that is done.
 
         Args:
-            name: of the cell.
+            name: Name of the cell.
             model: to start from.
             identity: what tells it from others.
-            options: of ``FinetuneSettings``.
+            options: Fields of ``FinetuneSettings``.
         """
         told = {key: value for key, value in options.items() if key != "teacher"}
         cell = self.cell(name, model=identity, taught=options.get("teacher") is not None, **told)

@@ -38,17 +38,17 @@ class Network:
 
     Args:
         run: logits of a classifier, else None; mean hidden states if they are asked for, else None.
-        tokenizer: of transformers.
+        tokenizer: Tokenizer of transformers.
         architecture: its class.
         runtime: ``torch`` or ``onnxruntime``.
-        kind: of the classifier; None = an encoder.
-        labels: of the classifier, in the order of the logits; a regression has none.
-        hidden_size: of the embeddings.
+        kind: Kind of the classifier; None = an encoder.
+        labels: Labels of the classifier, in the order of the logits; a regression has none.
+        hidden_size: Size of the embeddings.
         max_length: tokens that it reads.
         parallel: batches at a time. On a CPU one for each thread, as far as memory allows: many operations are too
             small to be shared by threads (8 to 20% faster with two).
         threads: for each of them.
-        batch_tokens: of a batch, padding included.
+        batch_tokens: Tokens of a batch, padding included.
     """
 
     run: Callable[[Ids, Mask | None], Output]

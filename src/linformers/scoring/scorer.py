@@ -47,7 +47,7 @@ class Scorer:
         """Scores of all texts that have tokens.
 
         Args:
-            tokens: of the texts.
+            tokens: Token ids of the texts.
             seen: hears how many tokens more are done.
         """
         lengths = np.array([len(window) for window in tokens.windows], dtype=np.int64)

@@ -35,9 +35,9 @@ class Unit:
         key: folder of the shard.
         first: number of the first row of the file that is in it, from 1.
         last: likewise; below ``first`` where a file has no rows.
-        lines: of the good rows.
-        ids: of the good rows, by column.
-        texts: of the good rows.
+        lines: Lines of the good rows.
+        ids: Ids of the good rows, by column.
+        texts: Texts of the good rows.
         rejects: the others.
         after: where the next unit starts.
         final: whether the file ends here.
@@ -119,7 +119,7 @@ class Done:
     Args:
         firsts: the first row of each unit that is.
         place: behind the units that follow each other from the first row on.
-        share: of the file that they are.
+        share: Share of the file that they are.
         complete: whether they reach its end.
     """
 
@@ -155,10 +155,10 @@ def write_unit(folder: Path, unit: Unit, table: pa.Table, shard_format: Format, 
     """Write the shard of a unit, then its note; after that the unit is done.
 
     Args:
-        folder: of all shards.
+        folder: Folder of all shards.
         unit: what was scored.
         table: its scores.
-        shard_format: of the shard.
+        shard_format: Format of the shard.
         counts: what else the note should hold.
 
     Raises:

@@ -55,8 +55,8 @@ class Distillation:
     """What counts for how much.
 
     Args:
-        hidden_weight: of the distance between the hidden states.
-        logits_weight: of the distance between the predictions, where both models make some.
+        hidden_weight: Weight of the distance between the hidden states.
+        logits_weight: Weight of the distance between the predictions, where both models make some.
         compare: the distance of two sets of logits, the student's and the teacher's.
     """
 

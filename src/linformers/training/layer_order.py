@@ -84,7 +84,7 @@ class LayerOrder:
     Args:
         model: the student, without its head; it is changed within ``at`` alone.
         order: layers in the order of their conversion.
-        steps: of the whole run.
+        steps: Steps of the whole run.
     """
 
     def __init__(self, model: Any, order: Sequence[int], steps: int) -> None:

@@ -84,12 +84,12 @@ def check_pair(
     """Refuse a teacher whose layers or tokens are not the student's, or that cannot read so much.
 
     Args:
-        name: of the teacher.
+        name: Name of the teacher.
         teacher: the model to imitate.
         student: the model that learns.
-        tokenizer: of the student.
+        tokenizer: Tokenizer of the student.
         option: what the user calls the length.
-        length: of the longest input, in tokens.
+        length: Length of the longest input, in tokens.
 
     Raises:
         ValueError: they do not fit each other.

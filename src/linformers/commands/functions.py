@@ -1,0 +1,109 @@
+"""The commands as functions, for notebooks and programs: settings in, results out.
+
+What a function returns is what its ``results.json`` holds. The same call again goes on where a run was stopped, and
+returns the results of one that is finished.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from linformers.classification.settings import FinetuneSettings
+from linformers.commands.distil import DistilSettings, run_distil
+from linformers.commands.finetune import run_finetune
+from linformers.commands.pretrain import run_recipe
+from linformers.commands.score import run_score
+from linformers.files.run_folder import RESULTS
+from linformers.scoring.settings import ScoreSettings
+from linformers.training.recipe import Recipe, load_recipe
+
+
+def pretrain(
+    recipe: Recipe | Path | str, overrides: Sequence[str] = (), console: Console | None = None
+) -> dict[str, Any]:
+    """Pretrain a masked language model, as ``linformers pretrain`` does.
+
+    Args:
+        recipe: A recipe, or the path of its YAML file.
+        overrides: Changes of a recipe that is read from a file: ``section.key=value``.
+        console: Where to print; None prints to the terminal.
+
+    Returns:
+        Steps, tokens, seconds, every evaluation, and the ``best`` one, with its perplexity. The model is in the folder
+        ``model`` below ``recipe.output.folder``.
+
+    Raises:
+        ValueError: Something in the recipe, its data or its folder does not do; nothing has been changed.
+        KeyboardInterrupt: The run was stopped by Ctrl-C or SIGTERM; a checkpoint has been written.
+    """
+    loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
+    return _results(run_recipe(loaded, console=console), loaded.output.folder)
+
+
+def finetune(settings: FinetuneSettings, console: Console | None = None) -> dict[str, Any]:
+    """Fine-tune an encoder on labelled texts, images or audio, as ``linformers finetune`` does.
+
+    Args:
+        settings: Model, task, output folder, and how to train.
+        console: Where to print; None prints to the terminal.
+
+    Returns:
+        The metrics of the reported rows with their intervals, every evaluation, and more. The model is in the folder
+        ``model`` below ``settings.output``.
+
+    Raises:
+        ValueError: Something in the settings, the data or the folder does not do; nothing has been changed.
+        KeyboardInterrupt: The run was stopped by Ctrl-C or SIGTERM; a checkpoint has been written.
+
+    Example:
+        ```python
+        settings = FinetuneSettings(model="runs/linear", task="reviews.jsonl", output="runs/reviews", max_length=4096)
+        print(finetune(settings)["metrics"])
+        ```
+    """
+    return _results(run_finetune(settings, console=console), settings.output)
+
+
+def distil(settings: DistilSettings, console: Console | None = None) -> dict[str, Any]:
+    """Bring a converted encoder closer to its teacher on plain text, as ``linformers distil`` does.
+
+    Args:
+        settings: Model, teacher, texts, output folder, and how to train.
+        console: Where to print; None prints to the terminal.
+
+    Returns:
+        Loss and cosine to the teacher ``before`` and at the ``best`` step, every evaluation, and more. The model is in
+        the folder ``model`` below ``settings.output``.
+
+    Raises:
+        ValueError: Something in the settings, the text or the folder does not do; nothing has been changed.
+        KeyboardInterrupt: The run was stopped by Ctrl-C or SIGTERM; a checkpoint has been written.
+    """
+    return _results(run_distil(settings, console=console), settings.output)
+
+
+def score(settings: ScoreSettings, console: Console | None = None) -> dict[str, Any]:
+    """Score files of documents, each exactly once, as ``linformers score`` does.
+
+    Args:
+        settings: Model, input files, output folder, and how to read.
+        console: Where to print; None prints to the terminal.
+
+    Returns:
+        The ``counts`` of rows, scored and rejected. The scores are in the folder ``scores`` below ``settings.output``.
+
+    Raises:
+        ValueError: An option, a model or an output folder that cannot be used, or an input that has changed.
+        OSError: An input that is not there, or cannot be read now.
+    """
+    return run_score(settings, console or Console())
+
+
+def _results(code: int, folder: str) -> dict[str, Any]:
+    """The results of a run that has ended well, by its exit code."""
+    if code:
+        raise KeyboardInterrupt(f"the run in {folder} was stopped; the same call goes on with it")
+    return json.loads((Path(folder) / RESULTS).read_text(encoding="utf-8"))
