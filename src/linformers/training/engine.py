@@ -152,7 +152,7 @@ class Engine:
                 self._evaluate()
             stopped = False
             while not (stopped or self.is_over()):
-                self._step([self.layout.stretch(batch) for batch in islice(batches, self.accumulation)])
+                self._step(batches)
                 history.step, history.seconds = history.step + 1, time.perf_counter() - started
                 if self._due(training.log_every):
                     self._log()
@@ -179,10 +179,15 @@ class Engine:
 
     # --- a step
 
-    def _step(self, parts: Sequence[Batch]) -> None:
+    def _step(self, batches: Iterator[Batch]) -> None:
         step, layout = self.history.step, self.layout
         words = np.random.SeedSequence((self.training.seed, step, layout.rank)).generate_state(1, np.uint64)
         torch.manual_seed(int(words[0] >> 1))
+        parts = [layout.stretch(batch) for batch in islice(batches, self.accumulation)]
+        if len(parts) < self.accumulation:
+            raise ValueError(
+                f"the data end after step {step} of steps={self.training.steps}; give more, or lower steps"
+            )
         factor = rate_factor(self.training, step)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor

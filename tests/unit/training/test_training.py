@@ -148,6 +148,13 @@ def test_a_run_that_diverges_is_an_error_that_says_so() -> None:
         made.train()
 
 
+def test_data_that_end_before_the_last_step_are_an_error() -> None:
+    made = engine(recipe())
+    made.batches = Batches(sequences(recipe()), [[0], [1]], collate)
+    with pytest.raises(ValueError, match="the data end after step 2 of steps=8"):
+        made.train()
+
+
 def test_stages_share_the_steps() -> None:
     train = sequences(recipe(steps=5))
     assert len(train) == 10  # steps * batch_size
