@@ -1,1 +1,1 @@
-"""Pretraining and fine-tuning: thin layers over ``transformers.Trainer``."""
+"""Training: one engine, what it learns from, and the steps that all commands share that train."""
