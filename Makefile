@@ -14,7 +14,7 @@ PINS := pyproject.toml constraints.txt
 SHAPED := linformers.attention,linformers.models,linformers.convert,linformers.data,linformers.training,linformers.classification,linformers.analysis,linformers.scoring
 PYTEST := $(BIN)/python -m pytest
 # One worker for each processor, each with one thread.
-PARALLEL := OMP_NUM_THREADS=1 $(PYTEST) -n logical --dist loadfile
+PARALLEL := OMP_NUM_THREADS=1 $(PYTEST) -n logical --dist loadfile --durations 10
 
 # Bytecode is made at the first import of what is used, not at installation of everything: half the time. Where the
 # environment forbids writing it, every start of Python would compile torch and transformers anew, about 10 s.
@@ -27,6 +27,7 @@ help:
 	@echo "make quickstart  linearise MiniLM, train a Linformer beside a Transformer, in minutes; writes runs/quickstart/"
 	@echo "make setup       a development environment in $(VENV)"
 	@echo "make test        the tests, those of arrays with every shape checked"
+	@echo "make bench       speed of a converted encoder, beside the committed figures; minutes, on a quiet machine"
 	@echo "make lint type   ruff and codespell; pyright"
 	@echo "make format      let ruff rewrite the code"
 	@echo "make schema      recipes/schema.json, by which editors complete recipes, from the recipe's classes"
@@ -42,6 +43,9 @@ test: $(VENV)/.dev
 	$(PARALLEL) -m "not slow and not alone and (not shaped or unhooked)" $(ARGS)
 	$(PARALLEL) -m "not slow and shaped and not unhooked" --jaxtyping-packages=$(SHAPED),beartype.beartype $(ARGS)
 	$(PYTEST) -m "not slow and alone" $(ARGS) || test $$? = 5  # 5: ARGS leave none
+
+bench: $(VENV)/.core
+	$(BIN)/python benchmarks/compare.py $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
