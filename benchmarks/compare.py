@@ -2,9 +2,10 @@
 
     make bench                 or   python benchmarks/compare.py [--seconds 20]
 
-Times a converted MiniLM as `conversion_speed.py` does, at 512, 2,048 and 8,192 tokens, into `build/bench/`, and prints for
-each ratio (softmax attention over ours, chunks over ours) what it is, what `results/conversion-speed.csv` has, and the quotient.
-Seconds of two machines cannot be compared; ratios within one run can. Below 0.9 something has become slower.
+Times a converted MiniLM as `conversion_speed.py` does, at 512, 2,048 and 8,192 tokens, into `build/bench/`, and prints
+for each ratio (softmax attention over ours, chunks over ours) what it is now, what `results/conversion-speed.csv` has,
+and the quotient. Seconds of two machines cannot be compared; ratios within one run can. Below 0.9 something has become
+slower.
 """
 
 import argparse
