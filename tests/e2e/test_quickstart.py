@@ -131,7 +131,7 @@ def test_a_second_run_gives_the_same_losses(finished: tuple[Path, str]) -> None:
     ("arguments", "message"),
     [
         (["--output", "note.txt"], "note.txt is a file; name a folder"),
-        (["--output", "."], "not linformers quickstart results"),
+        (["--output", "."], "holds other files (note.txt); name a new folder"),
         (["--seed", "-1"], "--seed"),
         (["--steps", "3"], "--steps"),
     ],

@@ -26,6 +26,7 @@ from linformers.report.document import Block, Chart, Table
 from linformers.reproduce import claims, tiny
 from linformers.reproduce.cells import Cell, Context, stop_if
 from linformers.reproduce.scales import Figure3Scale, Scale, recipes_folder
+from linformers.training.corpus import cut_steps
 from linformers.training.recipe import Recipe, Stage, load_recipe
 
 TITLE = "Figure 3: pretraining"
@@ -181,11 +182,10 @@ def measure_steps(names: Sequence[str], scale: Figure3Scale, context: Context) -
 
 def seconds_at(step: int, recipe: Recipe, step_seconds: dict[str, float]) -> float:
     """Time of the first steps of a run."""
-    total, done, share = 0.0, 0, 0.0
-    for stage in stages_of(recipe):
-        share += stage.share
-        until = min(round(share * recipe.training.steps), step)
-        total, done = total + max(until - done, 0) * step_seconds[str(stage.length)], max(until, done)
+    total, left, stages = 0.0, step, stages_of(recipe)
+    for stage, steps in zip(stages, cut_steps(stages, recipe.training.steps), strict=True):
+        total += min(steps, left) * step_seconds[str(stage.length)]
+        left -= min(steps, left)
     return total
 
 

@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -248,16 +249,20 @@ def curriculum(stages: Sequence[Stage], training: TrainingRecipe, length: int, b
         length: The full length, in tokens.
         blocks: Makes the sequences of a stage.
     """
+    stages = stages or (Stage(length=length, share=1.0),)
     parts: list[tuple[Dataset, int]] = []
-    done, share = 0, 0.0
-    for number, stage in enumerate(stages or (Stage(length=length, share=1.0),)):
-        share += stage.share
-        steps, done = round(share * training.steps) - done, round(share * training.steps)
+    for number, (stage, steps) in enumerate(zip(stages, cut_steps(stages, training.steps), strict=True)):
         group = length // stage.length
         # Stages must not repeat each other's random numbers: the seed of each is its own.
         seed = training.seed * 1000 + number
         parts.append((blocks(stage.length, steps * training.batch_size * group, seed), group))
     return Curriculum(parts)
+
+
+def cut_steps(stages: Sequence[Stage], steps: int) -> list[int]:
+    """Steps of each stage; they add up to ``steps``."""
+    ends = [round(share * steps) for share in accumulate(stage.share for stage in stages)]
+    return [end - start for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def _spread(size: int, limit: int) -> np.ndarray:
