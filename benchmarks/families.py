@@ -1,7 +1,7 @@
 """Which encoders of transformers are linear by one line, in their own class: the table of families.
 
     pip install -c constraints.txt -e '.[dev]'
-    python benchmarks/families.py [--others]
+    python benchmarks/families.py [--covered | --others]
 
 Families of tests/unit/convert/test_interface.py, as tiny random models whose attention is far from uniform: the largest
 difference to softmax attention on inputs that it reads (``exact_length``), and on longer ones with a slot for each
@@ -9,8 +9,8 @@ token; the largest difference that padding and its contents make with 8 slots; t
 that of softmax attention, by the largest gradient; and whether torch.compile, torch.export for every length, LoRA
 (merged equals unmerged) and int8 (quantize_dynamic; cosine to float32, beside that of softmax attention) work.
 
-Then, or alone by --others, every other model type that AutoModel knows: built small, read by both implementations; what
-it says where it is refused. Writes results/families.csv and results/families-others.csv.
+Then, or alone by --others, and not by --covered, every other model type that AutoModel knows: built small, read by both
+implementations; what it says where it is refused. Writes results/families.csv and results/families-others.csv.
 """
 
 import contextlib
@@ -230,7 +230,8 @@ def main() -> None:
     with contextlib.redirect_stderr(io.StringIO()):
         if "--others" not in sys.argv:
             write_csv(results / "families.csv", list(covered()), console, notes=notes, packages=packages)
-        write_csv(results / "families-others.csv", list(others()), console, notes=notes[:1])
+        if "--covered" not in sys.argv:
+            write_csv(results / "families-others.csv", list(others()), console, notes=notes[:1])
 
 
 if __name__ == "__main__":

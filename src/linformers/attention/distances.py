@@ -18,7 +18,8 @@ class Distances:
     """What is added to the scores of two tokens.
 
     Attributes:
-        table: Bias of distances ``-reach .. reach`` of a key from its query; those further away are as the last.
+        table: Bias of distances ``-reach .. reach`` of a key from its query, in at least float32; those further away
+            are as the last.
     """
 
     table: Float[Tensor, "heads distances"]
@@ -70,10 +71,9 @@ class Distances:
         after = F.pad(sums.flip(2).cumsum(2)[:, :, : blocks - 1].flip(2), (0, 0, 0, 1))
         first, last = (self.table[:, [0, -1]] - largest[..., 0]).exp()[:, None, None].unbind(-1)
         far = first * before + last * after
-        near = sum(
-            torch.einsum("hij,bhcjk->bhcik", raised[..., i * block : (i + 1) * block], own[:, :, i : i + blocks])
-            for i in range(3)
-        )
+        parts = [(part, own[:, :, i : i + blocks]) for i, part in enumerate(raised.split(block, dim=2))]
+        with torch.autocast(own.device.type, enabled=False):
+            near = sum(torch.einsum("hij,bhcjk->bhcik", part, tokens) for part, tokens in parts)
         mass = (near + far[:, :, :, None]).flatten(2, 3)[:, :, :seq]
         tiny = torch.finfo(mass.dtype).tiny  # nothing is left of a slot, and its logarithm would have no gradient
         return mass.clamp(min=tiny).log().masked_fill(mass <= tiny, -torch.inf) + largest

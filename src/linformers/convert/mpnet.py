@@ -16,6 +16,7 @@ from torch import Tensor
 
 from linformers._registration import ATTENTION
 from linformers.attention.distances import Distances
+from linformers.attention.documents import wide
 from linformers.convert.interface import padding_of, read_tokens, refuse_weights, settings_of
 
 REACH = 128  # tokens: MPNet has one bias for all that are further away on a side (relative_position_bucket)
@@ -39,7 +40,8 @@ def take_implementation(modeling_mpnet: ModuleType) -> None:
         if self.config._attn_implementation != ATTENTION:
             return bias_of_pairs(self, x, *args, **kwargs)
         some = bias_of_pairs(self, x.new_empty(1, REACH + 1), *args, **kwargs)[0]
-        return PositionBias(Distances(torch.cat([some[:, :, 0].flip(1), some[:, 0, 1:]], dim=1)), self.config)
+        table = torch.cat([some[:, :, 0].flip(1), some[:, 0, 1:]], dim=1)
+        return PositionBias(Distances(table.to(wide(table))), self.config)
 
     @wraps(softmax)
     def forward(

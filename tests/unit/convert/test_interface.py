@@ -185,12 +185,13 @@ def test_sliding_layers_stay_what_they_are():
     assert (full - a).abs().max() > 0.1, "the window decides something"
 
 
+@pytest.mark.parametrize("family", ["bert", "mpnet"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_other_dtypes(dtype):
-    batch = inputs("bert")
+def test_other_dtypes(family, dtype):
+    batch = inputs(family)
     with torch.no_grad():
-        exact = states(build("bert", exact_length=0, projected_dim=8).double(), batch)
-        found = states(build("bert", exact_length=0, projected_dim=8).to(dtype), batch)
+        exact = states(build(family, exact_length=0, projected_dim=8).double(), batch)
+        found = states(build(family, exact_length=0, projected_dim=8).to(dtype), batch)
     assert found.dtype == dtype
     assert torch.cosine_similarity(found.double(), exact, dim=-1).min() > (0.9 if dtype == torch.bfloat16 else 1 - 1e-9)
 
