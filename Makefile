@@ -13,8 +13,8 @@ PINS := pyproject.toml constraints.txt
 # The packages whose signatures carry array shapes.
 SHAPED := linformers.attention,linformers.models,linformers.convert,linformers.data,linformers.training,linformers.classification,linformers.analysis,linformers.scoring
 PYTEST := $(BIN)/python -m pytest
-# One worker for each processor, each with one thread.
-PARALLEL := OMP_NUM_THREADS=1 $(PYTEST) -n logical --dist loadfile --durations 10
+# One worker for each processor, each with one thread; files in their order, so that the long ones are not left to the end.
+PARALLEL := OMP_NUM_THREADS=1 $(PYTEST) -n logical --dist loadfile --no-loadscope-reorder --durations 10
 
 # Bytecode is made at the first import of what is used, not at installation of everything: half the time. Where the
 # environment forbids writing it, every start of Python would compile torch and transformers anew, about 10 s.
