@@ -8,8 +8,8 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from transformers.utils.hub import cached_file
 
-MODULES = "modules.json"
-_FACTS = ("config_sentence_transformers.json", MODULES, "router_config.json")
+MODULES, _KIND = "modules.json", "config_sentence_transformers.json"
+_FACTS = (_KIND, MODULES, "router_config.json")
 _OF_ENCODER = "sentence_*_config.json"
 _PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 # Of a model on the hub: the encoder's weights in other formats. Patterns hold for the whole path.
@@ -51,8 +51,16 @@ def encoder_folder(path: str | Path) -> Path | str:
 
 
 def embeds(folder: Path) -> bool:
-    """Whether sentence-transformers reads the encoder of a folder without a head, whatever its ``config.json`` says."""
-    return any(module["type"].rpartition(".")[2] == "Transformer" for module in modules_of(folder)[:1])
+    """Whether sentence-transformers reads the encoder of a folder without a head, whatever its ``config.json`` says.
+
+    Cross-encoders and sparse encoders, which have one, are named as such; older folders of sentence encoders are not.
+    """
+    first = [module["type"].rpartition(".")[2] for module in modules_of(folder)[:1]]
+    try:
+        kind = json.loads((folder / _KIND).read_text(encoding="utf-8")).get("model_type", "SentenceTransformer")
+    except (OSError, ValueError, AttributeError):
+        kind = "SentenceTransformer"
+    return first == ["Transformer"] and kind == "SentenceTransformer"
 
 
 def with_surroundings(name: str | Path) -> str | Path:

@@ -64,10 +64,10 @@ class Layout:
         columns = slice(seq * member // self.members, seq * (member + 1) // self.members)
         return {name: tensor[:, columns] for name, tensor in batch.items()}
 
-    def total(self, *numbers: float) -> list[float]:
+    def total(self, *numbers: float | int) -> list[float]:
         """Sums over all processes, in float64."""
         if self.world == 1:
-            return list(numbers)
+            return [float(number) for number in numbers]
         tensor = torch.tensor(numbers, dtype=torch.float64, device=self.device)
         dist.all_reduce(tensor)
         return tensor.tolist()
