@@ -345,6 +345,11 @@ def measure(
     return rows
 
 
+def without_time(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows for files in which time says nothing: conversion_speed.py measures it."""
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
 def write(stem: Path, rows: list[dict[str, Any]], console: Console, notes: list[str]) -> None:
     """The table on the screen (of all sources together), and the files."""
     last = rows[-1]["source"]
@@ -417,7 +422,7 @@ def main() -> None:
             )
             found = run(arguments.mpnet, arguments.mpnet_lengths, own_mpnet_readers)
             rows += [{"teacher": "MPNet"} | row for row in found]
-        finish(rows, notes, "own-class")
+        finish(without_time(rows), notes, "own-class")
         return
     if arguments.lengths:
         rows = run(folder, arguments.lengths, minilm_readers)
@@ -431,8 +436,7 @@ def main() -> None:
             *(f"{name}: {way}" for name, way in MPNET_WAYS.items()),
         ]
         rows = run(arguments.mpnet, arguments.mpnet_lengths, mpnet_readers)
-        timeless = [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
-        finish(timeless, notes, "mpnet")
+        finish(without_time(rows), notes, "mpnet")
 
 
 if __name__ == "__main__":
