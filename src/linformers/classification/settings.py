@@ -6,9 +6,11 @@ from pydantic import Field
 
 from linformers.data.examples import Columns
 from linformers.data.tasks_rules import Kind
+from linformers.files.forms import Form
 from linformers.files.settings import Count, Natural, NonNegative, Positive, RunSettings, Share
 
 PLAN = "finetune.json"
+Part = Annotated[float, Field(gt=0, lt=1)]
 
 
 class FinetuneSettings(RunSettings):
@@ -24,13 +26,19 @@ class FinetuneSettings(RunSettings):
         validation: Path of the file of the rows that choose the step; None = set aside from the training rows.
         test: Path of the file of the rows that results are reported on; None = a named task's own, else the validation
             rows.
-        text: The column of the text, image or recording; None = found by itself, as for the next two.
+        text: The column of the text, image or recording, or columns of text that are joined by a blank line; None =
+            found by itself, as for the next two.
         pair: The column of the second text.
         label: The column of the label.
+        labels: In its place columns of 0 and 1, each named like its class: a task with several labels.
+        id: Columns to carry over to predictions and rejects.
+        delimiter: What stands between the fields of CSV; None = found, as for the next.
+        encoding: The encoding of CSV and JSON.
         kind: The kind of labels: ``single_label``, ``multi_label`` or ``regression``; None = told by the labels.
         train_size: Rows to train on, a subset that keeps the shares of the labels; None = all.
-        validation_size: Rows to validate on; None = all, or where rows are set aside a tenth, at most 1,000.
-        test_size: Rows to test on; None = all.
+        validation_size: Rows to validate on, or (below 1) their share; None = all of the file, or where rows are set
+            aside a tenth, at most 1,000. Labels keep their shares.
+        test_size: Likewise rows to test on; None = all of the file. Without one they are set aside.
         split_seed: The seed of the subsets and of the rows set aside.
         max_reject_share: The largest share of unusable rows; with more the run stops.
         teacher: A classifier for the same classes, with the same tokenizer, layers and width, to imitate; None = none.
@@ -62,13 +70,17 @@ class FinetuneSettings(RunSettings):
     extra_train: tuple[str, ...] = ()
     validation: str | None = None
     test: str | None = None
-    text: str | None = None
+    text: str | tuple[str, ...] | None = None
     pair: str | None = None
     label: str | None = None
+    labels: tuple[str, ...] = ()
+    id: tuple[str, ...] = ()
+    delimiter: str | None = None
+    encoding: str | None = None
     kind: Kind | None = None
     train_size: Count | None = None
-    validation_size: Count | None = None
-    test_size: Count | None = None
+    validation_size: Count | Part | None = None
+    test_size: Count | Part | None = None
     split_seed: Natural = 0
     max_reject_share: Share = 0.01
     teacher: str | None = None
@@ -96,6 +108,13 @@ class FinetuneSettings(RunSettings):
                 raise ValueError(
                     f"{name}={getattr(self, name)!r} is for text, not modality={self.modality!r}: leave it out"
                 )
+        if self.modality != "text":
+            given = {"text": isinstance(self.text, tuple), "labels": self.labels, "id": self.id}
+            for name in (name for name, value in given.items() if value):
+                raise ValueError(f"{name}={getattr(self, name)!r} is for text, not modality={self.modality!r}")
+        if self.labels and (self.label is not None or self.kind not in (None, "multi_label")):
+            raise ValueError(f"labels={','.join(self.labels)} are a multi-label task: leave label and kind out")
+        self.form  # noqa: B018  (refuses what is wrong)
         if self.teacher is not None and self.hidden_weight == self.logits_weight == 0:
             raise ValueError(
                 f"teacher={self.teacher!r} has no effect: hidden_weight and logits_weight are 0; raise one"
@@ -104,4 +123,9 @@ class FinetuneSettings(RunSettings):
     @property
     def columns(self) -> Columns:
         """The columns asked for."""
-        return Columns(text=self.text, pair=self.pair, label=self.label)
+        return Columns(text=self.text, pair=self.pair, label=self.label, labels=self.labels, id=self.id)
+
+    @property
+    def form(self) -> Form:
+        """What is given of the form of the files."""
+        return Form(self.delimiter, self.encoding)

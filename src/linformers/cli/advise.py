@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from linformers.cli.reading import Delimiter, Encoding
 from linformers.files.sources import DocumentUnit
 
 
@@ -26,7 +27,11 @@ def advise(
     local_window: Annotated[int, typer.Option(help="Window of exact tokens, as in convert.")] = 0,
     global_tokens: Annotated[int, typer.Option(help="Tokens that all see, as in convert.")] = 1,
     timing: Annotated[bool, typer.Option(help="Measure time and memory on this machine too.")] = True,
-    text_column: Annotated[str | None, typer.Option(help="Column of the texts; found by itself if usual.")] = None,
+    text_column: Annotated[
+        str | None, typer.Option("--text", help="Column of the texts; found by itself if usual.")
+    ] = None,
+    delimiter: Delimiter = None,
+    encoding: Encoding = None,
     documents: Annotated[DocumentUnit, typer.Option(help="A text of .txt files.")] = "file",
 ) -> None:
     """Find how many slots each layer needs, on your text, before you convert a model.

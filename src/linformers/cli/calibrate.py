@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from linformers.cli.reading import Delimiter, Encoding, columns
 from linformers.cli.training import calm_threads
 
 
@@ -18,8 +19,17 @@ def calibrate(
     target: Annotated[str | None, typer.Option(help="Label to find.", show_default="the second of two")] = None,
     precision: Annotated[float | None, typer.Option(help="Least share of the target in what is flagged.")] = None,
     recall: Annotated[float | None, typer.Option(help="Least share of the target that is flagged.")] = None,
-    text: Annotated[str | None, typer.Option(help="Column of the text.", show_default="found")] = None,
+    text: Annotated[
+        list[str] | None, typer.Option(help="Column of the text; several are joined. Repeatable.", show_default="found")
+    ] = None,
     label: Annotated[str | None, typer.Option(help="Column of the label.", show_default="found")] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="In its place columns of 0 and 1, as toxic,insult.", show_default="none")
+    ] = None,
+    id: Annotated[list[str] | None, typer.Option(help="Column to name rejects by. Repeatable.")] = None,
+    delimiter: Delimiter = None,
+    encoding: Encoding = None,
+    max_reject_share: Annotated[float, typer.Option(help="Stop when more of the rows are unusable.")] = 0.01,
     max_length: Annotated[int | None, typer.Option(help="As of score.", show_default="the model's")] = None,
     long: Annotated[str, typer.Option(help="As of score.")] = "truncate",
     pool: Annotated[str, typer.Option(help="As of score.")] = "mean",
@@ -36,6 +46,8 @@ def calibrate(
     from transformers.utils import logging
 
     from linformers.commands.calibrate import run_calibrate
+    from linformers.data.examples import Columns
+    from linformers.files.forms import Form
     from linformers.measure.memory import parse_bytes
     from linformers.scoring.settings import Reading
 
@@ -48,7 +60,13 @@ def calibrate(
         target=target,
         precision=precision,
         recall=recall,
-        text=text,
-        label=label,
+        columns=Columns(
+            text=columns(text),
+            label=label,
+            labels=tuple(name.strip() for name in (labels or "").split(",") if name.strip()),
+            id=tuple(id or ()),
+        ),
+        form=Form(delimiter, encoding),
+        max_reject_share=max_reject_share,
         console=Console(highlight=False, soft_wrap=True, markup=False),
     )

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from linformers.cli.reading import Delimiter, Encoding
 from linformers.files.sources import DocumentUnit
 
 _OF_LINFORMER = (
@@ -35,7 +36,7 @@ _OF_OWN = (
 )
 _OF_FAIRSEQ = ("max_length", "positions")  # what a Linformer-RoBERTa of fairseq leaves a choice about
 _ALWAYS = {"model", "output", "architecture"}
-_MEASURING = {"texts", "text_column", "documents", "max_texts"}
+_MEASURING = {"texts", "text_column", "delimiter", "encoding", "documents", "max_texts"}
 
 
 def _dims(text: Any) -> Any:
@@ -114,7 +115,11 @@ def convert(
     fit_texts: Annotated[
         list[str] | None, typer.Option(help="Text to fit projections of a linformer to. Repeatable.")
     ] = None,
-    text_column: Annotated[str | None, typer.Option(help="Column of the texts; found by itself if usual.")] = None,
+    text_column: Annotated[
+        str | None, typer.Option("--text", help="Column of the texts; found by itself if usual.")
+    ] = None,
+    delimiter: Delimiter = None,
+    encoding: Encoding = None,
     documents: Annotated[DocumentUnit, typer.Option(help="A text of .txt files.")] = "file",
     max_texts: Annotated[int, typer.Option(min=1, help="Texts that are used at most.")] = 64,
 ) -> None:
@@ -142,7 +147,8 @@ def convert(
     from linformers.files.sources import Source
 
     def sources(paths: list[str] | None) -> list[Source]:
-        return [Source(path=path, text_column=text_column, documents=documents) for path in paths or []]
+        form: Any = {"delimiter": delimiter, "encoding": encoding}
+        return [Source(path=path, text_column=text_column, documents=documents, **form) for path in paths or []]
 
     logging.disable_progress_bar()  # of files that are written in a moment
     console = Console(highlight=False, soft_wrap=True, markup=False)

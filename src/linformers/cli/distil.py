@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from linformers.cli.reading import Delimiter, Encoding
 from linformers.cli.training import calm_threads, leave_with
 
 
@@ -12,6 +13,9 @@ def distil(
     teacher: Annotated[str, typer.Option(help="The encoder that it was converted from.", show_default=False)],
     texts: Annotated[list[str], typer.Option(help="File, folder or glob of text. Repeatable.", show_default=False)],
     output: Annotated[str, typer.Option(help="Folder for the run.", show_default=False)],
+    text: Annotated[str | None, typer.Option(help="Column of the texts; found by itself if usual.")] = None,
+    delimiter: Delimiter = None,
+    encoding: Encoding = None,
     length: Annotated[int, typer.Option(help="Tokens of a sequence.")] = 512,
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 1000,
     batch_size: Annotated[int, typer.Option(help="Sequences a step.")] = 8,

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from linformers.cli.reading import Delimiter, Encoding
 from linformers.cli.training import calm_threads
 from linformers.files.sources import DocumentUnit
 
@@ -23,7 +24,11 @@ def export(
         list[str] | None,
         typer.Option(help="Measure the error of int8 on this text (a file, as of pretrain). Repeatable."),
     ] = None,
-    text_column: Annotated[str | None, typer.Option(help="Column of the texts; found by itself if usual.")] = None,
+    text_column: Annotated[
+        str | None, typer.Option("--text", help="Column of the texts; found by itself if usual.")
+    ] = None,
+    delimiter: Delimiter = None,
+    encoding: Encoding = None,
     documents: Annotated[DocumentUnit, typer.Option(help="A text of .txt files.")] = "file",
     max_texts: Annotated[int, typer.Option(min=1, help="Texts that are used at most.")] = 64,
     task: Annotated[
@@ -47,11 +52,12 @@ def export(
 
     logging.disable_progress_bar()  # of files that are written in a moment
     console = Console(highlight=False, soft_wrap=True, markup=False)
+    form: Any = {"delimiter": delimiter, "encoding": encoding}
     facts = export_onnx(
         model,
         output,
         format=format,
-        texts=[Source(path=path, text_column=text_column, documents=documents) for path in texts or []],
+        texts=[Source(path=path, text_column=text_column, documents=documents, **form) for path in texts or []],
         max_texts=max_texts,
         task=task,
         data=data,

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from linformers.cli.reading import Delimiter, Encoding, columns
 from linformers.cli.training import calm_threads, leave_with
 
 
@@ -27,18 +28,39 @@ def finetune(
         str | None, typer.Option(help="File of the rows to report on.", show_default="the task's, or validation")
     ] = None,
     text: Annotated[
-        str | None, typer.Option(help="Column of the text, image or recording.", show_default="found")
+        list[str] | None,
+        typer.Option(
+            help="Column of the text, image or recording; of texts several are joined by a blank line. Repeatable.",
+            show_default="found",
+        ),
     ] = None,
     pair: Annotated[str | None, typer.Option(help="Column of the second text.", show_default="found")] = None,
     label: Annotated[str | None, typer.Option(help="Column of the label.", show_default="found")] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="In its place columns of 0 and 1, as toxic,insult,threat.", show_default="none")
+    ] = None,
+    id: Annotated[
+        list[str] | None, typer.Option(help="Column to carry over. Repeatable.", show_default="file and row")
+    ] = None,
+    delimiter: Delimiter = None,
+    encoding: Encoding = None,
     kind: Annotated[
         str | None, typer.Option(help="single_label, multi_label or regression.", show_default="told by the labels")
     ] = None,
     train_size: Annotated[int | None, typer.Option(help="Rows to train on.", show_default="all")] = None,
     validation_size: Annotated[
-        int | None, typer.Option(help="Rows that choose the step.", show_default="a tenth, at most 1,000, or the file")
+        float | None,
+        typer.Option(
+            help="Rows, or below 1 their share, that choose the step.",
+            show_default="a tenth, at most 1,000, or the file",
+        ),
     ] = None,
-    test_size: Annotated[int | None, typer.Option(help="Rows to report on.", show_default="all")] = None,
+    test_size: Annotated[
+        float | None,
+        typer.Option(
+            help="Rows, or below 1 their share, to report on; without a test file set aside.", show_default="all of it"
+        ),
+    ] = None,
     split_seed: Annotated[int, typer.Option(help="Seed of subsets and of the rows set aside.")] = 0,
     max_reject_share: Annotated[float, typer.Option(help="Stop when more of the rows are unusable.")] = 0.01,
     teacher: Annotated[
@@ -74,7 +96,10 @@ def finetune(
     write a checkpoint first; exit codes: 0 done, 1 failed, 130 stopped by Ctrl-C, 143 by SIGTERM.
     """
     options = dict(locals())
-    options["extra_train"] = tuple(extra_train or ())
+    options |= {"extra_train": tuple(extra_train or ()), "id": tuple(id or ()), "text": columns(text)}
+    options["labels"] = tuple(name.strip() for name in (labels or "").split(",") if name.strip())
+    for name, size in (("validation_size", validation_size), ("test_size", test_size)):
+        options[name] = int(size) if size is not None and size >= 1 and size.is_integer() else size
     calm_threads()
 
     from linformers.classification.settings import FinetuneSettings

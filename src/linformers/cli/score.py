@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from linformers.cli.reading import Delimiter, Encoding, columns
 from linformers.cli.training import calm_threads
 from linformers.files.sources import DocumentUnit
 
@@ -21,7 +22,11 @@ def score(
         ),
     ],
     output: Annotated[Path, typer.Option(help="Folder for the scores.", show_default=False)],
-    text: Annotated[str | None, typer.Option(help="Column of the text.", show_default="found")] = None,
+    text: Annotated[
+        list[str] | None, typer.Option(help="Column of the text; several are joined. Repeatable.", show_default="found")
+    ] = None,
+    delimiter: Delimiter = None,
+    encoding: Encoding = None,
     id: Annotated[
         list[str] | None, typer.Option(help="Column to carry over. Repeatable.", show_default="file and row")
     ] = None,
@@ -52,7 +57,7 @@ def score(
     Killed at any moment, the same command goes on; rows in are rows scored and rows rejected, and counted again at the
     end. A changed model, input or option is refused.
     """
-    options = {**locals(), "input": tuple(input), "id": tuple(id or ()), "output": str(output)}
+    options = {**locals(), "input": tuple(input), "id": tuple(id or ()), "output": str(output), "text": columns(text)}
     calm_threads()
 
     from rich.console import Console

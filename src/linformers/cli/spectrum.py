@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from linformers.cli.reading import Delimiter, Encoding
 from linformers.files.sources import DocumentUnit
 
 
@@ -16,7 +17,11 @@ def spectrum(
     windows_per_text: Annotated[int, typer.Option(help="Stretches of a text that are measured at most.")] = 1,
     index: Annotated[int, typer.Option(help="The heat map shows the share of so many singular values.")] = 128,
     exact: Annotated[bool, typer.Option(help="Never approximate, at any length.")] = False,
-    text_column: Annotated[str | None, typer.Option(help="Column of the texts; found by itself if usual.")] = None,
+    text_column: Annotated[
+        str | None, typer.Option("--text", help="Column of the texts; found by itself if usual.")
+    ] = None,
+    delimiter: Delimiter = None,
+    encoding: Encoding = None,
     documents: Annotated[DocumentUnit, typer.Option(help="A text of .txt files.")] = "file",
 ) -> None:
     """Measure the singular values of an encoder's attention on text (Linformer, Figure 1).

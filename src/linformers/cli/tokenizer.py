@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from linformers.cli.reading import Delimiter, Encoding
 
 
 def tokenizer(
@@ -16,7 +18,11 @@ def tokenizer(
     vocab_size: Annotated[int, typer.Option(help="Tokens in all, 256 bytes and 5 special tokens included.")] = 50265,
     model_max_length: Annotated[int, typer.Option(min=1, help="Longest sequence of the model, in tokens.")] = 512,
     min_frequency: Annotated[int, typer.Option(min=1, help="Pairs seen less often are not merged.")] = 2,
-    text_column: Annotated[str | None, typer.Option(help="Column of the text; found by itself if usual.")] = None,
+    text_column: Annotated[
+        str | None, typer.Option("--text", help="Column of the text; found by itself if usual.")
+    ] = None,
+    delimiter: Delimiter = None,
+    encoding: Encoding = None,
     documents: Annotated[str, typer.Option(help="A document of .txt files: file, blank_line or line.")] = "file",
     max_reject_share: Annotated[float, typer.Option(help="Stop when more of the records are unusable.")] = 0.01,
 ) -> None:
@@ -35,7 +41,8 @@ def tokenizer(
     from linformers.files.sources import Source
 
     console = Console(highlight=False, soft_wrap=True)
-    sources = [Source(path=path, text_column=text_column, documents=documents) for path in input]  # type: ignore[arg-type]
+    given: Any = {"documents": documents, "delimiter": delimiter, "encoding": encoding}
+    sources = [Source(path=path, text_column=text_column, **given) for path in input]
     rejects = Rejects(path=output / "rejects.jsonl", max_share=max_reject_share)
     if vocab_size < SMALLEST_VOCABULARY:  # before the text is read
         raise ValueError(f"vocab_size={vocab_size} is too small; use {SMALLEST_VOCABULARY} or more")
@@ -44,7 +51,7 @@ def tokenizer(
 
         def texts() -> Iterator[str]:
             nonlocal characters
-            for text in read_texts("input", sources, rejects, progress.reached):
+            for text in read_texts("input", sources, rejects, progress.reached, progress.say):
                 characters += len(text)
                 progress.add(len(text))
                 yield text

@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,8 @@ class AdviseSettings(StrictModel):
     global_tokens: Natural = 1
     timing: bool = True
     text_column: str | None = None
+    delimiter: str | None = None
+    encoding: str | None = None
     documents: DocumentUnit = "file"
 
 
@@ -67,7 +69,7 @@ def run_advise(settings: AdviseSettings, console: Console) -> None:
 
         advice = advise_projected_dims(
             model,
-            _texts(settings),
+            _texts(settings, console.print),
             target_mass=settings.target_mass,
             target_error=settings.target_error,
             mean_dim=settings.mean_dim,
@@ -109,11 +111,11 @@ def run_advise(settings: AdviseSettings, console: Console) -> None:
     console.print(f"next: {convert_command(settings.model, advice, f'{output}-converted')}")
 
 
-def _texts(settings: AdviseSettings) -> Iterator[str]:
-    sources = [
-        Source(path=path, text_column=settings.text_column, documents=settings.documents) for path in settings.texts
-    ]
-    return read_texts("texts", sources)
+def _texts(settings: AdviseSettings, say: Callable[[str], None]) -> Iterator[str]:
+    names = ("text_column", "documents", "delimiter", "encoding")
+    given = {name: getattr(settings, name) for name in names}
+    sources = [Source(path=path, **given) for path in settings.texts]
+    return read_texts("texts", sources, say=say)
 
 
 def convert_command(model: str, advice: Advice, output: str) -> str:

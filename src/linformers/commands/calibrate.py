@@ -16,6 +16,7 @@ from linformers.data.examples import Columns, read_examples
 from linformers.data.tasks_rules import encode_labels, for_model
 from linformers.files.environment import command_line, describe_environment
 from linformers.files.folders import check_output, write_folder
+from linformers.files.forms import Form
 from linformers.files.progress import ReadProgress
 from linformers.files.rejects import Rejects
 from linformers.report.plots import plot_lines, save_png
@@ -37,8 +38,9 @@ def run_calibrate(
     target: str | None,
     precision: float | None,
     recall: float | None,
-    text: str | None,
-    label: str | None,
+    columns: Columns = Columns(),  # noqa: B008  (it is frozen)
+    form: Form = Form(),  # noqa: B008
+    max_reject_share: float = 0.01,
     console: Console,
 ) -> dict[str, Any]:
     """Choose a threshold and measure calibration; returns what ``calibration.json`` holds.
@@ -50,8 +52,9 @@ def run_calibrate(
         target: the label to find; None = the second of two.
         precision: least share of the target among what is flagged: the threshold with the highest recall that has it.
         recall: least share of the target that is flagged: the highest threshold that has it. One of both.
-        text: column of the text; None = found.
-        label: column of the label; None = found.
+        columns: columns to read.
+        form: what is given of the form of the file.
+        max_reject_share: largest share of unusable rows; with more nothing is written but the rejects.
         console: where to print.
 
     Raises:
@@ -65,7 +68,10 @@ def run_calibrate(
     check_output(output, FACTS)
     scorer = Scorer(reading)
     target = _choose_target(target, scorer.network.labels)
-    truth, scores, rejected = _score(scorer, labelled, target, Columns(text=text, label=label), console)
+    listed = output.parent / f"{output.name}-rejects.jsonl"
+    listed.unlink(missing_ok=True)
+    with Rejects(path=listed, max_share=max_reject_share) as rejects:
+        truth, scores = _score(scorer, labelled, target, columns, form, rejects, console)
     threshold = choose_threshold(truth, np.round(scores, 6), **{aim: least})
     chosen = scores >= threshold
     found, flagged, positives = int((truth & chosen).sum()), int(chosen.sum()), int(truth.sum())
@@ -76,7 +82,12 @@ def run_calibrate(
         "command": command_line(),
         "model": {"name": name_of(reading.model), "sha256": hash_model(Path(reading.model))},
         "reading": reading.model_dump(exclude={"model", "memory"}),
-        "documents": {"file": Path(labelled).name, "rows": len(truth), "positives": positives, "rejected": rejected},
+        "documents": {
+            "file": Path(labelled).name,
+            "rows": len(truth),
+            "positives": positives,
+            "rejected": rejects.rejected,
+        },
         "target": target,
         "asked": {aim: least},
         "threshold": threshold,
@@ -151,14 +162,15 @@ def _choose_target(target: str | None, labels: list[str]) -> str:
 
 
 def _score(
-    scorer: Scorer, labelled: str, target: str, columns: Columns, console: Console
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """Whether each usable document is of the target, and its probability; and how many are not usable."""
-    labels, rejects = scorer.network.labels, Rejects(max_share=0.5)
-    kind = scorer.network.kind
+    scorer: Scorer, labelled: str, target: str, columns: Columns, form: Form, rejects: Rejects, console: Console
+) -> tuple[np.ndarray, np.ndarray]:
+    """Whether each usable document is of the target, and its probability."""
+    labels, kind = scorer.network.labels, scorer.network.kind
     assert kind is not None
     place = labels.index(target)
-    examples = read_examples(Path(labelled), columns, rejects)
+    examples = read_examples(Path(labelled), columns, rejects, form=form)
+    for line in rejects.notes():
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
     examples = for_model(examples, kind, labels, rejects)
     truth, scores = [], []
     with ReadProgress(console, "scoring", unit="documents") as progress:
@@ -166,18 +178,21 @@ def _score(
             part = examples[start : start + AT_ONCE]
             tokens = scorer.encode([one.text for one in part])
             empty = set(tokens.empty)
+            for one in (part[number] for number in tokens.empty):
+                rejects.documents -= 1
+                rejects.reject(one.file, one.line, "empty: the tokenizer finds no token", one.text, one.ids)
             part = [one for number, one in enumerate(part) if number not in empty]
-            rejects.rejected += len(empty)
             encoded = encode_labels(part, kind, labels)
             truth.append(encoded == place if kind == "single_label" else encoded[:, place] > 0)
             values = scorer.score(tokens).values
             assert values is not None
             scores.append(values[:, place])
-            progress.reached((start + AT_ONCE) / len(examples))
+            progress.reached(min((start + AT_ONCE) / len(examples), 1.0))
             progress.add(len(part))
     if not truth:
         raise ValueError(f"{labelled}: none of its rows can be used; {rejects.first}")
-    return np.concatenate(truth), np.concatenate(scores), rejects.rejected
+    rejects.finish()
+    return np.concatenate(truth), np.concatenate(scores)
 
 
 def _share(count: int, whole: int) -> dict[str, float]:
@@ -199,6 +214,8 @@ def _conclude(facts: dict[str, Any], reading: Reading, output: Path, console: Co
         f"threshold {facts['threshold']:.7f}: {facts['flagged']:,} flagged. It was chosen on these documents, and the "
         f"precision is that of a stream of which {share:.1%} is {target}"
     )
+    if documents["rejected"]:
+        console.print(f"rejected, each with its reason: {output.parent / f'{output.name}-rejects.jsonl'}")
     console.print(f"facts and a plot in {output}: {FACTS}, {RELIABILITY}")
     options = [*("--model", reading.model), *("--threshold", f"{target}={facts['threshold']:.7f}")]
     for name, default in (("max_length", None), ("long", "truncate"), ("pool", "mean"), ("dtype", "float32")):

@@ -107,7 +107,10 @@ def convert_to_folder(
     """
     check_choice("architecture", architecture, ARCHITECTURES)
     check_output(output, CONVERSION)
-    texts, fit_texts = _texts("texts", sources, max_texts), _texts("fit_texts", fit_sources, max_texts)
+    texts, fit_texts = (
+        _texts("texts", sources, max_texts, console),
+        _texts("fit_texts", fit_sources, max_texts, console),
+    )
     own = architecture == "own" and not Path(model).is_file()
     with reading(model):
         folder = with_surroundings(model) if own else model
@@ -326,8 +329,8 @@ def _shown_by(progress: ReadProgress) -> Callable[[int, int], None]:
     return show
 
 
-def _texts(option: str, sources: Sequence[Source], count: int) -> list[str]:
-    return list(islice(read_texts(option, sources), count)) if sources else []
+def _texts(option: str, sources: Sequence[Source], count: int, console: Console) -> list[str]:
+    return list(islice(read_texts(option, sources, say=console.print), count)) if sources else []
 
 
 def fidelity_table(fidelity: Fidelity) -> Table:

@@ -44,6 +44,9 @@ class DistilSettings(RunSettings):
         model: Path of the folder of the converted model, with any head; the head is not changed.
         teacher: Path or hub id of the encoder that it was converted from; of a classifier, the encoder.
         texts: Paths of files or folders, or globs, with text of the kind to come.
+        text: The column of the texts; None = found by its usual name.
+        delimiter: What stands between the fields of CSV; None = found, as for the next.
+        encoding: The encoding of CSV, JSON and text.
         length: Tokens of a sequence.
         steps: Steps of the optimiser.
         batch_size: Sequences a step.
@@ -64,6 +67,9 @@ class DistilSettings(RunSettings):
     model: str
     teacher: str
     texts: tuple[str, ...]
+    text: str | None = None
+    delimiter: str | None = None
+    encoding: str | None = None
     length: Annotated[int, Field(ge=8)] = 512
     steps: Count = 1000
     batch_size: Count = 8
@@ -163,7 +169,8 @@ class DistilJob(Job):
         self.stored = stored_dtype("model", settings.model, settings.dtype, self.console)
         self.tokenizer: Any = load_tokenizer("model", settings.model)
         self._check_length(teacher)
-        sources = [Source(path=text) for text in settings.texts]
+        given: Any = {"text_column": settings.text, "delimiter": settings.delimiter, "encoding": settings.encoding}
+        sources = [Source(path=path, **given) for path in settings.texts]
         cut = [
             cache.split(settings.evaluation_share)
             for cache in tokenise(sources, self.tokenizer, cache_folder(), console=self.console)

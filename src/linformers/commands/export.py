@@ -88,7 +88,7 @@ def export_onnx(
         raise ValueError(f"{name}={value!r} measures int8, and format='onnx' has none: leave it out, or use onnx-int8")
     if data is not None and task is None:
         raise ValueError(f"data={data!r} is the folder of a named task: name it with task, or leave data out")
-    read = _read_texts(texts, max_texts) if format == "onnx-int8" else []
+    read = _read_texts(texts, max_texts, console) if format == "onnx-int8" else []
     started = time.perf_counter()
     built, tokenizer, exact = _load(str(model))
     if exact:
@@ -203,11 +203,11 @@ def _load(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, int]:
     return built, tokenizer, before
 
 
-def _read_texts(sources: Sequence[Source], count: int) -> list[str]:
+def _read_texts(sources: Sequence[Source], count: int, console: Console) -> list[str]:
     if not sources:
         books = (book.text for book in load_books())
         return [text[len(text) // 2 :][:BOOK_CHARACTERS] for text in islice(books, count)]
-    return list(islice(read_texts("texts", sources), count))
+    return list(islice(read_texts("texts", sources, say=console.print), count))
 
 
 @contextmanager

@@ -109,6 +109,8 @@ class FinetuneJob(Job):
         rejects = Rejects(path=self.path / REJECTS, max_share=settings.max_reject_share)
         with rejects, ReadProgress(self.console, "reading", unit="rows") as progress:
             task = prepare_task(sources, rejects, progress, None if self.media is None else self.media.read)
+        for line in rejects.notes():
+            self.say(line)
         for name, part in task.parts.items():
             self.say(f"{name}: {len(part):,} rows ({part.source})")
         if task.reasons:

@@ -15,9 +15,11 @@ from rich.console import Console
 from linformers.convert.load import name_of
 from linformers.data.tokenise import Tokens
 from linformers.files.environment import command_line, describe_environment
-from linformers.files.inputs import Input, Unavailable, find_inputs
+from linformers.files.forms import describe_forms
+from linformers.files.inputs import Input, Unavailable, find_inputs, find_passed_over
 from linformers.files.progress import ReadProgress
 from linformers.files.reading import find_columns
+from linformers.files.rejects import describe_passed_over
 from linformers.files.run_folder import RESULTS, Folder
 from linformers.files.settings import differences
 from linformers.scoring.networks import Network, hash_model
@@ -27,6 +29,7 @@ from linformers.scoring.units import Done, Totals, Unit, check_units
 from linformers.scoring.work import SCORED, SHARDS, Job, encode_unit, score_unit
 
 PLAN, REJECTS = "plan.json", "rejects.jsonl"
+SAID_FORMS = 1000  # files whose form is found before the run
 
 
 def run_score(settings: ScoreSettings, console: Console) -> dict[str, Any]:
@@ -39,7 +42,9 @@ def run_score(settings: ScoreSettings, console: Console) -> dict[str, Any]:
     started = time.perf_counter()
     folder = Folder(Path(settings.output), option="output", plan=PLAN, before=())
     _check_links(folder.path)
-    files = find_inputs(settings.input)
+    files, unread = find_inputs(settings.input, settings.form), find_passed_over(settings.input)
+    for line in (*describe_forms(files[:SAID_FORMS]), *describe_passed_over(unread)):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
     model = {"name": name_of(settings.model), "sha256": hash_model(Path(settings.model))}
     try:
         wanted = find_columns(files, settings.text, settings.id)
@@ -58,9 +63,9 @@ def run_score(settings: ScoreSettings, console: Console) -> dict[str, Any]:
             _check_plan(folder, json.loads(json.dumps(plan)))
             job = Job(settings, files, wanted)
             facts = _score_rest(job, folder, plan, console)
-            totals = check_units(job.shards, files, settings.format, folder.path / REJECTS)
+            totals = check_units(job.shards, files, settings.format, folder.path / REJECTS, unread)
             seconds = time.perf_counter() - started
-            results = _results(job, model, totals, facts, seconds)
+            results = {**_results(job, model, totals, facts, seconds), "files_not_read": unread}
             folder.write(RESULTS, json.dumps(results, indent=1) + "\n")
     except Unavailable as error:
         raise OSError(str(error)) from error

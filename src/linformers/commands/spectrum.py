@@ -51,6 +51,8 @@ class SpectrumSettings(RunSettings):
     index: Count = 128
     exact: bool = False
     text_column: str | None = None
+    delimiter: str | None = None
+    encoding: str | None = None
     documents: DocumentUnit = "file"
 
 
@@ -118,10 +120,10 @@ def run_spectrum(settings: SpectrumSettings, console: Console) -> None:
 
 
 def _texts(settings: SpectrumSettings, rejects: Rejects, progress: ReadProgress) -> Iterator[str]:
-    sources = [
-        Source(path=path, text_column=settings.text_column, documents=settings.documents) for path in settings.texts
-    ]
-    for text in read_texts("texts", sources, rejects, progress.reached):
+    names = ("text_column", "documents", "delimiter", "encoding")
+    given = {name: getattr(settings, name) for name in names}
+    sources = [Source(path=path, **given) for path in settings.texts]
+    for text in read_texts("texts", sources, rejects, progress.reached, progress.say):
         progress.add(1)
         yield text
 

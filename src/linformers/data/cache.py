@@ -204,6 +204,7 @@ def _tokenise_one(
         "format": FORMAT,
         "text_column": source.text_column,
         "documents_are": source.documents,
+        "form": [source.delimiter, source.encoding],
         "tokenizer_sha256": encoder.sha256,
         "origin": origin,
     }
@@ -300,11 +301,15 @@ def _build(
                 tokens.close()
                 offsets.close()
             rejects.finish()
+        for line in rejects.notes() if console is not None else ():
+            assert console is not None
+            console.print(line, highlight=False, soft_wrap=True, markup=False)
         if tokens.length == 0:
-            raise ValueError(f"path={source.path} holds no text: {rejects.rejected} records, all unusable")
+            first = f"; the first is {rejects.first}" if rejects.first else ""
+            raise ValueError(f"path={source.path} holds no text: {rejects.rejected} records, all unusable{first}")
         if _origin(source) != facts["origin"]:
             raise ValueError(f"path={source.path} changed while it was read; run again when its writer is done")
-        if rejects.rejected:
+        if rejects_path.exists():
             shutil.move(rejects_path, new / REJECTS)
         found = {
             "linformers": __version__,
@@ -312,6 +317,7 @@ def _build(
             "rejected": rejects.rejected,
             "reasons": rejects.reasons,
             "first_reject": rejects.first,
+            "passed_over": rejects.passed_over,
             "tokens": tokens.length,
             "vocab_size": encoder.vocab_size,
             "bos_token_id": encoder.bos_token_id,

@@ -5,11 +5,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from linformers.files.forms import describe_forms
 from linformers.files.inputs import Input
 from linformers.files.reading import find_columns, read_sound_rows
-from linformers.files.rejects import Rejects
+from linformers.files.rejects import Rejects, describe_passed_over
 from linformers.files.rows import TEXT_COLUMNS, Row, Wanted, choose_column, make_row, of_fields
-from linformers.files.sources import HUB_PREFIX, Source, find_files
+from linformers.files.sources import HUB_PREFIX, Source, find_files, passed_over
 
 
 class Document(NamedTuple):
@@ -36,6 +37,7 @@ def read_documents(
     parts: list[tuple[Source, Path | None]] = []
     for source in sources:
         parts += [(source, None)] if source.on_hub else [(source, path) for path in find_files(source)]
+        rejects.pass_over(passed_over(source))
     sizes = [1 if path is None else max(1, path.stat().st_size) for _, path in parts]
     done, whole = 0, sum(sizes)
     for (source, path), size in zip(parts, sizes, strict=True):
@@ -52,6 +54,7 @@ def read_texts(
     sources: Sequence[Source],
     rejects: Rejects | None = None,
     on_progress: Callable[[float], None] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Iterator[str]:
     """The texts of documents, for commands that read some of them; unusable records are passed over.
 
@@ -60,23 +63,31 @@ def read_texts(
         sources: What to read.
         rejects: Counts the records; None = not counted.
         on_progress: See ``read_documents``.
+        say: Hears as what files are read, and which are not, before the first text.
 
     Raises:
         ValueError: There is no text.
         OSError: A file is not there.
     """
-    empty = True
-    for document in read_documents(sources, rejects or Rejects(max_share=1.0), on_progress):
+    empty, rejects = True, rejects or Rejects(max_share=1.0)
+    if say is not None:
+        local = [source for source in sources if not source.on_hub]
+        files = [Input.of(path, form=source.form) for source in local for path in find_files(source, option)]
+        unread = [str(path) for source in local for path in passed_over(source)]
+        for line in (*describe_forms(files), *describe_passed_over(unread)):
+            say(line)
+    for document in read_documents(sources, rejects, on_progress):
         empty = False
         yield document.text
     if empty:
-        raise ValueError(f"{option}={sources[0].path} holds no text that can be used; give another file")
+        first = f" (the first of {rejects.rejected:,} rejects: {rejects.first})" if rejects.first else ""
+        raise ValueError(f"{option}={sources[0].path} holds no text that can be used{first}; give another file")
 
 
 def read_part(source: Source, path: Path | None, rejects: Rejects) -> Iterator[tuple[Document, float]]:
     """Documents of one file (or, without a path, of a data set of the hub), and how far it has been read."""
     name = source.path if path is None else str(path)
-    for row in _read_hub(source) if path is None else _read_file(source, path):
+    for row in _read_hub(source) if path is None else _read_file(source, path, rejects):
         if row.text is None:
             rejects.reject(name, row.line, row.reason, row.value)
         else:
@@ -84,8 +95,9 @@ def read_part(source: Source, path: Path | None, rejects: Rejects) -> Iterator[t
             yield Document(row.text, f"{name}:{row.line}"), row.position
 
 
-def _read_file(source: Source, path: Path) -> Iterator[Row]:
-    file = Input.of(path)
+def _read_file(source: Source, path: Path, rejects: Rejects) -> Iterator[Row]:
+    file = Input.of(path, form=source.form)
+    rejects.inputs[file] = None
     column = None if file.kind == "text" else source.text_column
     return read_sound_rows(file, find_columns([file], column, (), "text_column"), documents=source.documents)
 

@@ -1,11 +1,16 @@
-"""Labelled examples out of JSONL, CSV and Parquet files, with the file and line that each comes from."""
+"""Labelled examples out of JSONL, CSV and Parquet files, with the file and line that each comes from.
+
+A row has no label where the cell is missing, empty, NaN or one of ``nan``, ``NaN`` and ``<NA>``; "None" may be a class.
+Columns of zeros and ones, one for each class, are a label together: the classes that have a one.
+"""
 
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from linformers.files.forms import Form
 from linformers.files.inputs import Input
 from linformers.files.progress import ReadProgress
 from linformers.files.reading import peek, read_sound_rows
@@ -26,22 +31,39 @@ LABEL_COLUMNS = ("label", "labels", "is_duplicate", "class", "category", "target
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Names of the columns of labelled texts; None = found by itself (a pair may be absent)."""
+    """Names of the columns of labelled texts; None = found by itself (a pair may be absent).
 
-    text: str | None = None
+    Args:
+        text: Column of the text, or columns that are joined.
+        pair: Column of the second text.
+        label: Column of the label.
+        labels: In its place columns of zeros and ones, each named like its class.
+        id: Columns to carry over.
+    """
+
+    text: str | tuple[str, ...] | None = None
     pair: str | None = None
     label: str | None = None
+    labels: tuple[str, ...] = ()
+    id: tuple[str, ...] = ()
 
     @property
-    def names(self) -> tuple[str | None, str | None, str | None]:
+    def texts(self) -> tuple[str, ...]:
+        """The columns of the text."""
+        return self.text if isinstance(self.text, tuple) else (self.text or "text",)
+
+    @property
+    def names(self) -> tuple[str | tuple[str, ...] | None, str | None, str | None]:
         """Text, pair, label."""
         return self.text, self.pair, self.label
 
     @property
     def wanted(self) -> Wanted:
-        """What is read of a row."""
-        carried: dict[str, CellKind] = {self.label or "label": "any"}
-        return Wanted(self.text or "text", carried if self.pair is None else {self.pair: "text", **carried})
+        """What is read of a row: first the pair, then the labels, then the ids."""
+        carried: dict[str, CellKind] = {} if self.pair is None else {self.pair: "text"}
+        carried |= dict.fromkeys(self.labels or (self.label or "label",), "any")
+        carried |= dict.fromkeys(self.id, "string")
+        return Wanted(self.texts[0], carried, self.texts[1:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +76,7 @@ class Example:
     text: str
     pair: str | None
     label: Any
+    ids: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
 
     @property
     def shown(self) -> str:
@@ -67,7 +90,12 @@ class Example:
 
 
 def read_examples(
-    path: Path, columns: Columns, rejects: Rejects, progress: ReadProgress | None = None, *, quoted: bool = True
+    path: Path,
+    columns: Columns,
+    rejects: Rejects,
+    progress: ReadProgress | None = None,
+    *,
+    form: Form = Form(),  # noqa: B008  (it is frozen)
 ) -> list[Example]:
     """The usable examples of a file; the others are rejected with the reason.
 
@@ -79,29 +107,35 @@ def read_examples(
         raise FileNotFoundError(f"{path}: no such file; check the spelling")
     found = file_format(path)
     if found is None or found[0] == "text":
-        raise ValueError(f"{path}: examples with labels come as .jsonl, .csv, .tsv or .parquet; convert the file")
-    file = Input.of(path)
-    there = list(peek(file, quoted=quoted))
-    wanted = (choose_columns(there, columns, path) if there else columns).wanted
-    return collect(str(path), read_sound_rows(file, wanted, quoted=quoted), wanted, rejects, progress)
+        raise ValueError(f"{path}: examples with labels come as .jsonl, .json, .csv, .tsv or .parquet; convert it")
+    file = Input.of(path, form=form)
+    rejects.inputs[file] = None
+    there = list(peek(file))
+    columns = choose_columns(there, columns, path) if there else columns
+    return collect(str(path), read_sound_rows(file, columns.wanted), columns, rejects, progress)
 
 
 def collect(
-    file: str, rows: Iterable[Row], wanted: Wanted, rejects: Rejects, progress: ReadProgress | None
+    file: str, rows: Iterable[Row], columns: Columns, rejects: Rejects, progress: ReadProgress | None
 ) -> list[Example]:
     """The usable examples among rows; the others are rejected."""
-    examples = []
+    examples, ids = [], len(columns.id)
+    pairs = 0 if columns.pair is None else 1
     for row in rows:
         if progress is not None:
             progress.reached(row.position)
+        named = dict(zip(columns.id, row.carried[len(row.carried) - ids :], strict=False)) if ids else {}
         if row.text is None:
-            rejects.reject(file, row.line, row.reason, row.value)
+            rejects.reject(file, row.line, row.reason, row.value, named)
             continue
-        *pair, label = row.carried
-        if is_missing(label):
-            rejects.reject(file, row.line, f"no label: {wanted.names[-1]!r} is empty", row.text)
+        cells = row.carried[pairs : len(row.carried) - ids]
+        label, reason = _one_hot(columns.labels, cells) if columns.labels else (cells[0], "")
+        if not columns.labels and is_missing(label):
+            reason = f"no label: {columns.label or 'label'!r} is empty"
+        if reason:
+            rejects.reject(file, row.line, reason, row.text, named)
             continue
-        examples.append(Example(file, row.line, row.text, pair[0] if pair else None, label))
+        examples.append(Example(file, row.line, row.text, row.carried[0] if pairs else None, label, ids=named))
         rejects.accept()
         if progress is not None:
             progress.add(1)
@@ -109,8 +143,27 @@ def collect(
 
 
 def is_missing(label: Any) -> bool:
-    """Whether a cell holds no label."""
-    return label is None or label == "" or label != label  # NaN differs from itself
+    """Whether a cell holds no label; see the rule above."""
+    if isinstance(label, str):
+        return label.strip() in ("", "nan", "NaN", "<NA>")
+    return label is None or label != label  # NaN differs from itself
+
+
+_ONE_HOT = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
+
+
+def _one_hot(names: Sequence[str], cells: Sequence[Any]) -> tuple[list[str], str]:
+    """The classes that have a one, or what is wrong."""
+    found = []
+    for name, cell in zip(names, cells, strict=True):
+        text = "" if is_missing(cell) else str(cell).strip().lower()
+        if text in ("", "-1"):
+            return [], f"no label: {name!r} is {'-1' if text else 'empty'}"
+        if text not in _ONE_HOT:
+            return [], f"unknown label: {name!r} holds {text!r} where 0 or 1 is expected"
+        if _ONE_HOT[text]:
+            found.append(name)
+    return found, ""
 
 
 def choose_columns(there: Sequence[str], asked: Columns, where: object) -> Columns:
@@ -119,14 +172,24 @@ def choose_columns(there: Sequence[str], asked: Columns, where: object) -> Colum
     Raises:
         ValueError: A column is not there, cannot be told, or is asked for twice.
     """
-    label = choose_column("--label", asked.label, LABEL_COLUMNS, there, where, "label")
+    label = None
+    if not asked.labels:
+        label = choose_column("--label", asked.label, LABEL_COLUMNS, there, where, "label")
+    for option, found in (("--labels", asked.labels), ("--id", asked.id)):
+        for name in found:
+            choose_column(option, name, (), there, where, option[2:])
     pair = asked.pair and choose_column("--pair", asked.pair, (), there, where, "pair")
     if asked.text is None and pair is None:
         for one, other in PAIR_COLUMNS:
             if one in there and other in there:
-                return Columns(text=one, pair=other, label=label)
-    others = [name for name in there if name not in (label, pair)]
-    text = choose_column("--text", asked.text, TEXT_COLUMNS, there, where, "text", others)
-    if len({text, pair, label}) < 3:
-        raise ValueError(f"{where}: text={text!r}, pair={pair!r} and label={label!r} must be different columns")
-    return Columns(text=text, pair=pair, label=label)
+                return replace(asked, text=one, pair=other, label=label)
+    others = [name for name in there if name not in (label, pair, *asked.labels, *asked.id)]
+    text, *more = asked.texts if asked.text is not None else (None,)
+    text = choose_column("--text", text, TEXT_COLUMNS, there, where, "text", others)
+    for name in more:
+        choose_column("--text", name, (), there, where, "text")
+    all_names = [text, *more, *(name for name in (pair, label) if name), *asked.labels, *asked.id]
+    if len(set(all_names)) < len(all_names):
+        texts = text if not more else ", ".join((text, *more))
+        raise ValueError(f"{where}: text={texts!r}, pair={pair!r} and label={label!r} must be different columns")
+    return replace(asked, text=(text, *more) if more else text, pair=pair, label=label)

@@ -1,6 +1,7 @@
 """Classification and regression tasks: the named ones, and any file of labelled texts, made ready by stated rules."""
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,11 +19,13 @@ from linformers.data.tasks_rules import (
     drop_conflicts,
     drop_leaks,
     drop_unknown,
+    drop_unlabelled,
     encode_labels,
     find_classes,
 )
+from linformers.files.forms import Form
 from linformers.files.progress import ReadProgress
-from linformers.files.rejects import Rejects
+from linformers.files.rejects import Rejects, TooManyRejects, too_many
 from linformers.files.rows import make_row, of_fields
 from linformers.files.sources import file_format
 
@@ -82,9 +85,11 @@ class TaskSources:
         columns: names of the columns.
         kind: Kind of the task; None = told by the labels.
         train_size: rows to train on; None = all. Subsets keep the shares of the labels.
-        validation_size: likewise; where rows are set aside, None = a tenth, at most 1,000.
-        test_size: likewise.
+        validation_size: rows (from 1), or their share (below 1), of the validation file, else set aside from the
+            training rows; None = all of the file, else a tenth, at most 1,000.
+        test_size: likewise of the test set; where there is none, None = no test set.
         split_seed: Seed of subsets and of the rows set aside.
+        form: What is given of the form of the files.
     """
 
     task: str
@@ -95,9 +100,10 @@ class TaskSources:
     columns: Columns = Columns()
     kind: Kind | None = None
     train_size: int | None = None
-    validation_size: int | None = None
-    test_size: int | None = None
+    validation_size: float | None = None
+    test_size: float | None = None
     split_seed: int = 0
+    form: Form = Form()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,14 +162,17 @@ def prepare_task(
     named = TASKS.get(sources.task) if reader is None else None
     if named is None and reader is None and file_format(Path(sources.task)) is None:
         raise ValueError(
-            f"task={sources.task!r} is neither one of {', '.join(TASKS)} nor a .jsonl, .csv, .tsv or .parquet file."
+            f"task={sources.task!r} is neither one of {', '.join(TASKS)} nor a .jsonl, .json, .csv, .tsv or "
+            f".parquet file."
             f"{closest(sources.task, TASKS)}"
         )
 
-    def read(path: str, quoted: bool = True) -> list[Example]:
+    _check_once(sources)
+
+    def read(path: str, form: Form = sources.form) -> list[Example]:
         if reader is not None:
             return reader(Path(path), sources.columns, rejects, progress)
-        return read_examples(Path(path), sources.columns, rejects, progress, quoted=quoted)
+        return read_examples(Path(path), sources.columns, rejects, progress, form=form)
 
     def own(which: str) -> tuple[str, list[Example]]:
         """The rows of a named task."""
@@ -171,7 +180,8 @@ def prepare_task(
         if sources.data is None:
             return _from_hub(sources.task, named, which, sources.columns, rejects, progress)
         path = _find(sources.task, named.train if which == "train" else named.test, Path(sources.data))
-        return path.name, read(str(path), quoted=file_format(path) != ("tsv", None))  # GLUE's quotation marks are text
+        plain = file_format(path) == ("tsv", None)  # GLUE's quotation marks are text
+        return path.name, read(str(path), Form("tab", "utf-8", "text") if plain else sources.form)
 
     train_source, train = own("train") if named else (Path(sources.task).name, read(sources.task))
     for path in sources.extra_train:
@@ -187,10 +197,11 @@ def prepare_task(
         train, validation, test = (_renamed(part, names) for part in (train, validation, test))
     assert train is not None
     kind = sources.kind or ("single_label" if named else detect_kind(train))
-    classes = list(named.classes) if named else find_classes(train, kind) if kind != "regression" else ["value"]
+    train = drop_unlabelled(train, kind, rejects, len(named.classes) if named else 0)
+    classes = list(sources.columns.labels) or _classes(named, train, kind)
     train = drop_unknown(train, kind, classes, rejects)
     train = drop_conflicts(train, kind, rejects)
-    _check_classes(train, kind, sources.task)
+    _check_classes(train, kind, sources.task, rejects)
 
     validation_source = Path(sources.validation or "").name
     if validation is not None:
@@ -199,26 +210,29 @@ def prepare_task(
         test = drop_unknown(test, kind, classes, rejects)
         train = drop_leaks(train, test, "test", rejects)
         validation = validation and drop_leaks(validation, test, "test", rejects)
+    elif sources.test_size is not None:
+        test, train = _set_aside("test_size", train, kind, sources.test_size, sources.split_seed + 1)
+        test_source = f"{len(test):,} rows set aside from {train_source}"
+        train = drop_leaks(train, test, "test", rejects)
+        validation = validation and drop_leaks(validation, test, "test", rejects)
     if validation is None:
         size = sources.validation_size
         size = min(VALIDATION_LIMIT, int(VALIDATION_SHARE * len(train))) if size is None else size
-        _check_size("validation_size", size, len(train) - 1)
-        chosen = set(draw(train, kind, size, sources.split_seed).tolist())
-        validation = [example for row, example in enumerate(train) if row in chosen]
-        train = [example for row, example in enumerate(train) if row not in chosen]
+        validation, train = _set_aside("validation_size", train, kind, size, sources.split_seed)
         validation_source = f"{len(validation):,} rows set aside from {train_source}"
     elif sources.validation_size is not None:
         validation = _subset("validation_size", validation, kind, sources.validation_size, sources.split_seed)
     train = drop_leaks(train, validation, "validation", rejects)
     if sources.train_size is not None:
         train = _subset("train_size", train, kind, sources.train_size, sources.split_seed)
-    if test is not None and sources.test_size is not None:
+    if sources.test and test is not None and sources.test_size is not None:
         test = _subset("test_size", test, kind, sources.test_size, sources.split_seed)
     rejects.finish()
-    _check_classes(train, kind, sources.task)
+    _check_classes(train, kind, sources.task, rejects)
     for name, part in (("validation", validation), ("test", test)):
         if part is not None and not part:
-            raise ValueError(f"task={sources.task!r} has no usable {name} row; check its file")
+            first = f"; the first is {rejects.first}" if rejects.first else ""
+            raise ValueError(f"task={sources.task!r} has no usable {name} row; check its file{first}")
 
     def made(source: str, examples: list[Example]) -> Part:
         return Part(source=source, examples=examples, labels=encode_labels(examples, kind, classes))
@@ -267,10 +281,11 @@ def _from_hub(
             f"task={task!r}: {name} ({config}, {split}) cannot be had from the Hugging Face hub "
             f"({type(error).__name__}); give data=FOLDER with one of {files}"
         ) from error
-    wanted = choose_columns(rows.column_names, asked, name).wanted
+    columns = choose_columns(rows.column_names, asked, name)
+    wanted = columns.wanted
     found = (make_row(of_fields(line, row, wanted), wanted) for line, row in enumerate(rows, start=1))
     file = f"hf:{name}:{config}:{split}"
-    return file, collect(file, found, wanted, rejects, progress)
+    return file, collect(file, found, columns, rejects, progress)
 
 
 def _renamed(examples: list[Example] | None, names: dict[str, str]) -> list[Example] | None:
@@ -279,19 +294,57 @@ def _renamed(examples: list[Example] | None, names: dict[str, str]) -> list[Exam
     return [replace(example, label=names.get(str(example.label), example.label)) for example in examples]
 
 
-def _subset(option: str, examples: list[Example], kind: Kind, size: int, seed: int) -> list[Example]:
-    _check_size(option, size, len(examples))
-    return [examples[row] for row in draw(examples, kind, size, seed)]
+def _classes(named: NamedTask | None, train: list[Example], kind: Kind) -> list[str]:
+    if kind == "regression":
+        return ["value"]
+    return list(named.classes) if named else find_classes(train, kind)
 
 
-def _check_size(option: str, size: int, most: int) -> None:
-    if not 1 <= size <= most:
-        raise ValueError(f"{option}={size} must be between 1 and {most}, the usable rows; choose another size")
+def _check_once(sources: TaskSources) -> None:
+    """Refuse a file that is named twice, whatever the path."""
+    found: dict[str, str] = {}
+    named = [("task", sources.task), *(("extra_train", path) for path in sources.extra_train)]
+    for option, path in (*named, ("validation", sources.validation), ("test", sources.test)):
+        if path is None or not os.path.exists(path):
+            continue
+        real = os.path.realpath(path)
+        if real in found:
+            remedy = "name each file once"
+            if option in ("validation", "test"):
+                remedy = f"leave it out, and {option}_size=0.2 sets a fifth of the training rows aside"
+            raise ValueError(f"{option}={path} is the same file as {found[real]}: {remedy}")
+        found[real] = f"{option}={path}"
 
 
-def _check_classes(train: list[Example], kind: Kind, task: str) -> None:
+def _set_aside(
+    option: str, train: list[Example], kind: Kind, size: float, seed: int
+) -> tuple[list[Example], list[Example]]:
+    """The rows set aside, and the others."""
+    chosen = set(draw(train, kind, _rows(option, size, len(train), len(train) - 1), seed).tolist())
+    return (
+        [example for row, example in enumerate(train) if row in chosen],
+        [example for row, example in enumerate(train) if row not in chosen],
+    )
+
+
+def _subset(option: str, examples: list[Example], kind: Kind, size: float, seed: int) -> list[Example]:
+    return [examples[row] for row in draw(examples, kind, _rows(option, size, len(examples), len(examples)), seed)]
+
+
+def _rows(option: str, size: float, rows: int, most: int) -> int:
+    """A number of rows, or a share of them, as a number."""
+    count = round(size * rows) if size < 1 else int(size)
+    if not 1 <= count <= most:
+        raise ValueError(f"{option}={size:g} must be between 1 and {most}, the usable rows; choose another size")
+    return count
+
+
+def _check_classes(train: list[Example], kind: Kind, task: str, rejects: Rejects) -> None:
     if not train:
-        raise ValueError(f"task={task!r} has no usable training row; see the rejects, or check the columns")
+        if rejects.first:
+            rejects.close()
+            raise TooManyRejects(too_many(rejects.rejected, rejects.records, 0, rejects.first, rejects.path))
+        raise ValueError(f"task={task!r} has no usable training row; the file is empty, or all rows are held out")
     if kind == "single_label":
         found = find_classes(train, kind)
         if len(found) < 2:

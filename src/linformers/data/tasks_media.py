@@ -135,7 +135,14 @@ def _parquet_rows(path: Path, modality: Modality, columns: Columns) -> Iterator[
         file = pq.ParquetFile(path)
     with file:
         schema, row = file.schema_arrow, 0
-        data = choose_column("--text", columns.text, DATA_COLUMNS[modality], schema.names, path, modality)
+        data = choose_column(
+            "--text",
+            None if columns.text is None else columns.texts[0],
+            DATA_COLUMNS[modality],
+            schema.names,
+            path,
+            modality,
+        )
         label = choose_column("--label", columns.label, LABEL_COLUMNS, schema.names, path, "label")
         rate, scale = None, 1.0
         kind = schema.field(data).type

@@ -7,6 +7,8 @@
 - *Leaks*: a text that is held out is left out of training, so that nothing is tested on what was learned; likewise a
   test text out of validation. Case and blanks make no difference.
 - *Unknown labels* in held-out rows, which no training row has, are rejected like any other bad row.
+- *Minus one* marks a row without a label, as in GLUE's test sets, where all other labels are 0, 1, ... (two or more):
+  such rows are rejected. Of labels like -1 and 1 it is a class.
 """
 
 import json
@@ -95,7 +97,7 @@ def drop_unknown(examples: list[Example], kind: Kind, classes: Sequence[str], re
         _, reason = _encode(example, kind, index)
         if reason:
             rejects.documents -= 1  # it was taken for usable when it was read
-            rejects.reject(example.file, example.line, reason, example.text)
+            rejects.reject(example.file, example.line, reason, example.text, example.ids)
         else:
             kept.append(example)
     return kept
@@ -115,11 +117,39 @@ def _encode(example: Example, kind: Kind, index: dict[str, int]) -> tuple[Any, s
         return number, "" if usable else f"unknown label: {example.label!r} is no finite number"
     names = labels_of(example, kind)
     unknown = [name for name in names if name not in index]
+    if unknown == ["-1"]:
+        return None, "no label: -1 is none of the training classes, and marks rows without a label as in GLUE"
     if unknown:
         return None, f"unknown label: {unknown[0]!r} is none of the training classes ({', '.join(index)})"
     if kind == "single_label":
         return index[names[0]], ""
     return [float(name in names) for name in index], ""
+
+
+def drop_unlabelled(examples: list[Example], kind: Kind, rejects: Rejects, classes: int = 0) -> list[Example]:
+    """Reject rows whose label is -1, where that marks rows without one; see the rules above.
+
+    Args:
+        examples: Training rows.
+        kind: Kind of the task.
+        rejects: Account of the rows.
+        classes: How many classes are known; 0 = those of the rows.
+    """
+    if kind != "single_label":
+        return examples
+    found = {class_name(example.label) for example in examples}
+    others = found - {"-1"}
+    if "-1" not in found or not (classes or (len(others) > 1 and others == set(map(str, range(len(others)))))):
+        return examples
+    kept = []
+    for example in examples:
+        if class_name(example.label) != "-1":
+            kept.append(example)
+            continue
+        rejects.documents -= 1  # it was taken for usable when it was read
+        reason = "no label: -1, which marks rows without one as in GLUE; if it is a class, write the labels as names"
+        rejects.reject(example.file, example.line, reason, example.text, example.ids)
+    return kept
 
 
 def drop_conflicts(examples: list[Example], kind: Kind, rejects: Rejects) -> list[Example]:
@@ -136,9 +166,8 @@ def drop_conflicts(examples: list[Example], kind: Kind, rejects: Rejects) -> lis
             kept.append(example)
             continue
         shown = " and ".join(sorted("+".join(names) or "none" for names in labels)[:3])
-        rejects.leave_out(
-            example.file, example.line, f"conflict: the same {example.noun} has the labels {shown}", example.text
-        )
+        reason = f"conflict: the same {example.noun} has the labels {shown}"
+        rejects.leave_out(example.file, example.line, reason, example.text, example.ids)
     return kept
 
 
@@ -152,7 +181,7 @@ def drop_leaks(examples: list[Example], held_out: Sequence[Example], name: str, 
             kept.append(example)
         else:
             reason = f"duplicate: the same {example.noun} is in the {name} set ({twin.file}:{twin.line})"
-            rejects.leave_out(example.file, example.line, reason, example.text)
+            rejects.leave_out(example.file, example.line, reason, example.text, example.ids)
     return kept
 
 
@@ -162,16 +191,21 @@ def text_key(example: Example) -> tuple[str, ...]:
 
 
 def draw(examples: Sequence[Example], kind: Kind, size: int, seed: int) -> Int[np.ndarray, " size"]:
-    """Rows of a random subset in which every label has its share, to within a row; sorted."""
+    """Rows of a random subset in which every label has its share, to within a row; sorted.
+
+    Where the shares are no whole numbers, labels that would have no row come first.
+    """
     rng = np.random.default_rng(seed)
     groups: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for row, example in enumerate(examples):
         groups[() if kind == "regression" else tuple(labels_of(example, kind))].append(row)
     shuffled = [rng.permutation(rows) for _, rows in sorted(groups.items())]
     # Largest remainders: the quotas add up to the size.
-    shares = np.array([len(rows) for rows in shuffled]) * size / max(len(examples), 1)
+    counts = np.array([len(rows) for rows in shuffled])
+    shares = counts * size / max(len(examples), 1)
     quotas = np.floor(shares).astype(int)
-    quotas[np.argsort(quotas - shares, kind="stable")[: size - quotas.sum()]] += 1
+    first = (quotas == 0) & (counts > 1)
+    quotas[np.lexsort((quotas - shares, ~first))[: size - quotas.sum()]] += 1
     chosen = [rows[:quota] for rows, quota in zip(shuffled, quotas, strict=True)]
     return np.sort(np.concatenate(chosen)) if chosen else np.arange(0)
 

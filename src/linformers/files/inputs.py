@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from linformers.files.sources import READABLE, Source, file_format, find_files
+from linformers.files.forms import Form
+from linformers.files.sources import READABLE, Source, file_format, find_files, passed_over
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 # A store's own mark of a file's content, best first.
@@ -30,22 +31,24 @@ class Input:
         bytes: Size of the file; 0 where a store does not tell.
         stamp: Something that changes when the file is written again.
         refused: Why it is not to be read; "" if it is.
+        form: What is given of its form; see ``find_form``.
     """
 
     path: str
     bytes: int
     stamp: str
     refused: str = ""
+    form: Form = Form()
 
     @classmethod
-    def of(cls, path: Path, refused: str = "") -> "Input":
+    def of(cls, path: Path, refused: str = "", form: Form = Form()) -> "Input":  # noqa: B008  (it is frozen)
         """A file of this machine, as it is now.
 
         Raises:
             OSError: It is not there.
         """
         stat = path.stat()
-        return cls(str(path), stat.st_size, str(stat.st_mtime_ns), refused)
+        return cls(str(path), stat.st_size, str(stat.st_mtime_ns), refused, form)
 
     @property
     def name(self) -> str:
@@ -54,7 +57,7 @@ class Input:
 
     @property
     def kind(self) -> str:
-        """``text``, ``jsonl``, ``csv``, ``tsv`` or ``parquet``."""
+        """``text``, ``jsonl``, ``json``, ``csv``, ``tsv`` or ``parquet``."""
         return self._format[0]
 
     @property
@@ -130,8 +133,12 @@ class _Remote(io.RawIOBase):
         super().close()
 
 
-def find_inputs(patterns: Iterable[str]) -> list[Input]:
-    """The files that are named, each once, in the order of the patterns and of their names.
+def find_inputs(patterns: Iterable[str], form: Form = Form()) -> list[Input]:  # noqa: B008
+    """The files that are named, each once (also by several paths), in the order of the patterns and of their names.
+
+    Args:
+        patterns: Files, folders, globs and URLs.
+        form: What is given of the form of all files.
 
     Raises:
         FileNotFoundError: nothing is there.
@@ -140,12 +147,19 @@ def find_inputs(patterns: Iterable[str]) -> list[Input]:
     """
     found: dict[str, Input] = {}
     for pattern in patterns:
-        for file in _remote(pattern) if _URL.match(pattern) else _local(pattern):
-            found.setdefault(file.path, file)
+        remote = _URL.match(pattern)
+        for file in _remote(pattern, form) if remote else _local(pattern, form):
+            found.setdefault(file.path if remote or file.refused else os.path.realpath(file.path), file)
     return list(found.values())
 
 
-def _local(pattern: str) -> Iterator[Input]:
+def find_passed_over(patterns: Iterable[str]) -> list[str]:
+    """Files in folders of this machine that no reader takes, by their suffix."""
+    local = (pattern for pattern in patterns if not _URL.match(pattern))
+    return [str(path) for pattern in local for path in passed_over(Source(path=pattern))]
+
+
+def _local(pattern: str, form: Form) -> Iterator[Input]:
     # A folder may come from anywhere: a link in it must not lead a run to files that nobody named.
     root = Path(pattern).expanduser()
     while glob.has_magic(root.name) and not root.exists() or any(glob.has_magic(part) for part in root.parent.parts):
@@ -153,10 +167,10 @@ def _local(pattern: str) -> Iterator[Input]:
     named, root = root.is_file(), root.resolve()
     for path in find_files(Source(path=pattern), "input"):
         outside = not named and not path.resolve().is_relative_to(root)
-        yield Input.of(path, "unreadable: a link that leads out of the folder" if outside else "")
+        yield Input.of(path, "unreadable: a link that leads out of the folder" if outside else "", form)
 
 
-def _remote(pattern: str) -> Iterator[Input]:
+def _remote(pattern: str, form: Form) -> Iterator[Input]:
     if "::" in pattern or pattern.lower().startswith(("zip:", "tar:", "libarchive:")):
         raise ValueError(f"input={pattern} leads into an archive; unpack it, and name the files")
     try:
@@ -176,7 +190,7 @@ def _remote(pattern: str) -> Iterator[Input]:
         raise FileNotFoundError(f"input={pattern}: none of {len(files)} files is readable; readable are {READABLE}")
     for path, info in readable.items():
         stamp = next((str(info[name]) for name in _STAMPS if info.get(name)), "")
-        yield Input(str(store.unstrip_protocol(path)), int(info.get("size") or 0), stamp)
+        yield Input(str(store.unstrip_protocol(path)), int(info.get("size") or 0), stamp, form=form)
 
 
 def _hidden(path: str, root: str) -> bool:

@@ -4,11 +4,11 @@ import csv
 import io
 import json
 from collections.abc import Iterator
-from functools import partial
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 
+from linformers.files.forms import Transcoded, find_form, unpacked
 from linformers.files.inputs import Input
 from linformers.files.rows import (
     BOMB_BYTES,
@@ -28,27 +28,34 @@ from linformers.files.rows import (
 )
 from linformers.files.sources import DocumentUnit
 
-DELIMITERS = {"csv": ",", "tsv": "\t"}
+ARRAY_BYTES = 256 * 2**20  # of a JSON array, which is read whole
+REPLAYS = 100  # of what an open quotation mark swallows, in a file
 
 
 class Lines:
-    """Lines as bytes with their line ends; one above the limit is None. A byte-order mark at the start is dropped.
+    """Lines as UTF-8 with their line ends; one above the limit is None. A byte-order mark at the start is dropped.
 
     Attributes:
         number: Lines read so far.
-        offset: Bytes read so far, after decompression.
+        offset: Bytes read so far, after decompression and as UTF-8.
     """
 
     def __init__(self, stream: BinaryIO, file: Input, limit: int) -> None:
-        self.number, self.offset, self.limit = 0, 0, limit
+        self.number, self.offset, self.limit, self.form = 0, 0, limit, find_form(file)
         self.raw, self.size, self.packed = stream, max(file.bytes, 1), file.compression is not None
-        packed: Any = partial(pa.CompressedInputStream, stream, file.compression)
-        self.stream = io.BufferedReader(packed()) if self.packed else stream
+        self.stream = unpacked(stream, file.compression)
+        if self.form.encoding != "utf-8":
+            self.stream, self.packed = io.BufferedReader(Transcoded(self.stream, self.form.encoding or "")), True
+        self.waiting: list[bytes] = []  # lines that were put back, the last one first
 
     def __iter__(self) -> "Lines":
         return self
 
     def __next__(self) -> bytes | None:
+        if self.waiting:
+            line = self.waiting.pop()
+            self.number, self.offset = self.number + 1, self.offset + len(line)
+            return line
         line = self._read(self.limit + 1)
         if not line:
             raise StopIteration
@@ -59,6 +66,19 @@ class Lines:
         if self.number == 1:
             line = line.removeprefix(b"\xef\xbb\xbf")
         return None if cut else line
+
+    def put_back(self, lines: list[bytes]) -> None:
+        """Take the last lines to be read once more."""
+        self.waiting += reversed(lines)
+        self.number, self.offset = self.number - len(lines), self.offset - sum(map(len, lines))
+
+    def whole(self, limit: int) -> bytes | None:
+        """All that is left; None above a limit."""
+        parts, size = [], 0
+        while size <= limit and (part := self._read(2**20)):
+            parts.append(part)
+            size += len(part)
+        return b"".join(parts).removeprefix(b"\xef\xbb\xbf") if size <= limit else None
 
     def _read(self, size: int) -> bytes:
         found = self.stream.readline(size)
@@ -83,7 +103,7 @@ class Lines:
 
 
 def rows_of_lines(
-    stream: BinaryIO, file: Input, wanted: Wanted, documents: DocumentUnit, limit: int, start: Place, *, quoted: bool
+    stream: BinaryIO, file: Input, wanted: Wanted, documents: DocumentUnit, limit: int, start: Place
 ) -> Iterator[Row]:
     """See ``read_rows``."""
     row, line = start.row, start.line
@@ -91,10 +111,12 @@ def rows_of_lines(
         lines = Lines(stream, file, limit)
         if file.kind == "text":
             found = _texts(lines, wanted, start, documents)
-        elif file.kind == "jsonl":
+        elif lines.form.array:
+            found = _json_array(lines, wanted, start)
+        elif file.kind in ("json", "jsonl"):
             found = _json_objects(lines, wanted, start)
         else:
-            found = _csv_records(lines, wanted, start, DELIMITERS[file.kind], quoted)
+            found = _csv_records(lines, wanted, start)
         for one in found:
             row, line = row + 1, lines.number
             yield make_row(one, wanted, Place(row, lines.offset, line), lines.position)
@@ -134,6 +156,34 @@ def json_object(number: int, line: bytes) -> Reject | dict[str, Any]:
     return fields
 
 
+def read_array(lines: Lines) -> list[Any]:
+    """The elements of a JSON array.
+
+    Raises:
+        ValueError: It is none, or too large.
+    """
+    data = lines.whole(ARRAY_BYTES)
+    if data is None:
+        raise ValueError(f"a JSON array of more than {ARRAY_BYTES:,} bytes; write one object a line (.jsonl) instead")
+    try:
+        found = json.loads(decoded(data))
+    except RecursionError as error:
+        raise ValueError("wrong JSON: nested too deeply") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"wrong JSON: {error.msg} (line {error.lineno}, column {error.colno})") from error
+    if not isinstance(found, list):
+        raise ValueError("wrong JSON: text after the array")
+    return found
+
+
+def _json_array(lines: Lines, wanted: Wanted, start: Place) -> Iterator[Found]:
+    for number, fields in enumerate(read_array(lines)[start.row :], start=start.row + 1):
+        if isinstance(fields, dict):
+            yield of_fields(number, fields, wanted)
+        else:
+            yield Reject(number, f"wrong type: {type(fields).__name__} where an object is expected", str(fields))
+
+
 class _TooLarge(Exception):
     """A row of CSV is above the limit."""
 
@@ -142,7 +192,7 @@ class _Decoded:
     """Lines as text; after an error the next line can still be read, which a generator would not allow."""
 
     def __init__(self, lines: Lines) -> None:
-        self.lines, self.size = lines, 0
+        self.lines, self.size, self.held = lines, 0, []
 
     def __iter__(self) -> "_Decoded":
         return self
@@ -152,55 +202,78 @@ class _Decoded:
         self.size += 0 if line is None else len(line)
         if line is None or self.size > self.lines.limit:  # quoted fields run over lines
             raise _TooLarge
+        self.held.append(line)
         # Invalid bytes pass as lone surrogates, so that the row they are in can be rejected and the next one read.
         return line.decode("utf-8", "surrogateescape")
 
+    def begin(self) -> int:
+        """Begin a row; returns the number of its first line."""
+        self.size, self.held = 0, []
+        return self.lines.number + 1
 
-def open_csv(lines: Lines, delimiter: str, *, quoted: bool) -> tuple[_Decoded, Any, list[str]]:
-    """A CSV file behind its header.
+    def swallowed(self) -> list[bytes]:
+        """The lines that a quotation mark in the first line of the row swallows: those after it close their own."""
+        after = self.held[1:]
+        return [] if sum(line.count(b'"') for line in after) % 2 else after
 
-    Args:
-        lines: Lines of the file.
-        delimiter: What stands between fields.
-        quoted: Whether a quotation mark opens a quoted field; GLUE's files have them as plain text.
+
+def open_csv(lines: Lines) -> tuple[_Decoded, Any, list[str]]:
+    """A CSV file behind its header, in the form of its lines.
 
     Raises:
         ValueError: The header is none.
     """
     csv.field_size_limit(2**31 - 1)  # ours is the limit of the lines, after which the next row can be read
+    for _ in range(lines.form.skipped):
+        next(lines, None)
     found = _Decoded(lines)
-    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-    rows = csv.reader(found, strict=True, delimiter=delimiter, quoting=quoting)
+    rows = csv.reader(found, **lines.form.csv)
     try:
         return found, rows, next(rows, [])
     except (csv.Error, _TooLarge) as error:
         raise ValueError(f"the header is wrong CSV: {str(error) or 'too large'}") from error
 
 
-def _csv_records(lines: Lines, wanted: Wanted, start: Place, delimiter: str, quoted: bool) -> Iterator[Found]:
-    found, rows, header = open_csv(lines, delimiter, quoted=quoted)
+def _csv_records(lines: Lines, wanted: Wanted, start: Place) -> Iterator[Found]:
+    found, rows, header = open_csv(lines)
     if not header:
         return
     check_columns(header, wanted)
-    places = [header.index(name) for name in wanted.names]
+    places, replays = [header.index(name) for name in wanted.names], 0
     if start.offset:
         lines.go_to(start)
     while True:
-        first, found.size = lines.number + 1, 0
+        first = found.begin()
         try:
             fields = next(rows)
         except StopIteration:
             return
         except csv.Error as error:
-            yield Reject(first, f"wrong CSV: {error}")
+            swallowed = found.swallowed() if replays < REPLAYS else []
+            if swallowed:
+                replays += 1
+                lines.put_back(swallowed)
+                yield Reject(first, "wrong CSV: a quotation mark that opens in this line is not closed", _shown(found))
+            elif len(found.held) > 1:
+                end = first + len(found.held) - 1
+                yield Reject(first, f"wrong CSV: {error} (a quoted field runs on to line {end:,})", _shown(found))
+            else:
+                yield Reject(first, f"wrong CSV: {error}", _shown(found))
         except _TooLarge:
-            yield too_large(first, lines.limit)
+            reject = too_large(first, lines.limit)
+            if len(found.held) > 1:
+                reject = reject._replace(reason=f"{reject.reason}; is the quotation mark that opens there closed?")
+            yield reject
         else:
             if len(fields) == len(header):
                 yield first, [fields[place].encode("utf-8", "surrogateescape") for place in places]
             else:
                 what = f"wrong CSV: {len(fields)} fields where the header has {len(header)}" if fields else "empty"
-                yield Reject(first, what, delimiter.join(fields))
+                yield Reject(first, what, (lines.form.delimiter or "").join(fields))
+
+
+def _shown(found: _Decoded) -> str:
+    return found.held[0].decode("utf-8", "backslashreplace").rstrip() if found.held else ""
 
 
 def _texts(lines: Lines, wanted: Wanted, start: Place, documents: DocumentUnit) -> Iterator[Found]:

@@ -46,7 +46,7 @@ def rows_of_parquet(stream: BinaryIO, wanted: Wanted, limit: int, start: Place) 
         return
     try:
         check_columns(schema.names, wanted)
-        texts = [name for name, kind in wanted.columns if kind == "text"]
+        texts = [name for name, kind in wanted.columns if kind in ("text", "part")]
         for name in texts:
             if not holds_text(schema.field(name).type):
                 raise ValueError(f"wrong type: {name!r} holds {schema.field(name).type}")
@@ -95,8 +95,10 @@ def _row_group(
             skipped -= batch.num_rows
             continue
         batch, skipped = batch.slice(skipped), 0
-        readers = {"text": lambda column: _texts(column, limit)}
-        columns = [readers.get(kind, _values)(batch.column(name)) for name, kind in wanted.columns]
+        columns = [
+            _texts(batch.column(name), limit) if kind in ("text", "part") else _values(batch.column(name))
+            for name, kind in wanted.columns
+        ]
         for cells in zip(*columns, strict=True):
             yield next((cell for cell in cells if isinstance(cell, Reject)), cells)
 

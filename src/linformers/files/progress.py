@@ -46,6 +46,11 @@ class ReadProgress:
             self.bar.stop()
             self.bar = None
 
+    def say(self, text: str) -> None:
+        """Print a line above it."""
+        if self.console is not None:
+            self.console.print(text, highlight=False, soft_wrap=True, markup=False)
+
     def reached(self, share: float) -> None:
         """Say what share of the bytes has been read."""
         self.share = share

@@ -1,11 +1,18 @@
 """Records that cannot be used: counted, named in a file with the reason, and too many of them stop the run."""
 
 import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+from typing import IO, Any
 
+from linformers.files.forms import describe_forms
+from linformers.files.inputs import Input
+from linformers.files.sources import READABLE
+
+NOT_READ = f"not read: readable are {READABLE}"
 CHECK_EVERY = 1000  # records; the share of a shorter run-up says little
 SHOWN = 200  # characters of a bad value that the file keeps
 
@@ -25,6 +32,11 @@ class Rejects:
     Args:
         path: file for the rejects; None only counts.
         max_share: largest share of unusable records, checked every 1,000 records and by `finish`.
+
+    Attributes:
+        inputs: Files that were read, for `notes`.
+        passed_over: Files of folders that no reader takes; each has an entry in the file (line 0), but counts as no
+            record.
     """
 
     path: Path | None = None
@@ -39,6 +51,9 @@ class Rejects:
             raise ValueError(f"max_reject_share={self.max_share} must be a share between 0 and 1")
         self._file: IO[str] | None = None
         self.first = ""
+        self.inputs: dict[Input, None] = {}
+        self.passed_over: list[str] = []
+        self._begun = False
 
     @property
     def records(self) -> int:
@@ -51,34 +66,49 @@ class Rejects:
         if self.records % CHECK_EVERY == 0:
             self._check()
 
-    def reject(self, file: str, line: int, reason: str, value: str = "") -> None:
-        """Count and write down an unusable record.
+    def reject(self, file: str, line: int, reason: str, value: str = "", ids: Mapping[str, Any] | None = None) -> None:
+        """Count and write down an unusable record, with its ids where they are known.
 
         Raises:
             TooManyRejects: the share is above ``max_share``.
         """
         self.rejected += 1
         self.first = self.first or f"{file}:{line}: {reason}"
-        self._write(file, line, reason, value)
+        self._write(file, line, reason, value, ids)
         if self.records % CHECK_EVERY == 0:
             self._check()
 
-    def leave_out(self, file: str, line: int, reason: str, value: str = "") -> None:
+    def leave_out(
+        self, file: str, line: int, reason: str, value: str = "", ids: Mapping[str, Any] | None = None
+    ) -> None:
         """Write down a usable record that a rule leaves out; it is none of the rejected ones."""
         self.documents -= 1
         self.left_out += 1
-        self._write(file, line, reason, value)
+        self._write(file, line, reason, value, ids)
 
-    def _write(self, file: str, line: int, reason: str, value: str) -> None:
-        first = not self.reasons
+    def pass_over(self, files: Iterable[Any]) -> None:
+        """Note files of a folder that no reader takes."""
+        for file in map(str, files):
+            if file not in self.passed_over:
+                self.passed_over.append(file)
+                self._put({"file": file, "line": 0, "reason": NOT_READ, "value": ""})
+
+    def notes(self) -> list[str]:
+        """What a command should say: as what files were read, and which were not."""
+        return [*describe_forms(self.inputs), *describe_passed_over(self.passed_over)]
+
+    def _write(self, file: str, line: int, reason: str, value: str, ids: Mapping[str, Any] | None) -> None:
         kind = reason.split(":")[0]
         self.reasons[kind] = self.reasons.get(kind, 0) + 1
+        self._put({"file": file, "line": line, **(ids or {}), "reason": reason, "value": value[:SHOWN]})
+
+    def _put(self, entry: dict[str, Any]) -> None:
         if self.path is None:
             return
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("w" if first else "a", encoding="utf-8")
-        entry = {"file": file, "line": line, "reason": reason, "value": value[:SHOWN]}
+            self._file = self.path.open("a" if self._begun else "w", encoding="utf-8")
+            self._begun = True
         self._file.write(json.dumps(entry, ensure_ascii=False) + "\n")
 
     def reject_empty(self, document: tuple[str, str]) -> None:
@@ -122,3 +152,12 @@ def too_many(rejected: int, records: int, max_share: float, first: str, path: Pa
         f"{rejected:,} of {records:,} records are unusable, more than max_reject_share={max_share:g} allows. "
         f"The first is {first}{listed}. Repair them, or raise max_reject_share where the command takes it"
     )
+
+
+def describe_passed_over(files: Sequence[str]) -> list[str]:
+    """A line that counts and names files which no reader takes; none where there are none."""
+    if not files:
+        return []
+    kinds = Counter(Path(file).suffix.lower() or "no suffix" for file in files)
+    shown = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common(5))
+    return [f"not read: {len(files):,} files of other formats ({shown}), such as {files[0]}"]

@@ -1,4 +1,8 @@
-"""What every file is read as: rows, good and bad, each with where it stands and where the next one starts."""
+"""What every file is read as: rows, good and bad, each with where it stands and where the next one starts.
+
+A row has no text where the cell is missing, empty or blank, or holds one of the words that programs write for nothing
+(``NOTHING``). Several text columns are joined by ``JOINT``, without those that hold none.
+"""
 
 import json
 from collections.abc import Sequence
@@ -9,10 +13,13 @@ from linformers.checks import closest
 
 TEXT_COLUMNS = ("text", "content", "document", "body", "article", "passage", "sentence", "review", "abstract")
 
+NOTHING = frozenset({"nan", "NaN", "None", "null", "NULL", "<NA>", "#N/A"})
+JOINT = "\n\n"  # a blank line
+
 # A file that unpacks to so many times its size is taken for a bomb; nothing is one below the second number of bytes.
 BOMB_RATIO, BOMB_BYTES = 500, 64 * 2**20
 
-CellKind = Literal["text", "int64", "string", "any"]
+CellKind = Literal["text", "part", "int64", "string", "any"]
 
 
 @dataclass(frozen=True)
@@ -23,20 +30,28 @@ class Wanted:
         text: Column of the text.
         carried: Other columns, each with what it is read as: ``text`` is checked like the text itself, ``int64`` and
             ``string`` are converted, ``any`` is left as the file has it.
+        more: More columns of the text, joined to it by ``JOINT``.
     """
 
     text: str
     carried: dict[str, CellKind] = field(default_factory=dict)
+    more: tuple[str, ...] = ()
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The columns of the text."""
+        return self.text, *self.more
 
     @property
     def columns(self) -> tuple[tuple[str, CellKind], ...]:
-        """All columns with what they are read as, the text first."""
-        return (self.text, "text"), *self.carried.items()
+        """All columns with what they are read as, those of the text first."""
+        kind: CellKind = "part" if self.more else "text"
+        return *((name, kind) for name in self.texts), *self.carried.items()
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All columns, the text first."""
-        return self.text, *self.carried
+        """All columns, those of the text first."""
+        return *self.texts, *self.carried
 
 
 class Place(NamedTuple):
@@ -56,7 +71,7 @@ class Row(NamedTuple):
     Args:
         line: Where it stands: a line, or a row of Parquet, from 1.
         text: Its text; None = rejected.
-        carried: Values of the other columns.
+        carried: Values of the other columns; of a rejected row those that are sound, the others None.
         reason: Why it is rejected.
         value: The beginning of what is wrong.
         count: How many rows it stands for.
@@ -98,14 +113,26 @@ class BadCell(ValueError):
 
 def make_row(found: Found, wanted: Wanted, after: Place = START, position: float = 0.0) -> Row:
     """Check and convert the values of a row."""
-    if not isinstance(found, Reject):
-        line, values = found
-        try:
-            cells = [to_cell(*one) for one in zip(wanted.columns, values, strict=True)]
-            return Row(line, cells[0], tuple(cells[1:]), after=after, position=position)
-        except BadCell as error:
-            found = Reject(line + error.line, error.reason, error.value)
-    return Row(found.line, None, (), found.reason, found.value, after=after, position=position)
+    if isinstance(found, Reject):
+        return Row(found.line, None, (), found.reason, found.value, after=after, position=position)
+    (line, values), texts = found, len(wanted.texts)
+    pairs = list(zip(wanted.columns, values, strict=True))
+    try:
+        cells = [to_cell(*one) for one in pairs]
+        text = cells[0] if texts == 1 else JOINT.join(filter(None, cells[:texts]))
+        if not text:
+            raise BadCell(f"empty: no text in {' or '.join(map(repr, wanted.texts))}")
+        return Row(line, text, tuple(cells[texts:]), after=after, position=position)
+    except BadCell as error:
+        sound = tuple(_sound(*one) for one in pairs[texts:])
+        return Row(line + error.line, None, sound, error.reason, error.value, after=after, position=position)
+
+
+def _sound(column: tuple[str, CellKind], value: Any) -> Any:
+    try:
+        return to_cell(column, value)
+    except BadCell:
+        return None
 
 
 def broken(reason: str, start: Place, count: int = 1, line: int | None = None, position: float = 1.0) -> Row:
@@ -136,6 +163,8 @@ def to_cell(column: tuple[str, CellKind], value: Any) -> Any:
     name, kind = column
     if kind == "text":
         return _to_text(name, value)
+    if kind == "part":
+        return "" if _no_text(value) else _to_text(name, value)
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
     if kind == "any" or value is None:
@@ -158,9 +187,20 @@ def _to_text(name: str, value: Any) -> str:
         value = decoded(value)
     if not isinstance(value, str):
         raise BadCell(f"wrong type: {name!r} holds {type(value).__name__}", repr(value))
-    if not value.strip():
-        raise BadCell(f"empty: no text in {name!r}", value)
+    if _no_text(value):
+        said = f" but {value.strip()!r}, which stands for none" if value.strip() else ""
+        raise BadCell(f"empty: no text in {name!r}{said}", value)
     return _encodable(value)
+
+
+def _no_text(value: Any) -> bool:
+    """Whether a cell holds no text; see the rule above."""
+    if isinstance(value, bytes | str):
+        value = value.strip()
+        return not value or (
+            len(value) < 6 and (value if isinstance(value, str) else value.decode("latin-1")) in NOTHING
+        )
+    return value is None or value != value  # NaN differs from itself
 
 
 def _encodable(text: str) -> str:

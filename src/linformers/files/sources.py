@@ -1,9 +1,12 @@
 """Where text comes from: files, folders, globs and Hugging Face data sets, and how each file is read."""
 
 import glob
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
+
+from linformers.files.forms import Form
 
 DocumentUnit = Literal["file", "blank_line", "line"]
 
@@ -13,7 +16,7 @@ FORMATS = {
     ".txt": "text",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
-    ".json": "jsonl",
+    ".json": "json",
     ".csv": "csv",
     ".tsv": "tsv",
     ".parquet": "parquet",
@@ -31,6 +34,8 @@ class Source:
         weight: how often an epoch reads the source: 2 is twice, 0.5 is half of it, and the other half an epoch later.
         text_column: column or field that holds the text; None looks for ``text``, ``content``, ``document``, ....
         documents: what one document is in a ``.txt`` file: the file, the lines between two blank lines, or a line.
+        delimiter: what stands between fields of CSV; None = found, as for the next.
+        encoding: of all but Parquet.
 
     Raises:
         ValueError: an empty path, a weight that is not above 0, or an unknown unit of documents.
@@ -43,6 +48,8 @@ class Source:
     weight: float = field(default=1.0, metadata={"strict": True})
     text_column: str | None = None
     documents: DocumentUnit = "file"
+    delimiter: str | None = None
+    encoding: str | None = None
 
     def __post_init__(self) -> None:
         if not self.path or self.path == HUB_PREFIX:
@@ -53,6 +60,12 @@ class Source:
             raise ValueError(
                 f"documents={self.documents!r} of {self.path} must be one of {', '.join(get_args(DocumentUnit))}"
             )
+        self.form  # noqa: B018  (refuses what is wrong)
+
+    @property
+    def form(self) -> Form:
+        """What is given of the form of the files."""
+        return Form(self.delimiter, self.encoding)
 
     @property
     def on_hub(self) -> bool:
@@ -63,7 +76,8 @@ class Source:
 def file_format(path: Path) -> tuple[str, str | None] | None:
     """Format (``text``, ``jsonl``, ``csv``, ``tsv``, ``parquet``) and compression of a file, by its name.
 
-    Case makes no difference; None = a file that cannot be read.
+    ``json`` holds an object on each line, or one array of them. Case makes no difference; None = a file
+    that cannot be read.
     """
     suffixes = [suffix.lower() for suffix in path.suffixes]
     compression = COMPRESSIONS.get(suffixes[-1]) if suffixes else None
@@ -78,7 +92,8 @@ def file_format(path: Path) -> tuple[str, str | None] | None:
 def find_files(source: Source, option: str = "path") -> list[Path]:
     """The files of a source, in a fixed order.
 
-    In a folder, hidden files and files of other formats are passed over; a file or a glob that names one is an error.
+    In a folder, hidden files and files of other formats are passed over (see ``passed_over``); a file or a glob that
+    names one is an error. A link to a file that is there, too, is left out.
 
     Raises:
         FileNotFoundError: nothing is there.
@@ -87,8 +102,7 @@ def find_files(source: Source, option: str = "path") -> list[Path]:
     path = Path(source.path).expanduser()
     if path.is_dir():
         inside = sorted(file for file in path.rglob("*") if file.is_file())
-        seen = [file for file in inside if not any(part[0] in "._" for part in file.relative_to(path).parts)]
-        files = [file for file in seen if file_format(file)]
+        files = _each_once(file for file in inside if not _hidden(file, path) and file_format(file))
         if not files:
             raise ValueError(
                 f"{option}={source.path}: none of its {len(inside)} files is readable; readable are {READABLE}"
@@ -96,10 +110,34 @@ def find_files(source: Source, option: str = "path") -> list[Path]:
         return files
     # A file whose name holds a bracket is taken as it is, before it is taken for a glob.
     files = [path] if path.is_file() else sorted(map(Path, glob.glob(str(path), recursive=True)))
-    files = [file for file in files if file.is_file()]
+    files = _each_once(file for file in files if file.is_file())
     if not files:
         raise FileNotFoundError(f"{option}={source.path}: no such file or folder; check the spelling")
     for file in files:
         if file_format(file) is None:
             raise ValueError(f"{option}={source.path}: cannot read {file}; readable are {READABLE}")
     return files
+
+
+def passed_over(source: Source) -> list[Path]:
+    """The files of a folder that no reader takes; hidden ones do not count."""
+    path = Path(source.path).expanduser()
+    if source.on_hub or not path.is_dir():
+        return []
+    return [
+        file for file in sorted(path.rglob("*")) if file.is_file() and not _hidden(file, path) and not file_format(file)
+    ]
+
+
+def _hidden(file: Path, folder: Path) -> bool:
+    return any(part[0] in "._" for part in file.relative_to(folder).parts)
+
+
+def _each_once(files: Iterable[Path]) -> list[Path]:
+    """Files, each once, under a name of its own rather than that of a link."""
+    found: dict[Path, Path] = {}
+    for file in files:
+        real = file.resolve()
+        if real not in found or found[real].is_symlink():
+            found[real] = file
+    return sorted(found.values())

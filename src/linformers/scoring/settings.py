@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from linformers.files.forms import Form
 from linformers.files.settings import Count, StrictModel
 from linformers.files.sources import DocumentUnit
 
@@ -54,7 +55,9 @@ class ScoreSettings(Reading):
     Args:
         input: Paths of files and folders, globs and fsspec URLs.
         output: Path of the run folder.
-        text: The column of the texts; None = found by its usual name.
+        text: The column of the texts, or columns that are joined; None = found by its usual name.
+        delimiter: What stands between the fields of CSV; None = found, as for the next.
+        encoding: The encoding of CSV, JSON and text.
         id: Columns to carry over; none = the file and the row.
         documents: The unit that is one document in a ``.txt`` file.
         format: The format of the shards.
@@ -69,7 +72,9 @@ class ScoreSettings(Reading):
 
     input: tuple[str, ...]
     output: str
-    text: str | None = None
+    text: str | tuple[str, ...] | None = None
+    delimiter: str | None = None
+    encoding: str | None = None
     id: tuple[str, ...] = ()
     documents: DocumentUnit = "file"
     format: Format = "parquet"
@@ -91,8 +96,14 @@ class ScoreSettings(Reading):
         for label, least in self.threshold.items():
             if not 0 < least <= 1:
                 raise ValueError(f"threshold={label}={least:g} must be a probability above 0")
+        self.form  # noqa: B018  (refuses what is wrong)
         if len(set(self.id)) < len(self.id):
             raise ValueError(f"id={', '.join(self.id)} names a column twice; name each once")
+
+    @property
+    def form(self) -> Form:
+        """What is given of the form of the files."""
+        return Form(self.delimiter, self.encoding)
 
     @property
     def deciding(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ units depends on its rows and the options alone: every start and every engine ma
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from linformers.files.folders import remove_leftovers, write_file
 from linformers.files.inputs import Input
 from linformers.files.reading import read_rows
-from linformers.files.rejects import SHOWN
+from linformers.files.rejects import NOT_READ, SHOWN
 from linformers.files.rows import START, Place, Row, Wanted
 from linformers.scoring.settings import Format, ScoreSettings
 
@@ -58,9 +58,10 @@ class Unit:
     begin: float = 0.0
     end: float = 0.0
 
-    def reject(self, line: int, reason: str, value: str = "", count: int = 1) -> None:
-        """Note rows that cannot be scored."""
-        entry: dict[str, Any] = {"file": self.file, "row": line, "reason": _plain(reason), "value": _plain(value)}
+    def reject(self, line: int, reason: str, value: str = "", count: int = 1, ids: Mapping[str, Any] = {}) -> None:
+        """Note rows that cannot be scored, with their ids where they are known."""
+        entry: dict[str, Any] = {"file": self.file, "row": line, **ids}
+        entry |= {"reason": _plain(reason), "value": _plain(value)}
         self.rejects.append(entry | ({"rows": count} if count > 1 else {}))
 
     @property
@@ -88,7 +89,7 @@ def read_units(file: Input, wanted: Wanted, settings: ScoreSettings, done: "Done
         unit.ids = [[] for _ in wanted.carried]
         size = 0
         while row is not None and unit.after.row - start.row < settings.shard_rows and size < UNIT_BYTES:
-            size += _add(unit, row)
+            size += _add(unit, row, wanted)
             row = next(rows, None)
         unit.last, unit.final = unit.after.row, row is None
         unit.end = 1.0 if unit.final else unit.end
@@ -99,11 +100,12 @@ def read_units(file: Input, wanted: Wanted, settings: ScoreSettings, done: "Done
         start, begin = unit.after, unit.end
 
 
-def _add(unit: Unit, row: Row) -> int:
+def _add(unit: Unit, row: Row, wanted: Wanted) -> int:
     """Take a row in, and say how large it is."""
     unit.after, unit.end = row.after, row.position
     if row.text is None:
-        unit.reject(row.line, row.reason, row.value, row.count)
+        ids = zip(wanted.carried, row.carried, strict=False)
+        unit.reject(row.line, row.reason, row.value, row.count, {name: one for name, one in ids if one is not None})
         return len(row.value)
     unit.lines.append(row.line)
     unit.texts.append(row.text)
@@ -209,8 +211,12 @@ class Totals:
     reasons: dict[str, int] = field(default_factory=dict)
 
 
-def check_units(folder: Path, files: list[Input], shard_format: Format, rejects: Path) -> Totals:
+def check_units(
+    folder: Path, files: list[Input], shard_format: Format, rejects: Path, unread: Sequence[str] = ()
+) -> Totals:
     """Count what is there again, row by row, and gather the rejects of all units into one file.
+
+    Files that no reader takes are named there, too, and count as no rows.
 
     Raises:
         ValueError: rows of a file are missing or there twice; the message names them.
@@ -221,6 +227,8 @@ def check_units(folder: Path, files: list[Input], shard_format: Format, rejects:
         with target.open("w", encoding="utf-8") as lines:
             for file in files:
                 _check_file(folder / file.key, file, shard_format, totals, lines.write)
+            for name in map(_plain, unread):
+                lines.write(json.dumps({"file": name, "row": 0, "reason": NOT_READ, "value": ""}) + "\n")
 
     write_file(rejects, gather, intact=INTACT)
     if totals.rows != totals.scored + totals.rejected:

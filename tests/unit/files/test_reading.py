@@ -1,5 +1,6 @@
 """Every format, from any row on; every row good, or bad with its reason."""
 
+import codecs
 import gzip
 import io
 import json
@@ -151,7 +152,7 @@ def test_ids_keep_their_type(tmp_path: Path) -> None:
     rows += [{"id": True, "n": "\ud800", "text": "d"}, {"id": 1, "text": "e"}]
     path = write(tmp_path / "a.jsonl", "".join(json.dumps(one) + "\n" for one in rows))
     found = read(path, Wanted("text", {"id": "int64", "n": "string"}))
-    assert [one.carried for one in found] == [(7, None), (8, '{"b": [1]}'), (), (), ()]
+    assert [one.carried for one in found] == [(7, None), (8, '{"b": [1]}'), (None, "1"), (None, "?"), ()]
     assert [one.text for one in found] == ["a", "b", None, None, None]
 
 
@@ -235,8 +236,7 @@ def test_links_out_of_a_folder_are_not_followed(tmp_path: Path) -> None:
         assert {Path(file.path).name: bool(file.refused) for file in files} == {
             "a.txt": False,
             "b.txt": True,
-            "c.txt": False,
-        }
+        }  # c.txt is a.txt once more
         refused = next(file for file in files if file.refused)
         (found,) = read_rows(refused, TEXT, documents="file", limit_bytes=100)
         assert "link" in found.reason and found.text is None
@@ -326,7 +326,8 @@ def test_damaged_files_give_rows_that_add_up(
         assert 0 <= found.position <= 1 and (found.text is None or 0 < len(found.text.encode()) <= 10_000)
         if number % 7 == 0 and number + 1 < len(rows):  # where a file ends, nobody goes on
             assert read(path, documents=documents, limit_bytes=10_000, start=found.after) == rows[number + 1 :]
-    if path.suffix == ".jsonl":  # an oracle of its own: a line is a row, and good or bad by itself
+    utf8 = not path.read_bytes().startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    if path.suffix == ".jsonl" and utf8:  # an oracle of its own: a line is a row, and good or bad by itself
         lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
         lines = lines[:-1] if not lines[-1] else lines
         assert count == len(lines) and [found.text for found in rows] == [good(line) for line in lines]

@@ -148,10 +148,12 @@ def test_bad_jsonl_records_are_named_and_the_counts_add_up(tmp_path: Path, packe
 
 def test_bad_csv_rows(tmp_path: Path) -> None:
     path = tmp_path / "bad.csv"
-    path.write_bytes(b'id,text\n1,good\n2,x\xe9\n3\n\n4,"two\nlines"\n5,\n6,"x"y\n7,fine\n8,"never closed\n9,lost\n')
+    utf8 = "é".encode()  # so that the other byte is an error, and no other encoding
+    content = b'id,text\n1,good\n2,x\xe9\n3\n\n4,"two\nlines"\n5,\n6,"x"y\n7,' + utf8 + b'\n8,"never closed\n9,found\n'
+    path.write_bytes(content)
     rejects = Rejects(path=tmp_path / "rejects.jsonl", max_share=1.0)
     found = read(path, rejects)
-    assert found == [("good", f"{path}:2"), ("two\nlines", f"{path}:6"), ("fine", f"{path}:10")]
+    assert found == [("good", f"{path}:2"), ("two\nlines", f"{path}:6"), ("é", f"{path}:10"), ("found", f"{path}:12")]
     named = [json.loads(line) for line in (tmp_path / "rejects.jsonl").read_text().splitlines()]
     assert [(entry["line"], entry["reason"].split(":")[0]) for entry in named] == [
         (3, "invalid UTF-8"),
