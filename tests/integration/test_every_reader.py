@@ -55,6 +55,11 @@ def parquet(name: str) -> bytes:
     return buffer.getvalue()
 
 
+def array(name: str) -> bytes:
+    """Good rows as one JSON array, then others."""
+    return json.dumps([*good(name), {"text": "nan", "label": "ham"}, 7, {"text": None, "label": "ham"}]).encode()
+
+
 BOM = b"\xef\xbb\xbf"
 # Of each file: what it holds after its good rows, as (line, text) or (line, kind of reject).
 FILES: dict[str, tuple[Callable[[str], bytes], list[tuple[int, str]]]] = {
@@ -84,6 +89,28 @@ FILES: dict[str, tuple[Callable[[str], bytes], list[tuple[int, str]]]] = {
         lambda name: cells(name, ",", b"\xff,ham", b'"x"y,ham', b"x", b",ham"),
         [(14, "invalid UTF-8"), (15, "wrong CSV"), (16, "wrong CSV"), (17, "empty")],
     ),
+    "semicolons.csv": (lambda name: cells(name, ";", b'"one; two",ham;spam'), [(14, "wrong CSV")]),
+    "excel.csv": (
+        lambda name: b"sep=;\r\n" + cells(name, ";", "caf\xe9 \x80 5;ham".encode("latin-1"), end=b"\r\n"),
+        [(15, "café € 5")],
+    ),
+    "bars.csv": (lambda name: cells(name, "|", b"commas, here|ham"), [(14, "commas, here")]),
+    "tabs.csv": (lambda name: cells(name, "\t", b'"a\ttab"\tham'), [(14, "a\ttab")]),
+    "windows.csv": (lambda name: cells(name, ",").decode().encode("utf-16"), []),
+    "windows.jsonl": (lambda name: jsonl(name).decode().encode("utf-16"), []),
+    "backslashes.csv": (
+        lambda name: cells(name, ",", *[rb'"a \"quoted\" word, here",ham'] * 3),
+        [(line, 'a "quoted" word, here') for line in (14, 15, 16)],
+    ),
+    "open.csv": (
+        lambda name: cells(name, ",", b'"never closed,ham', b"found,ham", b'"two\nlines",ham'),
+        [(14, "wrong CSV"), (15, "found"), (16, "two\nlines")],
+    ),
+    "array.json": (array, [(13, "empty"), (14, "wrong type"), (15, "empty")]),
+    "nothing.csv": (
+        lambda name: cells(name, ",", b"nan,ham", b'"  ",ham', b"None,ham", b"NULL,ham"),
+        [(line, "empty") for line in (14, 15, 16, 17)],
+    ),
     "special.jsonl": (
         lambda name: jsonl(name, *(json.dumps({"text": text, "label": "ham"}) for text in (SPECIAL, LONG))),
         [(13, SPECIAL), (14, LONG)],
@@ -96,6 +123,7 @@ def expected(name: str) -> set[tuple[str, int, str]]:
     """File, line, and text or kind of reject of each row."""
     _, others = FILES[name]
     first = 2 if ".csv" in name.lower() or ".tsv" in name.lower() else 1
+    first += name == "excel.csv"  # whose first line names the delimiter
     rows = [(first + i, row["text"]) for i, row in enumerate(good(name))]
     if name == "many.jsonl":
         rows += [(13 + i, row["text"]) for i, row in enumerate(good("more", 1100))]
@@ -183,7 +211,7 @@ def run_finetune(work: Path, docs: Path, output: Path) -> int:
 
 
 def run_calibrate(work: Path, docs: Path, output: Path) -> int:
-    given = ("--model", work / "classifier", "--recall", 0.5)
+    given = ("--model", work / "classifier", "--recall", 0.5, "--target", "spam", "--max-reject-share", 0.5)
     paths = sorted(docs.iterdir()) if docs.is_dir() else [docs]
     return max(command("calibrate", *given, "--labelled", one, "--output", output / "run" / one.name) for one in paths)
 
@@ -270,7 +298,7 @@ def test_files_that_cannot_be_read(
     content, said = WHOLE_FILES[file]
     (tmp_path / file).write_bytes(content)
     if name == "score":  # what cannot be read is rejected, and the rest is scored
-        assert run_score(work, tmp_path / file, tmp_path) == 0
+        assert run_score(work, tmp_path / file, tmp_path) == (file != "cut.jsonl.gz")
         rejects = (tmp_path / "run" / "rejects.jsonl").read_text()
         assert said in rejects and bool(rejects) == bool(content)
         return

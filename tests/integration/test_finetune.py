@@ -249,6 +249,6 @@ def test_the_command(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     assert "accuracy" in said and "95% interval" in said and "command/model" in said and "Next:" in said
     assert main.run([*arguments, "--learning-rate", "-1"]) == 1
-    assert "learning_rate=-1.0 must be above 0" in capsys.readouterr().err
+    assert "--learning-rate -1.0 must be above 0" in capsys.readouterr().err
     assert main.run([*arguments[:-1], "imbd", "--output", str(work / "other")]) == 1
     assert "Did you mean 'imdb'" in capsys.readouterr().err

@@ -142,11 +142,11 @@ def test_folders_that_are_not_ours(work: Path, capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--threshold", "spam"], "threshold='spam' must be LABEL=P"),
+        (["--threshold", "spam"], "--threshold 'spam' must be LABEL=P"),
         (["--threshold", "scam=0.5"], "'scam' is no label of the model: it has ham, spam"),
-        (["--memory", "plenty"], "memory='plenty' is no amount"),
-        (["--text", "txet"], "text='txet' is no column"),
-        (["--max-length", "65"], "max_length=65 is more than the 64 tokens"),
+        (["--memory", "plenty"], "--memory 'plenty' is no amount"),
+        (["--text", "txet"], "--text 'txet' is no column"),
+        (["--max-length", "65"], "--max-length 65 is more than the 64 tokens"),
     ],
 )
 def test_options_that_cannot_be(work: Path, more: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -160,7 +160,7 @@ def test_a_file_for_the_output_and_an_input_that_is_not_there(work: Path, capsys
     assert run(work, "file") == 1
     assert "/file is a file; name a folder" in capsys.readouterr().err
     assert run(work, "nothing", "--input", "not-there.parquet") == 1
-    assert "input=not-there.parquet: no such file or folder" in capsys.readouterr().err
+    assert "--input not-there.parquet: no such file or folder" in capsys.readouterr().err
 
 
 def test_ids_jsonl_windows_and_embeddings(work: Path) -> None:
@@ -214,7 +214,12 @@ def test_calibrate_and_flag(work: Path, capsys: pytest.CaptureFixture[str]) -> N
         work / "labelled.jsonl",
         "--output",
         work / "calibration",
+        "--max-reject-share",
+        0.02,
     ]
+    assert main.run([*map(str, given), "--precision", "0.8"]) == 1
+    assert "--target is missing: name the label to find, one of ham, spam" in capsys.readouterr().err
+    given += ["--target", "spam"]
     assert main.run([*map(str, given), "--precision", "0.8"]) == 0
     said = capsys.readouterr().out
     facts = json.loads((work / "calibration" / "calibration.json").read_text())
@@ -229,4 +234,4 @@ def test_calibrate_and_flag(work: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert [row["flagged"] for row in read_scores(work / "flagged")] == flagged
     assert main.run([*map(str, given), "--precision", "0.5", "--recall", "0.5"]) == 1
     assert main.run([*map(str, given), "--recall", "0.5", "--target", "scam"]) == 1
-    assert "target='scam' is no label" in capsys.readouterr().err
+    assert "--target 'scam' is no label" in capsys.readouterr().err

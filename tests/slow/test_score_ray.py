@@ -77,7 +77,7 @@ def test_one_engine_goes_on_where_the_other_stopped(work: Path) -> None:
 
 def test_what_a_worker_cannot_do_is_said_in_one_line(work: Path) -> None:
     said = finish(start(work, "unreached", "--engine", "ray", "--address", "127.0.0.1:1"), 1)
-    assert "error: address='127.0.0.1:1'" in said and "Traceback" not in said
+    assert "error: --address '127.0.0.1:1'" in said and "Traceback" not in said
 
 
 def _title(process: psutil.Process) -> str:

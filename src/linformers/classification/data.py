@@ -15,6 +15,7 @@ from linformers.data.tasks import Part
 from linformers.data.tokenise import TextEncoder
 
 TOKENISED_AT_ONCE = 512
+COUNTED = 1000  # rows whose whole length is measured
 POOL = 50  # batches that are sorted by length together
 
 
@@ -70,6 +71,18 @@ class EncodedPart(Dataset):
         for inputs in self.inputs:
             digest.update(inputs["input_ids"].tobytes() + b"|")
         return digest.digest()
+
+
+def count_cut(part: Part, tokenizer: PreTrainedTokenizerBase, lengths: Sequence[int]) -> list[int]:
+    """How many rows each length would cut; of more than 1,000 rows, an estimate from 1,000 of them."""
+    rows = np.random.default_rng(0).permutation(len(part))[:COUNTED]
+    encoder, special = TextEncoder(tokenizer), tokenizer.num_special_tokens_to_add(part.examples[0].pair is not None)
+    sizes = np.zeros(len(rows), dtype=np.int64)
+    for start in range(0, len(rows), TOKENISED_AT_ONCE):
+        examples = [part.examples[row] for row in rows[start : start + TOKENISED_AT_ONCE]]
+        for column in zip(*(example.texts for example in examples), strict=True):
+            sizes[start : start + len(examples)] += [len(ids) for ids in encoder.ids(column)]
+    return [round(float((sizes + special > length).mean()) * len(part)) for length in lengths]
 
 
 class PadInputs:

@@ -1,11 +1,14 @@
-"""Metrics of classification and regression with bootstrap intervals.
+"""Metrics of classification and regression with intervals.
+
+Accuracies, precisions and recalls are shares of rows, and have Wilson's intervals. The others have bootstrap ones,
+which say nothing where every resample gives the same value (no row is wrong, say): then low and high are that value.
 
 Point values are scikit-learn's. For the intervals a metric is computed on many resamples of the rows at once: a
 resample is a row of counts (how often each example was drawn), so that every metric is a weighted one.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -21,12 +24,13 @@ from sklearn.metrics import (
 )
 
 from linformers.data.tasks_rules import Kind
+from linformers.training.evaluate import wilson_interval
 
 RESAMPLES, AT_ONCE = 1000, 50
 MAIN = {"single_label": "accuracy", "multi_label": "f1_macro", "regression": "rmse"}
 LABELS = {
     "accuracy": "accuracy",
-    "f1": "F1 (second class)",
+    "f1": "F1",
     "f1_macro": "F1 (macro)",
     "f1_micro": "F1 (micro)",
     "matthews": "Matthews correlation",
@@ -34,6 +38,12 @@ LABELS = {
     "pearson": "Pearson correlation",
     "spearman": "Spearman correlation",
     "rmse": "RMSE",
+    "loss": "loss",
+}
+CHOICES: dict[Kind, tuple[str, ...]] = {  # what a step can be chosen by
+    "single_label": ("accuracy", "f1_macro", "f1", "matthews", "auroc", "loss"),
+    "multi_label": ("f1_macro", "f1_micro", "accuracy", "auroc", "loss"),
+    "regression": ("rmse", "pearson", "spearman", "loss"),
 }
 
 
@@ -44,6 +54,11 @@ class Estimate:
     value: float
     low: float
     high: float
+
+
+def labels_of_metrics(classes: Sequence[str], positive: int) -> dict[str, str]:
+    """Names of all metrics for a person; F1 of two classes says of which."""
+    return LABELS | ({"f1": f"F1 of {classes[positive]}"} if len(classes) == 2 else {})
 
 
 def sign_of(metric: str) -> int:
@@ -66,7 +81,7 @@ def predictions(scores: Float[np.ndarray, "rows classes"], kind: Kind) -> Shaped
 
 
 def measure(
-    labels: Shaped[np.ndarray, "rows ..."], scores: Float[np.ndarray, "rows classes"], kind: Kind
+    labels: Shaped[np.ndarray, "rows ..."], scores: Float[np.ndarray, "rows classes"], kind: Kind, positive: int = 1
 ) -> dict[str, float]:
     """Metrics of a set; those that are not defined on it are left out.
 
@@ -74,6 +89,7 @@ def measure(
         labels: see ``encode_labels``.
         scores: see ``probabilities``.
         kind: Kind of the task.
+        positive: Number of the class that F1 is of, where there are two.
     """
     predicted = predictions(scores, kind)
     if kind == "regression":
@@ -94,7 +110,7 @@ def measure(
             if len({*labels.tolist(), *predicted.tolist()}) > 1:
                 found["matthews"] = matthews_corrcoef(labels, predicted)
             if scores.shape[1] == 2:
-                found["f1"] = f1_score(labels, predicted, zero_division=0)  # type: ignore[arg-type]
+                found["f1"] = f1_score(labels == positive, predicted == positive, zero_division=0)  # type: ignore[arg-type]
         areas = [roc_auc_score(truth, score) for truth, score in _against_rest(labels, scores) if 0 < truth.mean() < 1]
         if areas:
             found["auroc"] = np.mean(areas)
@@ -102,27 +118,62 @@ def measure(
 
 
 def estimate(
-    labels: Shaped[np.ndarray, "rows ..."], scores: Float[np.ndarray, "rows classes"], kind: Kind
+    labels: Shaped[np.ndarray, "rows ..."], scores: Float[np.ndarray, "rows classes"], kind: Kind, positive: int = 1
 ) -> dict[str, Estimate]:
-    """``measure`` with 95% bootstrap intervals over the rows, from 1,000 resamples."""
-    found = measure(labels, scores, kind)
+    """``measure`` with 95% intervals: Wilson's of accuracy, of the others bootstrap ones from 1,000 resamples."""
+    found = measure(labels, scores, kind, positive)
     rng = np.random.default_rng(0)
     rows = len(labels)
     drawn: dict[str, list[np.ndarray]] = {name: [] for name in found}
-    functions = _weighted(labels, scores, kind)
+    functions = _weighted(labels, scores, kind, positive)
     for _ in range(RESAMPLES // AT_ONCE):  # in parts: memory
         counts = rng.multinomial(rows, np.full(rows, 1 / rows), size=AT_ONCE)
         for name, values in drawn.items():
             values.append(functions[name](counts))
-    # A resample without a class says nothing of that class's area: NaN, left out.
+    # A resample of one class has no area: NaN, left out.
     bounds = {name: np.nanpercentile(np.concatenate(values), [2.5, 97.5]) for name, values in drawn.items()}
-    return {name: Estimate(value, *map(float, bounds[name])) for name, value in found.items()}
+    estimates = {name: Estimate(value, *map(float, bounds[name])) for name, value in found.items()}
+    if "accuracy" in found:
+        estimates["accuracy"] = _share(round(found["accuracy"] * rows), rows)
+    return estimates
+
+
+def per_class(
+    labels: Shaped[np.ndarray, "rows ..."],
+    scores: Float[np.ndarray, "rows classes"],
+    kind: Kind,
+    classes: Sequence[str],
+) -> list[dict[str, Any]]:
+    """Of each class its rows, how often it was predicted, precision, recall and F1; None where nothing is to count.
+
+    Precision and recall are estimates, with Wilson's intervals.
+    """
+    predicted, found = predictions(scores, kind), []
+    for place, name in enumerate(classes if kind != "regression" else ()):
+        truth = labels[:, place] > 0 if kind == "multi_label" else labels == place
+        chosen = predicted[:, place] > 0 if kind == "multi_label" else predicted == place
+        both, rows, times = int((truth & chosen).sum()), int(truth.sum()), int(chosen.sum())
+        found.append(
+            {
+                "class": name,
+                "rows": rows,
+                "predicted": times,
+                "precision": asdict(_share(both, times)) if times else None,
+                "recall": asdict(_share(both, rows)) if rows else None,
+                "f1": 2 * both / (rows + times) if rows else None,
+            }
+        )
+    return found
+
+
+def _share(count: int, rows: int) -> Estimate:
+    return Estimate(count / rows, *wilson_interval(count, rows))
 
 
 Weighted = Callable[[Int[np.ndarray, "resamples rows"]], Float[np.ndarray, " resamples"]]
 
 
-def _weighted(labels: np.ndarray, scores: np.ndarray, kind: Kind) -> dict[str, Weighted]:
+def _weighted(labels: np.ndarray, scores: np.ndarray, kind: Kind, positive: int) -> dict[str, Weighted]:
     """Each metric as a function of how often each row was drawn."""
     predicted = predictions(scores, kind)
     if kind == "regression":
@@ -134,8 +185,11 @@ def _weighted(labels: np.ndarray, scores: np.ndarray, kind: Kind) -> dict[str, W
     pairs = [(truth, score) for truth, score in _against_rest(labels, scores) if 0 < truth.mean() < 1]
 
     def area(w: np.ndarray) -> np.ndarray:
+        # A resample without a class says nothing of that class's area.
         with np.errstate(invalid="ignore"):
-            return np.mean([_area(w, truth, score) for truth, score in pairs], axis=0)
+            areas = np.array([_area(w, truth, score) for truth, score in pairs])
+        there = ~np.isnan(areas)
+        return np.where(there.any(0), np.where(there, areas, 0).sum(0) / np.maximum(there.sum(0), 1), np.nan)
 
     if kind == "multi_label":
         right, both = (predicted == labels).all(1), predicted * labels
@@ -158,7 +212,7 @@ def _weighted(labels: np.ndarray, scores: np.ndarray, kind: Kind) -> dict[str, W
     return {
         "accuracy": lambda w: np.trace(confusion(w), axis1=1, axis2=2) / w.sum(1),
         "f1_macro": lambda w: _f1(confusion(w)).mean(1),
-        "f1": lambda w: _f1(confusion(w))[:, 1],
+        "f1": lambda w: _f1(confusion(w))[:, positive],
         "matthews": lambda w: _matthews(confusion(w)),
         "auroc": area,
     }

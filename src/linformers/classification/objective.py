@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from linformers.classification.data import EncodedPart, by_length
 from linformers.classification.media import MediaPart
-from linformers.classification.metrics import MAIN, measure, probabilities, sign_of
+from linformers.classification.metrics import measure, probabilities, sign_of
 from linformers.data.tasks_rules import Kind
 from linformers.files.progress import ReadProgress
 from linformers.training.distil import Distillation, distillation_loss
@@ -28,7 +28,8 @@ class Classification(Objective):
         collate: Makes a batch of rows.
         batch_size: Number of rows to measure at once.
         class_weights: Weight of an error on each class (of a missed one, where there are several labels); None = alike.
-        balanced: Whether rare classes count as much as frequent ones in the choice of the step.
+        select_by: Metric that chooses the step.
+        positive: Number of the class that F1 is of, where there are two.
         teacher: Model without gradients, where the student is; None = labels only.
         distillation: What to imitate of the teacher.
     """
@@ -41,14 +42,15 @@ class Classification(Objective):
         batch_size: int,
         *,
         class_weights: Tensor | None,
-        balanced: bool,
+        select_by: str,
+        positive: int,
         teacher: PreTrainedModel | None,
         distillation: Distillation,
     ) -> None:
         self.kind: Kind = kind
         self.validation, self.collate, self.batch_size = validation, collate, batch_size
         self.class_weights, self.teacher, self.distillation = class_weights, teacher, distillation
-        self.metric = "f1_macro" if balanced and kind == "single_label" else MAIN[kind]
+        self.metric, self.positive = select_by, positive
         self.sign = sign_of(self.metric)
 
     def loss(self, model: nn.Module, batch: Batch, items: int, step: int) -> Tensor:
@@ -68,7 +70,13 @@ class Classification(Objective):
         """Loss of the labels and all metrics, on the validation rows."""
         logits, labels = predict_logits(model, self.validation, self.collate, self.batch_size), self.validation.labels
         loss = task_loss(torch.from_numpy(logits), labels, self.kind, None).item()
-        return {"loss": loss, **measure(labels.numpy(), probabilities(logits, self.kind), self.kind)}
+        found = {"loss": loss, **measure(labels.numpy(), probabilities(logits, self.kind), self.kind, self.positive)}
+        if self.metric not in found:
+            raise ValueError(
+                f"select_by={self.metric!r} is not defined on the validation rows, which are of one class; choose "
+                f"one of {', '.join(found)}, or set more rows aside with validation_size"
+            )
+        return found
 
 
 def task_loss(

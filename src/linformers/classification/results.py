@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,20 @@ from rich.table import Table
 from linformers._registration import ATTENTION
 from linformers.classification.data import EncodedPart
 from linformers.classification.media import MediaPart
-from linformers.classification.metrics import LABELS, estimate, predictions
+from linformers.classification.metrics import LABELS, estimate, per_class, predictions, sign_of
 from linformers.classification.settings import PLAN
 from linformers.convert.families import FAMILIES
+from linformers.data.examples import Example
 from linformers.data.tasks import Task
+from linformers.data.tasks_media import MediaExample
+from linformers.data.tasks_notes import warnings
 from linformers.files.folders import write_file
 from linformers.files.run_folder import MODEL, RESULTS
 from linformers.training.watchers import Watcher
 
 KIND = "linformers finetune"
 PREDICTIONS = "predictions.parquet"
+CLASSES_SHOWN = 30
 
 
 def summary(
@@ -43,7 +47,9 @@ def summary(
     return {
         "task": {"name": task.name, "kind": task.kind, "classes": task.classes},
         "reported_on": task.reported,
-        "metrics": {name: asdict(found) for name, found in estimate(labels, scores, task.kind).items()},
+        "metrics": {name: asdict(found) for name, found in estimate(labels, scores, task.kind, task.positive).items()},
+        "per_class": per_class(labels, scores, task.kind, task.classes),
+        "warnings": warnings(task) if task.kind != "regression" else [],
         "left_out": task.reasons,
         "parts": {
             name: {
@@ -58,8 +64,14 @@ def summary(
     }
 
 
-def write_predictions(path: Path, task: Task, scores: Float[np.ndarray, "rows classes"]) -> None:
-    """Write a row for each reported example: where it stands, its label, the prediction and the probabilities."""
+def write_predictions(
+    path: Path, task: Task, scores: Float[np.ndarray, "rows classes"], ids: Sequence[str] = ()
+) -> None:
+    """Write a row for each reported example: ids, where it stands, its text and label, the prediction, probabilities.
+
+    Raises:
+        ValueError: A column of ids has the name of another one.
+    """
     part = task.parts[task.reported]
 
     def named(values: np.ndarray) -> list[Any]:
@@ -69,15 +81,23 @@ def write_predictions(path: Path, task: Task, scores: Float[np.ndarray, "rows cl
             return [task.classes[value] for value in values]
         return [[name for name, one in zip(task.classes, row, strict=True) if one] for row in values]
 
-    columns = {
+    columns: dict[str, list[Any]] = {name: [example.ids[name] for example in part.examples] for name in ids}
+    columns |= {
         "file": [example.shown for example in part.examples],
         "row": [example.line for example in part.examples],
+        **{name: [getattr(example, name) for example in part.examples] for name in _texts(part.examples)},
         "label": named(part.labels),
         "predicted": named(predictions(scores, task.kind)),
     }
     if task.kind != "regression":
         columns["probabilities"] = scores.tolist()
     write_file(path, lambda target: pq.write_table(pa.table(columns), target), intact="the checkpoints are intact")
+
+
+def _texts(examples: Sequence[Example]) -> tuple[str, ...]:
+    if isinstance(examples[0], MediaExample):
+        return ()
+    return ("text",) if examples[0].pair is None else ("text", "pair")
 
 
 def _counts(task: Task, labels: Shaped[np.ndarray, "rows ..."]) -> dict[str, int | float]:
@@ -90,13 +110,55 @@ def _counts(task: Task, labels: Shaped[np.ndarray, "rows ..."]) -> dict[str, int
 class SayMetrics(Watcher):
     """Prints the metric that chooses the step, at every evaluation."""
 
-    def __init__(self, console: Console, metric: str) -> None:
-        self.console, self.metric = console, metric
+    def __init__(self, console: Console, metric: str, names: Mapping[str, str] = LABELS) -> None:
+        self.console, self.metric, self.names = console, metric, names
 
     def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
         """Print it."""
-        found = f"{LABELS[self.metric]} {metrics[self.metric]:.4f}"
+        found = f"{self.names[self.metric]} {metrics[self.metric]:.4f}"
         self.console.print(f"step {step}: {found} on the validation rows", highlight=False)
+
+
+def interval(found: Mapping[str, float]) -> str:
+    """An interval as text; where all resamples are the same, that there is none."""
+    if found["low"] == found["high"]:
+        return "none: all resamples alike"
+    return f"{found['low']:.4f} to {found['high']:.4f}"
+
+
+def _class_table(classes: list[dict[str, Any]]) -> Table:
+    table = Table(title="each class", title_justify="left")
+    table.add_column("class")
+    for name in ("rows", "predicted", "precision", "recall", "F1"):
+        table.add_column(name, justify="right")
+
+    def share(found: dict[str, float] | None) -> str:
+        return "-" if found is None else f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
+
+    for one in classes[:CLASSES_SHOWN]:
+        f1 = "-" if one["f1"] is None else f"{one['f1']:.3f}"
+        counts = f"{one['rows']:,}", f"{one['predicted']:,}"
+        table.add_row(one["class"], *counts, share(one["precision"]), share(one["recall"]), f1)
+    return table
+
+
+def _limits(results: dict[str, Any]) -> list[str]:
+    """What the figures do not say."""
+    found = []
+    if results["reported_on"] == "validation":
+        found.append(
+            "These rows chose the step, so the figures are a little too good: for others give a test file, or set rows "
+            "aside with --test-size 0.2"
+        )
+    baseline, metric = results.get("baseline") or {}, results.get("select_by", "")
+    if metric in baseline and metric in results["metrics"]:
+        ours, theirs = results["metrics"][metric]["value"], baseline[metric]
+        if (ours - theirs) * sign_of(metric) <= 0:
+            found.append(
+                f"The bag of words is as good or better: {results['names'][metric]} {theirs:.4f} against {ours:.4f}. "
+                "It takes seconds and no GPU; more rows, epochs or another encoder may change that"
+            )
+    return found
 
 
 def conclude(results: dict[str, Any], path: Path, console: Console) -> None:
@@ -107,15 +169,26 @@ def conclude(results: dict[str, Any], path: Path, console: Console) -> None:
     table.add_column("metric")
     table.add_column("value", justify="right")
     table.add_column("95% interval", justify="right")
+    baseline, names = results.get("baseline"), results.get("names", LABELS)  # an earlier version had none
+    if baseline:
+        table.add_column("bag of words", justify="right")
     for name, found in results["metrics"].items():
-        table.add_row(LABELS[name], f"{found['value']:.4f}", f"{found['low']:.4f} to {found['high']:.4f}")
+        words = [f"{baseline[name]:.4f}" if name in baseline else "-"] if baseline else []
+        table.add_row(names[name], f"{found['value']:.4f}", interval(found), *words)
     console.print(table)
+    if results.get("per_class"):
+        console.print(_class_table(results["per_class"]))
+    for line in (*_limits(results), *results.get("warnings", ())):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     model = path / MODEL
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
     short = config["model_type"] in FAMILIES and ATTENTION not in config
     plan = json.loads((model / PLAN).read_text(encoding="utf-8"))
     task = f"{plan.get('modality', 'text')}-classification"
-    use = f"transformers.pipeline({task!r}, model={str(model)!r})"
+    cut = ", truncation=True" if task.startswith("text") else ""
+    use = f"transformers.pipeline({task!r}, model={str(model)!r}{cut})"
+    if results.get("texts") == 2:
+        use += "({'text': FIRST, 'text_pair': SECOND})"
     if results.get("grey"):
         use = f"read grey images as {model / 'README.md'} shows (transformers' pipeline makes them RGB)"
     convert = ["--model", str(model), "--max-length", "4096", "--output", f"{path}-linear"]

@@ -46,6 +46,13 @@ class FinetuneSettings(RunSettings):
         logits_weight: The weight of the distance to its predictions.
         class_weights: The weights of classes: ``balanced`` counts an error on a rare class as much as one on a
             frequent class.
+        select_by: The metric on the validation rows that chooses the step: of one class for each row ``accuracy``,
+            ``f1_macro``, ``f1`` (of the positive class of two), ``matthews``, ``auroc`` or ``loss``; of several labels
+            ``f1_macro``, ``f1_micro``, ``accuracy``, ``auroc`` or ``loss``; of numbers ``rmse``, ``pearson``,
+            ``spearman`` or ``loss``. None = the first; with balanced classes ``f1_macro``.
+        positive: The class that F1 is of, where there are two; None = that of the
+            name 1, true or yes, else the rarer one in training.
+        baseline: Whether logistic regression on bags of words (TF-IDF) is measured on the same rows.
         max_length: Tokens of the longest input, which is cut there; None = what the model can, at most 512.
         epochs: Passes over the training rows.
         batch_size: Rows a step.
@@ -87,6 +94,9 @@ class FinetuneSettings(RunSettings):
     hidden_weight: NonNegative = 1.0
     logits_weight: NonNegative = 1.0
     class_weights: Literal["none", "balanced"] = "none"
+    select_by: str | None = None
+    positive: str | None = None
+    baseline: bool = True
     max_length: Annotated[int, Field(ge=8)] | None = None
     epochs: Positive = 3.0
     batch_size: Count = 32

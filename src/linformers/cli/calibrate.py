@@ -16,11 +16,14 @@ def calibrate(
         typer.Option(help="JSONL, CSV, TSV or Parquet of labelled documents, none of training.", show_default=False),
     ],
     output: Annotated[Path, typer.Option(help="Folder for the calibration.", show_default=False)],
-    target: Annotated[str | None, typer.Option(help="Label to find.", show_default="the second of two")] = None,
+    target: Annotated[str | None, typer.Option(help="Label to find; to be given.", show_default=False)] = None,
     precision: Annotated[float | None, typer.Option(help="Least share of the target in what is flagged.")] = None,
     recall: Annotated[float | None, typer.Option(help="Least share of the target that is flagged.")] = None,
     text: Annotated[
         list[str] | None, typer.Option(help="Column of the text; several are joined. Repeatable.", show_default="found")
+    ] = None,
+    pair: Annotated[
+        str | None, typer.Option(help="Column of the second text, of models of pairs.", show_default="found")
     ] = None,
     label: Annotated[str | None, typer.Option(help="Column of the label.", show_default="found")] = None,
     labels: Annotated[
@@ -62,6 +65,7 @@ def calibrate(
         recall=recall,
         columns=Columns(
             text=columns(text),
+            pair=pair,
             label=label,
             labels=tuple(name.strip() for name in (labels or "").split(",") if name.strip()),
             id=tuple(id or ()),

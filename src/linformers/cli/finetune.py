@@ -69,6 +69,16 @@ def finetune(
     hidden_weight: Annotated[float, typer.Option(help="Of the teacher's hidden states in the loss.")] = 1.0,
     logits_weight: Annotated[float, typer.Option(help="Of the teacher's predictions in the loss.")] = 1.0,
     class_weights: Annotated[str, typer.Option(help="none or balanced.")] = "none",
+    select_by: Annotated[
+        str | None,
+        typer.Option(help="Metric that chooses the step, as f1, auroc or loss.", show_default="accuracy, F1 or RMSE"),
+    ] = None,
+    positive: Annotated[
+        str | None, typer.Option(help="Class that F1 is of, where there are two.", show_default="the rarer")
+    ] = None,
+    baseline: Annotated[
+        bool, typer.Option(help="Measure logistic regression on bags of words on the same rows, too.")
+    ] = True,
     max_length: Annotated[
         int | None, typer.Option(help="Tokens where inputs are cut.", show_default="the model's, at most 512")
     ] = None,

@@ -5,6 +5,7 @@ imports what it needs inside its function.
 """
 
 import importlib
+import re
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -69,6 +70,26 @@ def _complain(message: str) -> None:
     print(f"error: {message}", file=sys.stderr)
 
 
+def _with_flags(message: str, arguments: Sequence[str]) -> str:
+    """A message that names options as they are written in Python, with the flags of the command that was called."""
+    commands = getattr(typer.main.get_command(app), "commands", {})
+    command = next((commands[argument] for argument in arguments if argument in commands), None)
+    flags = {}
+    for one in command.params if command is not None else ():
+        long = [name for name in one.opts if name.startswith("--")]
+        flags |= {one.name: long[0]} if long and one.name else {}
+    if not flags:
+        return message
+    # Not inside paths, and no keys of recipes as training.steps=10.
+    known = re.compile(rf"(?<![\w./\-])({'|'.join(map(re.escape, flags))})(=|(?![\w./\-]))")
+
+    def flag(found: re.Match[str]) -> str:
+        name, sign = found.groups()
+        return flags[name] + " " * bool(sign) if sign or "_" in name else name
+
+    return known.sub(flag, message)
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run the command line and return its exit code: 0, 1 failed, 2 misused, 130 interrupted.
 
@@ -94,7 +115,7 @@ def run(arguments: Sequence[str]) -> int:
         expected = isinstance(error, ValueError | TypeError | OSError)
         kind = "" if expected else f"{type(error).__name__}: "
         remedy = "" if expected else " (this should not happen: run again with --debug and report the traceback)"
-        _complain(f"{kind}{error}{remedy}")
+        _complain(f"{kind}{_with_flags(str(error), arguments)}{remedy}")
         return FAILED
     if code == INTERRUPTED:
         print("\ninterrupted", file=sys.stderr)

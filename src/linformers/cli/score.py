@@ -25,6 +25,9 @@ def score(
     text: Annotated[
         list[str] | None, typer.Option(help="Column of the text; several are joined. Repeatable.", show_default="found")
     ] = None,
+    pair: Annotated[
+        str | None, typer.Option(help="Column of the second text, of models of pairs.", show_default="found")
+    ] = None,
     delimiter: Delimiter = None,
     encoding: Encoding = None,
     id: Annotated[
@@ -43,6 +46,9 @@ def score(
     memory: Annotated[str, typer.Option(help="For a batch, beside the model.")] = "1GB",
     shard_rows: Annotated[int, typer.Option(help="Rows of a shard at most: the work that a kill costs.")] = 4096,
     limit_bytes: Annotated[str, typer.Option(help="Reject larger documents.")] = "10MB",
+    max_reject_share: Annotated[
+        float, typer.Option(help="Exit with 1, after scoring, when more of the rows are rejected.")
+    ] = 0.1,
     engine: Annotated[str, typer.Option(help="local or ray.")] = "local",
     address: Annotated[
         str | None, typer.Option(help="Of a Ray cluster that sees the same folders.", show_default="start Ray here")
@@ -55,7 +61,8 @@ def score(
     """Classify or embed everything, each document exactly once, in memory that does not grow with the input.
 
     Killed at any moment, the same command goes on; rows in are rows scored and rows rejected, and counted again at the
-    end. A changed model, input or option is refused.
+    end. A changed model, input or option is refused. Exit codes: 0 done, 1 failed, or nothing was scored, or more rows
+    were rejected than --max-reject-share allows.
     """
     options = {**locals(), "input": tuple(input), "id": tuple(id or ()), "output": str(output), "text": columns(text)}
     calm_threads()

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,12 @@ from linformers.data.tasks_rules import encode_labels, for_model
 from linformers.files.environment import command_line, describe_environment
 from linformers.files.folders import check_output, write_folder
 from linformers.files.forms import Form
+from linformers.files.inputs import Input
 from linformers.files.progress import ReadProgress
 from linformers.files.rejects import Rejects
+from linformers.files.sources import file_format
 from linformers.report.plots import plot_lines, save_png
+from linformers.scoring.columns import TrainedInputs, columns_to_score
 from linformers.scoring.networks import hash_model
 from linformers.scoring.scorer import Scorer
 from linformers.scoring.settings import Reading
@@ -49,7 +53,7 @@ def run_calibrate(
         reading: the model, and how it reads; the same as in the scoring to come.
         labelled: file of labelled documents that the model was not trained on.
         output: folder; one of an earlier calibration is replaced.
-        target: the label to find; None = the second of two.
+        target: the label to find.
         precision: least share of the target among what is flagged: the threshold with the highest recall that has it.
         recall: least share of the target that is flagged: the highest threshold that has it. One of both.
         columns: columns to read.
@@ -154,8 +158,8 @@ def reliability(truth: Bool[np.ndarray, " rows"], scores: Float[np.ndarray, " ro
 def _choose_target(target: str | None, labels: list[str]) -> str:
     if not labels:
         raise ValueError("the model is no classifier, so that there is nothing to calibrate")
-    if target is None and len(labels) == 2:
-        return labels[1]
+    if target is None:
+        raise ValueError(f"target is missing: name the label to find, one of {', '.join(labels)}")
     if target not in labels:
         raise ValueError(f"target={target!r} is no label of the model: choose one of {', '.join(labels)}")
     return target
@@ -168,6 +172,7 @@ def _score(
     labels, kind = scorer.network.labels, scorer.network.kind
     assert kind is not None
     place = labels.index(target)
+    columns = _columns(scorer.network.trained, Path(labelled), columns, form)
     examples = read_examples(Path(labelled), columns, rejects, form=form)
     for line in rejects.notes():
         console.print(line, highlight=False, soft_wrap=True, markup=False)
@@ -176,7 +181,8 @@ def _score(
     with ReadProgress(console, "scoring", unit="documents") as progress:
         for start in range(0, len(examples), AT_ONCE):
             part = examples[start : start + AT_ONCE]
-            tokens = scorer.encode([one.text for one in part])
+            pairs = None if part[0].pair is None else [one.pair or "" for one in part]
+            tokens = scorer.encode([one.text for one in part], pairs)
             empty = set(tokens.empty)
             for one in (part[number] for number in tokens.empty):
                 rejects.documents -= 1
@@ -193,6 +199,15 @@ def _score(
         raise ValueError(f"{labelled}: none of its rows can be used; {rejects.first}")
     rejects.finish()
     return np.concatenate(truth), np.concatenate(scores)
+
+
+def _columns(trained: TrainedInputs, path: Path, asked: Columns, form: Form) -> Columns:
+    """The columns asked for; where none is, those that the model was trained on, if they are there."""
+    if trained.texts is None or not path.is_file() or file_format(path) is None:
+        return asked
+    wanted = columns_to_score(trained, [Input.of(path, form=form)], asked.text, asked.pair, ())
+    text = wanted.texts if wanted.more else wanted.text
+    return replace(asked, text=text, pair=wanted.pair)
 
 
 def _share(count: int, whole: int) -> dict[str, float]:

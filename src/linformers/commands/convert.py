@@ -107,10 +107,8 @@ def convert_to_folder(
     """
     check_choice("architecture", architecture, ARCHITECTURES)
     check_output(output, CONVERSION)
-    texts, fit_texts = (
-        _texts("texts", sources, max_texts, console),
-        _texts("fit_texts", fit_sources, max_texts, console),
-    )
+    texts = _texts("texts", sources, max_texts, console)
+    fit_texts = _texts("fit_texts", fit_sources, max_texts, console)
     own = architecture == "own" and not Path(model).is_file()
     with reading(model):
         folder = with_surroundings(model) if own else model
@@ -135,6 +133,9 @@ def convert_to_folder(
             )
         made = _own(teacher, options) if own else _linformer(teacher, options, fit_texts, tokenizer, console)
     student, teacher = made.student, made.teacher
+    if (trained := getattr(student.config, "trained_inputs", None)) and options.get("max_length"):
+        # Who asks for a length means to read it, though the classifier was trained on shorter texts.
+        student.config.trained_inputs = {name: one for name, one in trained.items() if name != "max_length"}
     seconds, longest = time.perf_counter() - started, longest_input(student)
     known = has_longest_input(student)
     up_to = f", up to {longest:,} tokens" if known else ""

@@ -12,15 +12,25 @@ from sklearn.utils.class_weight import compute_class_weight
 from transformers import PreTrainedModel, set_seed
 
 from linformers._registration import ATTENTION
-from linformers.classification.data import EncodedPart, LengthBatches, PadInputs
+from linformers.checks import check_choice
+from linformers.classification.baselines import tfidf_scores
+from linformers.classification.data import EncodedPart, LengthBatches, PadInputs, count_cut
 from linformers.classification.media import Media, MediaPart
-from linformers.classification.metrics import predictions, probabilities
+from linformers.classification.metrics import (
+    CHOICES,
+    MAIN,
+    labels_of_metrics,
+    measure,
+    predictions,
+    probabilities,
+)
 from linformers.classification.model import choose_max_length, load_model, load_teacher
 from linformers.classification.objective import Classification, predict_logits
 from linformers.classification.results import KIND, PREDICTIONS, SayMetrics, conclude, summary, write_predictions
 from linformers.classification.settings import PLAN, FinetuneSettings
 from linformers.convert.load import AUTO, longest_input
 from linformers.data.tasks import Task, TaskSources, prepare_task, splits_json
+from linformers.data.tasks_notes import notes
 from linformers.data.tokenise import forget_limits
 from linformers.files.progress import ReadProgress
 from linformers.files.rejects import Rejects
@@ -61,6 +71,7 @@ class FinetuneJob(Job):
         settings = self.settings
         self.media = None if settings.modality == "text" else Media(settings.modality, settings.model)
         self.task = self._read()
+        self.names = labels_of_metrics(self.task.classes, self.task.positive)
         set_seed(settings.seed)  # of a new classifier
         auto = AUTO[HEADS[settings.modality]]
         self.model, new_head = load_model("model", settings.model, self.task, auto, settings.dtype)
@@ -76,6 +87,14 @@ class FinetuneJob(Job):
         if settings.teacher is not None:
             teacher = load_teacher(settings.teacher, self.model, self.processor, self.max_length)
         self.parts = self._encode()
+        if self.media is None:
+            self._say_cut()
+            config: Any = self.model.config
+            config.trained_inputs = {
+                "max_length": self.max_length,
+                "texts": len(self.task.train.examples[0].texts),
+                "columns": list(self.task.columns),
+            }
         if not self.folder.begun:
             self.folder.write(SPLITS, splits_json(self.task))
         training, train, objective = self._training(), self.parts["train"], self._objective(teacher)
@@ -94,7 +113,7 @@ class FinetuneJob(Job):
             per_step=round(train.lengths.mean() * settings.batch_size),
             unit=train.unit,
             measure_start=teacher is not None,  # a student starts near its teacher, and should not end further off
-            watchers=[SayMetrics(self.console, objective.metric)],
+            watchers=[SayMetrics(self.console, objective.metric, self.names)],
         )
 
     # --- data
@@ -113,9 +132,13 @@ class FinetuneJob(Job):
             self.say(line)
         for name, part in task.parts.items():
             self.say(f"{name}: {len(part):,} rows ({part.source})")
+        for line in notes(task) if self.media is None or task.kind != "regression" else ():
+            self.say(line)
         if task.reasons:
             counts = ", ".join(f"{count:,} {reason}" for reason, count in task.reasons.items())
-            self.say(f"left out: {counts}; see {rejects.path}")
+            self.say(f"left out: {counts}; each with its reason in {rejects.path}")
+            if rejects.first:
+                self.say(f"the first reject: {rejects.first}")
         return task
 
     def _encode(self) -> dict[str, EncodedPart | MediaPart]:
@@ -136,6 +159,21 @@ class FinetuneJob(Job):
         digest = hashlib.sha256(b"".join(part.fingerprint() for part in parts.values()))
         self.fingerprint = digest.hexdigest()[:16]
         return parts
+
+    def _say_cut(self) -> None:
+        part = self.task.train
+        if not self.parts["train"].cut:
+            return
+        longer = [self.max_length * 2**power for power in range(1, 8)]
+        found = count_cut(part, self.processor, [self.max_length, *longer])
+        text = f"{found[0]:,} of {len(part):,} training texts cut at {self.max_length:,} tokens"
+        enough = next((place for place, count in enumerate(found) if count <= found[0] / 5), None)
+        if enough:
+            text += f"; --max-length {longer[enough - 1]} would cut {found[enough]:,}"
+            most = longest_input(self.model)
+            if longer[enough - 1] > most:
+                text += f" (this model reads {most:,}; linformers convert --max-length makes a longer one of it)"
+        self.say(text)
 
     # --- training
 
@@ -166,7 +204,8 @@ class FinetuneJob(Job):
             self.collate,
             settings.evaluation_batch_size,
             class_weights=None if weights is None else weights.to(device),
-            balanced=settings.class_weights == "balanced",
+            select_by=self._select_by(),
+            positive=self.task.positive,
             teacher=None if teacher is None else teacher.to(device),  # type: ignore[arg-type]  (a decorator hides it)
             distillation=Distillation(
                 hidden_weight=settings.hidden_weight,
@@ -174,6 +213,16 @@ class FinetuneJob(Job):
                 compare=each_for_itself if self.task.kind == "multi_label" else one_of_many,
             ),
         )
+
+    def _select_by(self) -> str:
+        kind, asked = self.task.kind, self.settings.select_by
+        if asked is None:
+            balanced = self.settings.class_weights == "balanced" and kind == "single_label"
+            return "f1_macro" if balanced else MAIN[kind]
+        check_choice("select_by", asked, CHOICES[kind])
+        if asked == "f1" and len(self.task.classes) != 2:
+            raise ValueError(f"select_by='f1' is of two classes, and here are {len(self.task.classes)}: take f1_macro")
+        return asked
 
     def _class_weights(self) -> torch.Tensor | None:
         labels = self.task.train.labels
@@ -197,20 +246,39 @@ class FinetuneJob(Job):
             size, encoded = self.settings.evaluation_batch_size, self.parts[self.task.reported]
             logits = predict_logits(self.model, encoded, self.collate, size, progress)
         self.scores = probabilities(logits, self.task.kind)
-        write_predictions(self.path / PREDICTIONS, self.task, self.scores)
+        write_predictions(self.path / PREDICTIONS, self.task, self.scores, self.settings.id)
         return summary(self.task, self.parts, self.scores) | {
+            "names": self.names,
+            "select_by": self._select_by(),
+            "baseline": self._baseline(),
             "stored_dtype": self.stored_dtype,
             "architecture": type(self.model).__name__,
             "linear": getattr(self.model.config, ATTENTION, None) is not None,
             "max_length": self.max_length,
+            "texts": 1 if self.media is not None else len(self.task.train.examples[0].texts),
             "grey": self.media is not None and self.media.mode == "L",
             "fingerprint": self.fingerprint,
         }
+
+    def _baseline(self) -> dict[str, float] | None:
+        """Metrics of bags of words on the rows that are reported on; None = not measured."""
+        task = self.task
+        if self.media is not None or not self.settings.baseline:
+            return None
+        reported = task.parts[task.reported]
+        train, tested = ([" ".join(one.texts) for one in part.examples] for part in (task.train, reported))
+        try:
+            scores = tfidf_scores(train, task.train.labels, tested, task.kind, len(task.classes))
+        except ValueError:  # no words that a bag could hold
+            return None
+        return measure(reported.labels, scores, task.kind, task.positive)
 
     def write_model(self, target: Path, results: dict[str, Any], best: Path) -> None:
         """Write the best weights, tokenizer or processor, the confusion matrix and the card."""
         copy_weights(best, target)
         forget_limits(self.processor)
+        if self.media is None:
+            self.processor.model_max_length = self.max_length  # what was trained is what is read
         self.processor.save_pretrained(target)
         if self.task.kind == "single_label":
             labels = self.task.parts[self.task.reported].labels

@@ -18,10 +18,10 @@ from linformers.files.environment import command_line, describe_environment
 from linformers.files.forms import describe_forms
 from linformers.files.inputs import Input, Unavailable, find_inputs, find_passed_over
 from linformers.files.progress import ReadProgress
-from linformers.files.reading import find_columns
-from linformers.files.rejects import describe_passed_over
+from linformers.files.rejects import TooManyRejects, describe_passed_over, too_many
 from linformers.files.run_folder import RESULTS, Folder
 from linformers.files.settings import differences
+from linformers.scoring.columns import TrainedInputs, columns_to_score
 from linformers.scoring.networks import Network, hash_model
 from linformers.scoring.scorer import Scorer
 from linformers.scoring.settings import ScoreSettings
@@ -36,7 +36,8 @@ def run_score(settings: ScoreSettings, console: Console) -> dict[str, Any]:
     """Score everything, or what an earlier start has left; returns what ``results.json`` holds.
 
     Raises:
-        ValueError: an option, a model or an output folder that cannot be used, or an input or option that has changed.
+        ValueError: an option, a model or an output folder that cannot be used, an input or option that has changed, or
+            (with all scores written) no row was scored, or too many were rejected.
         OSError: an input that is not there, or cannot be read now.
     """
     started = time.perf_counter()
@@ -47,7 +48,11 @@ def run_score(settings: ScoreSettings, console: Console) -> dict[str, Any]:
         console.print(line, highlight=False, soft_wrap=True, markup=False)
     model = {"name": name_of(settings.model), "sha256": hash_model(Path(settings.model))}
     try:
-        wanted = find_columns(files, settings.text, settings.id)
+        trained = TrainedInputs.of_folder(settings.model)
+        wanted = columns_to_score(trained, files, settings.text, settings.pair, settings.id)
+        if wanted.pair is not None or wanted.more:
+            read = " + ".join(wanted.texts) + ("" if wanted.pair is None else f", {wanted.pair}")
+            console.print(f"columns read: {read}", highlight=False, soft_wrap=True, markup=False)
         if taken := sorted({*settings.id} & {*SCORED}):
             raise ValueError(f"id={taken[0]!r} is a name that the scores have; rename the column")
         plan = {
@@ -70,7 +75,25 @@ def run_score(settings: ScoreSettings, console: Console) -> dict[str, Any]:
     except Unavailable as error:
         raise OSError(str(error)) from error
     _conclude(job, totals, console)
+    _check_rejects(folder.path / REJECTS, totals, settings.max_reject_share)
     return results
+
+
+def _check_rejects(rejects: Path, totals: Totals, most: float) -> None:
+    """Refuse to end well where nothing, or too little, was scored; what was stays.
+
+    Raises:
+        ValueError: Nothing was scored.
+        TooManyRejects: More is rejected than is allowed.
+    """
+    with rejects.open(encoding="utf-8") as lines:
+        entry = json.loads(next(lines, "{}"))
+    first = f"{entry['file']}:{entry['row']}: {entry['reason']}" if entry else ""
+    if not totals.scored:
+        why = f"all {totals.rejected:,} rows were rejected. The first is {first}; all are in {rejects}"
+        raise ValueError(f"nothing was scored: {why if totals.rejected else 'the files hold no row'}")
+    if totals.rejected > most * totals.rows:
+        raise TooManyRejects(too_many(totals.rejected, totals.rows, most, first, rejects))
 
 
 def _check_links(output: Path) -> None:

@@ -24,7 +24,9 @@ from linformers.data.tasks_rules import (
     find_classes,
 )
 from linformers.files.forms import Form
+from linformers.files.inputs import Input
 from linformers.files.progress import ReadProgress
+from linformers.files.reading import peek
 from linformers.files.rejects import Rejects, TooManyRejects, too_many
 from linformers.files.rows import make_row, of_fields
 from linformers.files.sources import file_format
@@ -90,6 +92,7 @@ class TaskSources:
         test_size: likewise of the test set; where there is none, None = no test set.
         split_seed: Seed of subsets and of the rows set aside.
         form: What is given of the form of the files.
+        positive: Name of the class that F1 is of, where there are two; None = see `Task`.
     """
 
     task: str
@@ -104,6 +107,7 @@ class TaskSources:
     test_size: float | None = None
     split_seed: int = 0
     form: Form = Form()
+    positive: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +124,11 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A task made ready; without ``test``, results are reported on the validation rows."""
+    """A task made ready; without ``test``, results are reported on the validation rows.
+
+    Of two classes ``positive`` is the number of the one that F1 is of: the one asked for, a named task's second, the
+    one of the name 1, true or yes, else the rarer one in training. ``columns`` are those of the texts.
+    """
 
     name: str
     kind: Kind
@@ -129,6 +137,8 @@ class Task:
     validation: Part
     test: Part | None
     reasons: dict[str, int]
+    positive: int = 1
+    columns: tuple[str, ...] = ()
 
     @property
     def reported(self) -> str:
@@ -245,6 +255,8 @@ def prepare_task(
         validation=made(validation_source, validation),
         test=None if test is None else made(test_source, test),
         reasons=dict(rejects.reasons),
+        columns=() if reader is not None else _text_columns(sources, named),
+        positive=_positive(sources.positive, classes, made("", train).labels, kind, named is not None),
     )
 
 
@@ -298,6 +310,28 @@ def _classes(named: NamedTask | None, train: list[Example], kind: Kind) -> list[
     if kind == "regression":
         return ["value"]
     return list(named.classes) if named else find_classes(train, kind)
+
+
+def _positive(asked: str | None, classes: list[str], labels: np.ndarray, kind: Kind, named: bool) -> int:
+    if asked is not None:
+        if kind != "single_label" or len(classes) != 2 or asked not in classes:
+            raise ValueError(f"positive={asked!r} must be one of two classes, and these are {', '.join(classes)}")
+        return classes.index(asked)
+    if kind != "single_label" or len(classes) != 2 or named or classes[1].casefold() in ("1", "true", "yes"):
+        return 1
+    return int(np.bincount(labels, minlength=2)[0] >= np.bincount(labels, minlength=2)[1])
+
+
+def _text_columns(sources: TaskSources, named: NamedTask | None) -> tuple[str, ...]:
+    """The columns of the texts of the training file, the pair last; nothing where they are the hub's."""
+    path = Path(sources.task)
+    if named is not None:
+        if sources.data is None:
+            return ()
+        path = _find(sources.task, named.train, Path(sources.data))
+    there = list(peek(Input.of(path, form=sources.form)))
+    found = choose_columns(there, sources.columns, path) if there else sources.columns
+    return (*found.texts, *((found.pair,) if found.pair else ()))
 
 
 def _check_once(sources: TaskSources) -> None:

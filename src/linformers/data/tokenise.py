@@ -37,12 +37,14 @@ class Tokens:
         owner: Number of the text that each piece is of.
         long: How many texts are longer than a piece.
         empty: Numbers of the texts without a token, which have no piece.
+        kinds: Of pairs, which text each token is of, for tokenizers that tell it (``token_type_ids``).
     """
 
     windows: list[np.ndarray]
     owner: np.ndarray
     long: int
     empty: list[int]
+    kinds: list[np.ndarray] | None = None
 
 
 @dataclass
@@ -144,6 +146,25 @@ class TextEncoder:
         long = sum(len(ids) > room for ids in found)
         empty = [text for text, ids in enumerate(found) if not len(ids)]
         return Tokens(windows, np.array(owner, np.int64), long, empty)
+
+    def pairs(self, texts: Sequence[str], pairs: Sequence[str], max_length: int) -> Tokens:
+        """Pairs of texts as one piece each, the longer text cut first.
+
+        Raises:
+            ValueError: A length without room for text.
+        """
+        found = self.inputs(texts, pairs, max_length=max_length)
+        special = sum(len(ids) for ids, _ in self._around[2][0])
+        empty = [place for place, row in enumerate(found.rows) if len(row["input_ids"]) <= special]
+        kept = [(place, row) for place, row in enumerate(found.rows) if len(row["input_ids"]) > special]
+        named = "token_type_ids" in self.tokenizer.model_input_names
+        return Tokens(
+            [row["input_ids"] for _, row in kept],
+            np.array([place for place, _ in kept], np.int64),
+            found.cut,
+            empty,
+            [row["token_type_ids"] for _, row in kept] if named else None,
+        )
 
     def inputs(self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, max_length: int) -> Inputs:
         """Inputs of a model, cut at ``max_length`` tokens; of a pair, the longer text is cut first.

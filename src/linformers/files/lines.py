@@ -99,7 +99,7 @@ class Lines:
     @property
     def position(self) -> float:
         """How far the file has been read, as a share."""
-        return min(self.raw.tell() / self.size, 1.0)
+        return min((self.raw.tell() if self.packed else self.offset) / self.size, 1.0)
 
 
 def rows_of_lines(
@@ -212,9 +212,18 @@ class _Decoded:
         return self.lines.number + 1
 
     def swallowed(self) -> list[bytes]:
-        """The lines that a quotation mark in the first line of the row swallows: those after it close their own."""
+        """The lines that a quotation mark in the first line of the row swallows, if they are rows by themselves.
+
+        They are not where one holds a quotation mark inside a field, which may close the field of the first line. The
+        last one may open a field.
+        """
         after = self.held[1:]
-        return [] if sum(line.count(b'"') for line in after) % 2 else after
+        rows = csv.reader((line.decode("utf-8", "surrogateescape") for line in after), **self.lines.form.csv)
+        try:
+            whole = not any('"' in field for fields in rows for field in fields)
+        except csv.Error as error:
+            whole = "end of data" in str(error)
+        return after if whole else []
 
 
 def open_csv(lines: Lines) -> tuple[_Decoded, Any, list[str]]:

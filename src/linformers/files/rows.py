@@ -31,11 +31,13 @@ class Wanted:
         carried: Other columns, each with what it is read as: ``text`` is checked like the text itself, ``int64`` and
             ``string`` are converted, ``any`` is left as the file has it.
         more: More columns of the text, joined to it by ``JOINT``.
+        pair: Column of a second text, whose value comes before those carried over.
     """
 
     text: str
     carried: dict[str, CellKind] = field(default_factory=dict)
     more: tuple[str, ...] = ()
+    pair: str | None = None
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -46,12 +48,13 @@ class Wanted:
     def columns(self) -> tuple[tuple[str, CellKind], ...]:
         """All columns with what they are read as, those of the text first."""
         kind: CellKind = "part" if self.more else "text"
-        return *((name, kind) for name in self.texts), *self.carried.items()
+        pair: tuple[tuple[str, CellKind], ...] = () if self.pair is None else ((self.pair, "text"),)
+        return *((name, kind) for name in self.texts), *pair, *self.carried.items()
 
     @property
     def names(self) -> tuple[str, ...]:
         """All columns, those of the text first."""
-        return *self.texts, *self.carried
+        return *self.texts, *(() if self.pair is None else (self.pair,)), *self.carried
 
 
 class Place(NamedTuple):

@@ -66,7 +66,7 @@ def finetuned_card(settings: FinetuneSettings, results: Results) -> ModelCard:
         tags=["linformers"] * (ours or linear) + [pipeline] + ["long-documents"] * (noun == "text"),
         **_measured(name, pipeline, task["name"], reported, values),
     )
-    return _card(header, "finetuned.md", results, settings=settings, noun=noun, ours=ours, labels=LABELS)
+    return _card(header, "finetuned.md", results, settings=settings, noun=noun, ours=ours, labels=results["names"])
 
 
 def converted_card(facts: Results, fidelity: Fidelity | None, model: str, folder: str | Path) -> ModelCard:

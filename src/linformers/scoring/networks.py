@@ -19,6 +19,7 @@ from linformers.convert.load import longest_input, saved_head
 from linformers.convert.surroundings import encoder_folder
 from linformers.data.tasks_rules import Kind, kind_of_config
 from linformers.files.folders import MODEL_FILES, hash_once
+from linformers.scoring.columns import TrainedInputs
 from linformers.scoring.settings import Reading
 from linformers.training.loading import LOCAL, REPORTED, load_tokenizer, reported
 
@@ -37,7 +38,8 @@ class Network:
     """A model that is ready to run.
 
     Args:
-        run: logits of a classifier, else None; mean hidden states if they are asked for, else None.
+        run: of ids, mask and token types (of pairs): logits of a classifier, else None; mean hidden states if they are
+            asked for, else None.
         tokenizer: Tokenizer of transformers.
         architecture: its class.
         runtime: ``torch`` or ``onnxruntime``.
@@ -49,9 +51,10 @@ class Network:
             small to be shared by threads (8 to 20% faster with two).
         threads: for each of them.
         batch_tokens: Tokens of a batch, padding included.
+        trained: The inputs that it was trained on.
     """
 
-    run: Callable[[Ids, Mask | None], Output]
+    run: Callable[..., Output]
     tokenizer: Any
     architecture: str
     runtime: str
@@ -62,6 +65,7 @@ class Network:
     parallel: int
     threads: int
     batch_tokens: int
+    trained: TrainedInputs = TrainedInputs()
 
     def describe(self) -> dict[str, Any]:
         """What a manifest should say of it."""
@@ -99,10 +103,12 @@ def load_network(reading: Reading) -> Network:
     classifies = head == "ForSequenceClassification"
     device = torch.device("cuda" if torch.cuda.is_available() and not exported else "cpu")
     model = None if exported else _load(folder, reading, classifies, device)
-    longest = min(facts["max_length"] if model is None else longest_input(model), tokenizer.model_max_length)
+    longest = facts["max_length"] if model is None else longest_input(model)
     if reading.max_length is not None and reading.max_length > longest:
         raise ValueError(f"max_length={reading.max_length} is more than the {longest:,} tokens that the model reads")
-    length = reading.max_length or longest
+    trained = TrainedInputs.of(config.to_dict())
+    usual = min(longest, tokenizer.model_max_length, trained.max_length or longest)
+    length = reading.max_length or usual
     enough = ONNX_TOKENS if exported else CPU_TOKENS
     parallel, batch_tokens = _plan_batches(config, reading.memory, length, device, enough)
     threads = max(torch.get_num_threads() // parallel, 1)
@@ -127,6 +133,7 @@ def load_network(reading: Reading) -> Network:
         parallel=parallel,
         threads=threads,
         batch_tokens=batch_tokens,
+        trained=trained,
     )
 
 
@@ -153,17 +160,16 @@ def _load(folder: Path, reading: Reading, classifies: bool, device: torch.device
     return model.to(device).eval().requires_grad_(False)
 
 
-def _torch(
-    model: PreTrainedModel, classifies: bool, embeds: bool, device: torch.device
-) -> Callable[[Ids, Mask | None], Output]:
+def _torch(model: PreTrainedModel, classifies: bool, embeds: bool, device: torch.device) -> Callable[..., Output]:
     hidden: dict[int, Tensor] = {}  # by thread
     if embeds and classifies:  # the classifier need not return what its encoder makes
         model.base_model.register_forward_hook(lambda _, __, output: hidden.update({threading.get_ident(): output[0]}))
 
     @torch.inference_mode()
-    def run(ids: Ids, mask: Mask | None) -> Output:
+    def run(ids: Ids, mask: Mask | None, kinds: Ids | None = None) -> Output:
         ids, mask = ids.to(device), None if mask is None else mask.to(device)
-        output = model(input_ids=ids, attention_mask=mask)
+        types = {} if kinds is None else {"token_type_ids": kinds.to(device)}
+        output = model(input_ids=ids, attention_mask=mask, **types)
         logits = output.logits.float().cpu() if classifies else None
         states = hidden.pop(threading.get_ident(), None) if classifies else output[0]
         return logits, None if states is None else masked_mean(states.float(), mask).cpu()
@@ -181,7 +187,7 @@ def _read_facts(folder: Path) -> dict[str, Any]:
 
 def _onnx(
     folder: Path, facts: dict[str, Any], reading: Reading, classifies: bool, threads: int
-) -> Callable[[Ids, Mask | None], Output]:
+) -> Callable[..., Output]:
     try:
         import onnxruntime
     except ImportError as error:
@@ -201,9 +207,10 @@ def _onnx(
         session = onnxruntime.InferenceSession(folder / GRAPH, options, providers=["CPUExecutionProvider"])
     names = [one.name for one in session.get_inputs()]
 
-    def run(ids: Ids, mask: Mask | None) -> Output:
+    def run(ids: Ids, mask: Mask | None, kinds: Ids | None = None) -> Output:
         kept = torch.ones_like(ids) if mask is None else mask.long()
         inputs = {"input_ids": ids, "attention_mask": kept, "token_type_ids": torch.zeros_like(ids)}
+        inputs |= {} if kinds is None else {"token_type_ids": kinds}
         output = torch.from_numpy(session.run(None, {name: inputs[name].numpy() for name in names})[0])
         return (output, None) if classifies else (None, masked_mean(output, mask))
 

@@ -37,11 +37,22 @@ class Scorer:
     def __init__(self, reading: Reading) -> None:
         self.reading, self.network = reading, load_network(reading)
         pieces = 1 if reading.long == "truncate" else None
-        encoder = TextEncoder(self.network.tokenizer)
-        self.encode = partial(encoder.windows, max_length=self.network.max_length, pieces=pieces)
+        self.pieces, self.encoder = pieces, TextEncoder(self.network.tokenizer)
         self.encode([])  # refuses a length without room for text
         pad = self.network.tokenizer.pad_token_id
         self.pad = 0 if pad is None else pad
+
+    def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Tokens:
+        """Tokens of texts, or of pairs of them.
+
+        Raises:
+            ValueError: A length without room for text, or pairs that are not to be cut.
+        """
+        if pairs is None:
+            return self.encoder.windows(texts, self.network.max_length, self.pieces)
+        if self.pieces is None:
+            raise ValueError("long='windows' is of single texts; pairs are cut: leave it out")
+        return self.encoder.pairs(texts, pairs, self.network.max_length)
 
     def score(self, tokens: Tokens, seen: Callable[[int], None] = lambda tokens: None) -> Scores:
         """Scores of all texts that have tokens.
@@ -56,7 +67,7 @@ class Scorer:
         all_rows = batches(lengths, self.network.batch_tokens)
         limit = partial(torch.set_num_threads, self.network.threads)  # PyTorch's setting is each thread's own
         with ThreadPoolExecutor(self.network.parallel, initializer=limit) as pool:
-            outputs = pool.map(lambda rows: self._run([tokens.windows[row] for row in rows]), all_rows)
+            outputs = pool.map(lambda rows: self._run(tokens, rows), all_rows)
             for rows, output in zip(all_rows, outputs, strict=True):
                 for found, kept in zip(output, (logits, states), strict=True):
                     for place, row in enumerate(rows if found is not None else ()):
@@ -68,10 +79,15 @@ class Scorer:
         embeddings = _pool(_stack(states, self.network.hidden_size), of_text, lengths, "mean") if wanted else None
         return Scores(values, embeddings)
 
-    def _run(self, windows: Sequence[np.ndarray]) -> Output:
-        ids, mask = self._pad(windows)
+    def _run(self, tokens: Tokens, rows: Sequence[int]) -> Output:
+        ids, mask = self._pad([tokens.windows[row] for row in rows])
         try:
-            return self.network.run(ids, mask)
+            if tokens.kinds is None:
+                return self.network.run(ids, mask)
+            kinds = torch.zeros_like(ids)
+            for place, row in enumerate(rows):
+                kinds[place, : len(tokens.kinds[row])] = torch.from_numpy(tokens.kinds[row])
+            return self.network.run(ids, mask, kinds)
         except torch.OutOfMemoryError as error:
             raise ValueError(f"a batch of {ids.numel():,} tokens does not fit; lower --memory") from error
 

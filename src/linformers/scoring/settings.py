@@ -16,7 +16,7 @@ Engine = Literal["local", "ray"]
 Dtype = Literal["float32", "bfloat16"]
 
 # What may differ when a run is started again: it changes when and where rows are scored, not what they score.
-_HOW = {"model", "input", "output", "memory", "engine", "address", "workers", "restart"}
+_HOW = {"model", "input", "output", "memory", "engine", "address", "workers", "restart", "max_reject_share"}
 
 
 class Reading(StrictModel):
@@ -55,7 +55,8 @@ class ScoreSettings(Reading):
     Args:
         input: Paths of files and folders, globs and fsspec URLs.
         output: Path of the run folder.
-        text: The column of the texts, or columns that are joined; None = found by its usual name.
+        text: The column of the texts, or columns that are joined; None = those it was trained on, or a usual name.
+        pair: The column of the second text, for models of pairs; None = the one it was trained on, or a usual name.
         delimiter: What stands between the fields of CSV; None = found, as for the next.
         encoding: The encoding of CSV, JSON and text.
         id: Columns to carry over; none = the file and the row.
@@ -63,6 +64,8 @@ class ScoreSettings(Reading):
         format: The format of the shards.
         shard_rows: Rows of a shard at most, and the work that a kill costs.
         threshold: The least probability from which a row is flagged for review, by label.
+        max_reject_share: The largest share of rejected rows; with more the run ends with an error, after the scores of
+            the others are written.
         limit_bytes: The size from which a document is rejected.
         engine: The engine: ``local`` or ``ray``.
         address: The address of a Ray cluster; None starts Ray on this machine.
@@ -73,6 +76,7 @@ class ScoreSettings(Reading):
     input: tuple[str, ...]
     output: str
     text: str | tuple[str, ...] | None = None
+    pair: str | None = None
     delimiter: str | None = None
     encoding: str | None = None
     id: tuple[str, ...] = ()
@@ -80,6 +84,7 @@ class ScoreSettings(Reading):
     format: Format = "parquet"
     shard_rows: Count = 4096
     threshold: dict[str, float] = {}
+    max_reject_share: Annotated[float, Field(ge=0, le=1)] = 0.1
     limit_bytes: Count = 10**7
     engine: Engine = "local"
     address: str | None = None
@@ -90,6 +95,8 @@ class ScoreSettings(Reading):
         super()._check()
         if not self.input:
             raise ValueError("input is empty: give a file, a folder, a glob or a URL")
+        if self.pair is not None and self.long == "windows":
+            raise ValueError(f"long='windows' is of single texts, and pair={self.pair!r} is given: leave one out")
         for name in ("address", "workers"):
             if self.engine == "local" and getattr(self, name) is not None:
                 raise ValueError(f"{name}={getattr(self, name)!r} is of Ray: add --engine ray, or leave it out")

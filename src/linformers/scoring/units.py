@@ -38,6 +38,7 @@ class Unit:
         lines: Lines of the good rows.
         ids: Ids of the good rows, by column.
         texts: Texts of the good rows.
+        pairs: Their second texts, if there are any.
         rejects: the others.
         after: where the next unit starts.
         final: whether the file ends here.
@@ -52,6 +53,7 @@ class Unit:
     lines: list[int] = field(default_factory=list)
     ids: list[list[Any]] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
+    pairs: list[str] = field(default_factory=list)
     rejects: list[dict[str, Any]] = field(default_factory=list)
     after: Place = START
     final: bool = False
@@ -104,12 +106,14 @@ def _add(unit: Unit, row: Row, wanted: Wanted) -> int:
     """Take a row in, and say how large it is."""
     unit.after, unit.end = row.after, row.position
     if row.text is None:
-        ids = zip(wanted.carried, row.carried, strict=False)
-        unit.reject(row.line, row.reason, row.value, row.count, {name: one for name, one in ids if one is not None})
+        ids = dict(zip(wanted.names[len(wanted.texts) :], row.carried, strict=False))
+        known = {name: ids[name] for name in wanted.carried if ids.get(name) is not None}
+        unit.reject(row.line, row.reason, row.value, row.count, known)
         return len(row.value)
     unit.lines.append(row.line)
     unit.texts.append(row.text)
-    for column, value in zip(unit.ids, row.carried, strict=True):
+    unit.pairs += [] if wanted.pair is None else [row.carried[0]]
+    for column, value in zip(unit.ids, row.carried[len(row.carried) - len(wanted.carried) :], strict=True):
         column.append(value)
     return len(row.text)
 

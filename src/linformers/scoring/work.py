@@ -43,11 +43,11 @@ class Job:
 
 def encode_unit(scorer: Scorer, unit: Unit) -> Tokens:
     """Tokens of a unit; texts without any are rejected."""
-    tokens = scorer.encode(unit.texts)
+    tokens = scorer.encode(unit.texts, unit.pairs or None)
     empty = set(tokens.empty)
     for place in tokens.empty:
         unit.reject(unit.lines[place], "empty: the tokenizer finds no token", unit.texts[place])
-    unit.texts = []  # they are needed no more
+    unit.texts, unit.pairs = [], []  # they are needed no more
     unit.lines = [line for place, line in enumerate(unit.lines) if place not in empty]
     unit.ids = [[value for place, value in enumerate(column) if place not in empty] for column in unit.ids]
     return tokens

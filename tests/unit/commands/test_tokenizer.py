@@ -46,6 +46,6 @@ def test_errors_are_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -
     assert json.loads((folder / "out" / "rejects.jsonl").read_text())["line"] == 31
     arguments = ["tokenizer", "--input", f"{folder}/texts", "--output", f"{folder}/out"]
     assert run([*arguments, "--max-reject-share", "0.1"]) == OK
-    assert run([*arguments, "--vocab-size", "100"]) == FAILED and "vocab_size=100" in capsys.readouterr().err
+    assert run([*arguments, "--vocab-size", "100"]) == FAILED and "--vocab-size 100" in capsys.readouterr().err
     assert run(["tokenizer", "--input", f"{folder}/none", "--output", f"{folder}/out"]) == FAILED
     assert run(["tokenizer", "--output", f"{folder}/out"]) == MISUSED
