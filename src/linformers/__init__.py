@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from linformers.analysis.spectrum import spectrum
     from linformers.attention import KFreeAttention, LinformerAttention, ProjectionBank, SoftmaxAttention
     from linformers.classification.settings import FinetuneSettings
+    from linformers.commands.adapt import AdaptSettings
     from linformers.commands.distil import DistilSettings
     from linformers.commands.export import export_onnx
-    from linformers.commands.functions import distil, finetune, pretrain, score
+    from linformers.commands.functions import adapt, distil, finetune, pretrain, score
     from linformers.convert.interface import configure
     from linformers.convert.linearise import linearise
     from linformers.convert.linformer import to_linformer
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from linformers.training.recipe import Recipe, load_recipe
 
 __all__ = [
+    "AdaptSettings",
     "DistilSettings",
     "FinetuneSettings",
     "KFreeAttention",
@@ -60,6 +62,7 @@ __all__ = [
     "ScoreSettings",
     "SoftmaxAttention",
     "__version__",
+    "adapt",
     "advise_projected_dims",
     "configure",
     "distil",
@@ -76,6 +79,8 @@ __all__ = [
 
 _ATTENTION = {"KFreeAttention", "LinformerAttention", "ProjectionBank", "SoftmaxAttention"}
 _ELSEWHERE = {
+    "AdaptSettings": "linformers.commands.adapt",
+    "adapt": "linformers.commands.functions",
     "advise_projected_dims": "linformers.analysis.advise",
     "DistilSettings": "linformers.commands.distil",
     "FinetuneSettings": "linformers.classification.settings",

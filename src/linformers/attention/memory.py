@@ -193,6 +193,28 @@ def plan_slots(
     return pooling.plan(keys.to(dtype), queries, sample >= 0, real_queries)
 
 
+def gather_tokens(
+    query: Float[Tensor, "batch seq heads head_dim"],
+    keys: Float[Tensor, "batch seq heads head_dim"],
+    values: Float[Tensor, "batch seq heads head_dim"],
+    documents: Documents,
+    pooling: AttentionPoolProjection,
+    *,
+    global_tokens: int = 0,
+    global_query: Float[Tensor, "batch heads globals head_dim"] | None = None,
+    dropout: float = 0.0,
+    global_bias: Float[Tensor, "heads globals part"] | None = None,
+) -> tuple[Gathered, SlotPlan]:
+    """What is made of the (aligned) tokens of whole documents, all at once, and what decided about the slots."""
+    rest = documents.after(global_tokens)
+    sample = pooling.sample(rest)
+    real = sample[:, ::2] >= 0 if rest.padded or torch.compiler.is_compiling() else None
+    queries = rest.rows(query, sample[:, ::2]).transpose(1, 2)
+    plan = plan_slots(pooling, rest.rows(keys, sample), queries, sample, real)
+    parts = [((keys, values), documents)]
+    return Gathered.of(parts, documents, pooling, plan, global_query, global_tokens, dropout, global_bias), plan
+
+
 def memory_of_tokens(
     query: Float[Tensor, "batch seq heads head_dim"],
     keys: Float[Tensor, "batch seq heads head_dim"],
@@ -210,15 +232,13 @@ def memory_of_tokens(
     ``softmax(query keys^T / sqrt(head_dim)) values`` is what it approximates; ``distances`` are added to the scores.
     """
     g, rest = global_tokens, documents.after(global_tokens)
-    sample = pooling.sample(rest)
-    real = sample[:, ::2] >= 0 if rest.padded or torch.compiler.is_compiling() else None
-    queries = rest.rows(query, sample[:, ::2]).transpose(1, 2)
-    plan = plan_slots(pooling, rest.rows(keys, sample), queries, sample, real)
     first = torch.arange(g, device=keys.device)[None]
     heads = documents.rows(query, first).transpose(1, 2) * query.shape[-1] ** -0.5 if g else None
     places = torch.arange(keys.shape[1], device=keys.device)
     bias = None if distances is None else distances.between(first[0], places)
-    found = Gathered.of([((keys, values), documents)], documents, pooling, plan, heads, g, dropout, bias)
+    found, plan = gather_tokens(
+        query, keys, values, documents, pooling, global_tokens=g, global_query=heads, dropout=dropout, global_bias=bias
+    )
     seen, slope = found.slots(plan, window)
     first_tokens = (documents.rows(keys, first), documents.rows(values, first)) if g else None
     if distances is None:

@@ -30,6 +30,8 @@ _OF_OWN = (
     "local_window",
     "global_tokens",
     "exact_length",
+    "segment_length",
+    "context_weight",
     "softmax_layers",
     "positions",
 )
@@ -102,6 +104,16 @@ def convert(
             show_default="1024, with linear and conv 0",
         ),
     ] = None,
+    segment_length: Annotated[
+        int,
+        typer.Option(
+            help="Tokens that see each other exactly, with the rest of the text as slots that weigh less; positions "
+            "are tiled at that length. 0 = the text as a whole. Of a model in its own class."
+        ),
+    ] = 0,
+    context_weight: Annotated[
+        float, typer.Option(help="The most that the rest of a text weighs, at equal scores, of what a segment weighs.")
+    ] = 0.125,
     softmax_layers: Annotated[
         list[int] | None, typer.Option(help="Layer that keeps softmax attention; -1 is the last. Repeatable.")
     ] = None,
@@ -129,7 +141,8 @@ def convert(
         chosen, where, remedy = _OF_FAIRSEQ, "a fairseq Linformer, which has its projections", ""
     elif architecture == "own":
         chosen, where, remedy = _OF_OWN, "a model in its own class", ", or give --architecture linformer"
-        given["local_window"] = (0 if projection_kind == "cluster" else 64) if local_window is None else local_window
+        if local_window is None:
+            given["local_window"] = 0 if projection_kind == "cluster" or segment_length else 64
     taken = {*_ALWAYS, *chosen} | ({"fit_texts"} if chosen is _OF_LINFORMER else set())
     for name in sorted(set(context.params) - taken - (set() if chosen is _OF_FAIRSEQ else _MEASURING)):
         if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE":

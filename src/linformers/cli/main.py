@@ -20,6 +20,7 @@ COMMANDS = (
     "finetune",
     "convert",
     "distil",
+    "adapt",
     "export",
     "score",
     "calibrate",

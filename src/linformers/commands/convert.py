@@ -142,8 +142,8 @@ def convert_to_folder(
         _say_parity(made, inputs, tokenizer, console, own=own)
     if known and longest <= made.exact_length:
         console.print(
-            f"it takes no input of more than exact_length={made.exact_length:,} tokens, so it is softmax attention "
-            "throughout: give a greater --max-length (text), or --exact-length 0"
+            f"it takes no input longer than the {made.exact_length:,} tokens that softmax attention reads: give a "
+            "greater --max-length (text), or a smaller --exact-length or --segment-length"
         )
     fidelity = None
     if texts and teacher is not None:
@@ -152,8 +152,8 @@ def convert_to_folder(
         console.print(fidelity_table(fidelity))
         if fidelity.longest <= made.exact_length:
             console.print(
-                f"softmax attention itself read all texts, as exact_length={made.exact_length:,} is no shorter; with "
-                "--exact-length 0 the slots are measured"
+                f"softmax attention itself read all texts, as it does up to {made.exact_length:,} tokens; with a "
+                "smaller --exact-length or --segment-length the slots are measured"
             )
     facts = {
         "converted_from": made.name,
@@ -252,7 +252,7 @@ def _own(teacher: PreTrainedModel, options: Mapping[str, Any]) -> _Converted:
         name=name_of(teacher),
         teacher=teacher,
         teacher_length=before,
-        exact_length=settings.exact_length,
+        exact_length=settings.softmax_length,
         exact_up_to=_exact_up_to(settings, layer_slots(student.config), *ends, options["positions"]),
         settings=asdict(settings),
     )
@@ -303,6 +303,8 @@ def _exact_up_to(
         after: tokens that it reads.
         positions: how positions have grown.
     """
+    if segment_length := getattr(settings, "segment_length", 0):
+        return min(before, after, segment_length)
     k_free, slots = 0 in dims, [k for k in dims if k]
     mixed = slots and not PROJECTION_KINDS[settings.projection_kind].stands_for_tokens
     if k_free or mixed or (after != before and positions == "interpolate"):

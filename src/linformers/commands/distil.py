@@ -17,7 +17,7 @@ from linformers.convert.load import longest_input
 from linformers.convert.surroundings import carry, with_surroundings
 from linformers.data.cache import TokenCache, tokenise
 from linformers.data.corpus import PackedBlocks
-from linformers.data.masking import IGNORED
+from linformers.data.masking import unmasked
 from linformers.data.streams import collate
 from linformers.data.tokenise import forget_limits
 from linformers.files.run_folder import MODEL, Folder
@@ -229,9 +229,4 @@ class DistilJob(Job):
 
 
 def _blocks(caches: list[TokenCache], settings: DistilSettings, **options: Any) -> PackedBlocks:
-    return PackedBlocks(caches, length=settings.length, masking=_unmasked, seed=settings.seed, **options)
-
-
-def _unmasked(ids: np.ndarray, key: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """In place of a ``Masking``: nothing is masked, nothing is predicted."""
-    return ids, np.full_like(ids, IGNORED)
+    return PackedBlocks(caches, length=settings.length, masking=unmasked, seed=settings.seed, **options)

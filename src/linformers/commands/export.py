@@ -19,7 +19,7 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from linformers._registration import ATTENTION, MODEL_TYPE
 from linformers.attention import Attention
 from linformers.checks import check_choice
-from linformers.convert.interface import configure, exact_length
+from linformers.convert.interface import configure, exact_length, settings_of
 from linformers.convert.load import load_tokenizer, longest_input, name_of
 from linformers.convert.surroundings import encoder_folder
 from linformers.data.books import load_books
@@ -182,7 +182,9 @@ def _load(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, int]:
     if tokenizer is None or not tokenizer.is_fast:
         raise ValueError(f"model={name!r} has no tokenizer.json, which the export needs: copy it beside the weights")
     built: Any = load_saved("model", name).float().eval().requires_grad_(False)
-    before = exact_length(built.config)
+    # In segments a graph too reads short texts by softmax attention.
+    segments = not ours and settings_of(built.config).segment_length
+    before = 0 if segments else exact_length(built.config)
     if ours:
         built.config.exact_length = 0
     else:

@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from linformers.classification.settings import FinetuneSettings
+from linformers.commands.adapt import AdaptSettings, run_adapt
 from linformers.commands.distil import DistilSettings, run_distil
 from linformers.commands.finetune import run_finetune
 from linformers.commands.pretrain import run_recipe
@@ -83,6 +84,31 @@ def distil(settings: DistilSettings, console: Console | None = None) -> dict[str
         KeyboardInterrupt: The run was stopped by Ctrl-C or SIGTERM; a checkpoint has been written.
     """
     return _results(run_distil(settings, console=console), settings.output)
+
+
+def adapt(settings: AdaptSettings, console: Console | None = None) -> dict[str, Any]:
+    """Teach an encoder to read long texts, on plain text without labels, as ``linformers adapt`` does.
+
+    Args:
+        settings: Model, texts, output folder, and how to train.
+        console: Where to print; None prints to the terminal.
+
+    Returns:
+        How well held-out segments and passages are found ``before``, at the ``best`` step, and by the encoder that
+        reads each segment ``alone``; every evaluation, and more. The model is in the folder ``model`` below
+        ``settings.output``.
+
+    Raises:
+        ValueError: Something in the settings, the text or the folder does not do; nothing has been changed.
+        KeyboardInterrupt: The run was stopped by Ctrl-C or SIGTERM; a checkpoint has been written.
+
+    Example:
+        ```python
+        settings = AdaptSettings(model="all-MiniLM-L6-v2", texts=("docs/*.txt",), output="runs/long")
+        print(adapt(settings)["best"]["passages"])
+        ```
+    """
+    return _results(run_adapt(settings, console=console), settings.output)
 
 
 def score(settings: ScoreSettings, console: Console | None = None) -> dict[str, Any]:

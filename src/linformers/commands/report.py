@@ -151,6 +151,24 @@ def _distil(folder: Path, results: Results) -> Document:
     return _training(results, _run(folder), f"Distillation: {folder.resolve().name}", lead, [], facts)
 
 
+def _adapt(folder: Path, results: Results) -> Document:
+    best = results["best"]
+    lead = "An encoder that was taught to read long texts, on plain text without labels."
+    rows = [
+        (name, _number(values["segments"]), _number(values["passages"]))
+        for name, values in (
+            ("each segment by itself, before", results["alone"]),
+            ("the whole text, before", results["before"]),
+            ("the whole text, after", best),
+        )
+    ]
+    head = ["read", "segments", "passages in one vector"]
+    found = Table(caption="Mean reciprocal rank of held-out text, found by words of it", head=head, rows=rows)
+    facts = [("Passages found, one vector", f"{best['passages']:.3f}", f"{results['before']['passages']:.3f} before")]
+    sections = [Section(title="How text is found", blocks=[found])]
+    return _training(results, _run(folder), f"Adaptation: {folder.resolve().name}", lead, sections, facts)
+
+
 # --- measurements
 
 
@@ -326,6 +344,7 @@ READERS: dict[str, Reader] = {
     "linformers pretrain": _pretrain,
     "linformers finetune": _finetune,
     "linformers distil": _distil,
+    "linformers adapt": _adapt,
     "linformers benchmark": _benchmark,
     "linformers spectrum": _spectrum,
     "linformers advise": _advise,

@@ -1,4 +1,4 @@
-"""The model cards of what is pretrained, fine-tuned, converted and distilled: metadata for hubs, and a text."""
+"""The model cards of what is trained, converted, distilled or adapted: metadata for hubs, and a text."""
 
 import math
 from collections.abc import Mapping
@@ -104,6 +104,20 @@ def distilled_card(source: Path, name: str, results: Results, settings: Any, sto
         stored: Dtype of the weights before.
     """
     section = render("distilled.md", results=results, settings=settings, stored=stored)
+    return (_text_of(source) or f"# {name}\n") + f"\n{section}\n"
+
+
+def adapted_card(source: Path, name: str, results: Results, settings: Any, stored: str) -> str:
+    """The card of the model that was adapted to long texts, with a section on what that did.
+
+    Args:
+        source: Folder of the model before.
+        name: Name of the run, for a model without a card.
+        results: What ``results.json`` holds.
+        settings: Settings of the run.
+        stored: Dtype of the weights before.
+    """
+    section = render("adapted.md", results=results, settings=settings, stored=stored)
     return (_text_of(source) or f"# {name}\n") + f"\n{section}\n"
 
 

@@ -61,6 +61,17 @@ RUNS: dict[str, dict[str, Any]] = {
         "kind": "linformers distil",
         "evaluations": [[0, {"loss": 0.4, "cosine": 0.9123}], [20, {"loss": 0.1, "cosine": 0.9876}]],
     },
+    "adapt": {
+        **TRAINED,
+        "kind": "linformers adapt",
+        "alone": {"loss": 0.4, "segments": 0.51, "passages": 0.6234},
+        "before": {"loss": 0.4, "segments": 0.5, "passages": 0.6},
+        "best": {"step": 20, "loss": 0.1, "segments": 0.7, "passages": 0.8125},
+        "evaluations": [
+            [0, {"loss": 0.4, "segments": 0.5, "passages": 0.6}],
+            [20, {"loss": 0.1, "segments": 0.7, "passages": 0.8125}],
+        ],
+    },
     "benchmark": {
         "kind": "linformers benchmark",
         "format": 1,
@@ -107,6 +118,7 @@ SHOWN = {
     "pretrain": (("7.39", "1,234", "9,000"), {"loss", "perplexity"}),
     "finetune": (("films", "0.8100", "0.7000 to 0.9000", "films.csv"), {"loss", "accuracy", "confusion"}),
     "distil": (("0.9876", "0.9123 at the start"), {"cosine"}),
+    "adapt": (("0.812", "0.600 before", "0.623"), {"segments", "passages"}),
     "benchmark": (("does not fit", "1.25 s", "2 MiB", "medians"), {"time", "memory"}),
     "spectrum": (("-0.87", "-0.90 to -0.80", "0.750"), {"curves", "heads"}),
     "advise": (("softmax", "0.250", "0.312", "not measured"), {"errors"}),

@@ -139,7 +139,8 @@ def test_slots_are_near_softmax_and_no_softmax(family):
 
 @pytest.mark.parametrize("family", PADDED)
 @pytest.mark.parametrize(
-    "settings", [{}, {"local_window": 3, "global_tokens": 2}, {"projection_kind": "attention_pool"}]
+    "settings",
+    [{}, {"local_window": 3, "global_tokens": 2}, {"projection_kind": "attention_pool"}, {"segment_length": 16}],
 )
 def test_padding_and_batch_mates_change_nothing(family, settings):
     batch = inputs(family)
@@ -154,7 +155,7 @@ def test_padding_and_batch_mates_change_nothing(family, settings):
 
 
 @pytest.mark.parametrize("family", ["modernbert", "mpnet"])
-@pytest.mark.parametrize("settings", [{}, {"exact_length": 0, "projected_dim": 8}])
+@pytest.mark.parametrize("settings", [{}, {"exact_length": 0, "projected_dim": 8}, {"segment_length": 16}])
 def test_padding_on_the_left(family, settings):
     model, batch = build(family, **settings), inputs(family)
     batch["position_ids"] = torch.arange(40).expand(2, -1)
@@ -298,6 +299,22 @@ def test_longer_positions_begin_as_the_first_ones(family):
         linformers.extend_positions(model, length)
 
 
+@pytest.mark.parametrize("family", ["bert", "roberta", "mpnet"])
+def test_segments_start_at_the_first_position(family):
+    """Without weight for the rest of the text, and tokens that all see, each segment is a text of its own."""
+    length = 32
+    model = linformers.linearise(
+        build(family, SOFTMAX), max_length=600, segment_length=length, context_weight=0.0, global_tokens=0
+    )
+    ids = torch.randint(4, 100, (1, 3 * length + 5))
+    with torch.no_grad():
+        whole = model(ids).last_hidden_state
+        parts = [build(family, SOFTMAX)(part).last_hidden_state for part in ids.split(length, dim=1)]
+    torch.testing.assert_close(whole, torch.cat(parts, dim=1), atol=1e-4, rtol=1e-4)
+    with pytest.raises(ValueError, match="tile_length=1000 is more than"):
+        linformers.extend_positions(build(family), 2000, tile_length=1000)
+
+
 @pytest.mark.usefixtures("bad_input")
 def test_a_name_is_no_model():
     for function, value in ((linformers.configure, {}), (linformers.extend_positions, {"max_length": 1024})):
@@ -337,6 +354,9 @@ def test_a_model_that_takes_no_implementation_cannot_be_configured():
         ({"projected_dim": "8"}, TypeError, "projected_dim"),
         ({"projection_kind": "linear"}, ValueError, "cluster"),
         ({"exact_length": -1}, ValueError, "exact_length"),
+        ({"segment_length": 16.0}, TypeError, "segment_length"),
+        ({"segment_length": 16, "local_window": 3}, ValueError, "leave local_window at 0"),
+        ({"context_weight": -0.1}, ValueError, "context_weight"),
     ],
 )
 @pytest.mark.usefixtures("bad_input")
@@ -435,8 +455,9 @@ def test_settings_are_printed():
 
 @pytest.mark.compile
 @pytest.mark.parametrize("family", ["bert", "modernbert", "mpnet"])
-def test_compiles_and_exports_for_every_length(family):
-    model = build(family, exact_length=0, projected_dim=8, local_window=4)
+@pytest.mark.parametrize("settings", [{"exact_length": 0, "local_window": 4}, {"segment_length": 32}])
+def test_compiles_and_exports_for_every_length(family, settings):
+    model = build(family, projected_dim=8, **settings)
     batch = {"input_ids": torch.randint(4, 100, (2, 70)), "attention_mask": torch.ones(2, 70, dtype=torch.long)}
     batch["attention_mask"][1, 50:] = 0
     length = torch.export.Dim("length", min=2, max=120)
