@@ -136,7 +136,6 @@ def convert(
             raise ValueError(f"--{name.replace('_', '-')} has no effect on {where}: leave it out{remedy}")
 
     from rich.console import Console
-    from transformers.utils import logging
 
     from linformers.commands.convert import convert_to_folder
     from linformers.files.sources import Source
@@ -144,7 +143,6 @@ def convert(
     def sources(paths: list[str] | None) -> list[Source]:
         return [Source(path=path, text_column=text_column, documents=documents) for path in paths or []]
 
-    logging.disable_progress_bar()  # of files that are written in a moment
     console = Console(highlight=False, soft_wrap=True, markup=False)
     facts = convert_to_folder(
         model,

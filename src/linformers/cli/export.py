@@ -40,12 +40,10 @@ def export(
     calm_threads()
 
     from rich.console import Console
-    from transformers.utils import logging
 
     from linformers.commands.export import export_onnx
     from linformers.files.sources import Source
 
-    logging.disable_progress_bar()  # of files that are written in a moment
     console = Console(highlight=False, soft_wrap=True, markup=False)
     facts = export_onnx(
         model,

@@ -41,6 +41,7 @@ from linformers.files.folders import check_output, write_folder
 from linformers.files.progress import ReadProgress
 from linformers.files.sources import Source
 from linformers.models.config import LinformerConfig
+from linformers.models.silence import silenced
 from linformers.report.cards import CARD, converted_card
 
 CONVERSION, FIDELITY = "conversion.json", "fidelity.json"
@@ -191,7 +192,8 @@ def convert_to_folder(
             (target / FIDELITY).write_text(json.dumps(fidelity.to_dict(), indent=2), encoding="utf-8")
         converted_card(facts | {"notes": notes}, fidelity, model, folder).save(target / CARD)
 
-    write_folder(output, write)
+    with silenced():
+        write_folder(output, write)
     for note in notes:
         console.print(note)
     console.print(f"model in {output}; what it is, and its limits: {output / CARD}")

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, PreTrainedModel
-from transformers.utils import logging
 
 import linformers  # noqa: F401  (registers the model type)
 from linformers.measure.memory import DoesNotFit, gigabytes, limit_memory, peak_bytes, start_peak
+from linformers.models.silence import silenced
 
 _SMALL = 128  # tokens of the pass that starts threads and libraries before anything is measured
 
@@ -93,7 +93,7 @@ def measure_cell(task: Task) -> Cell:
     """
     if task.memory_limit is not None and task.device == "cpu":
         limit_memory(task.memory_limit)
-    with reports_lack_of_memory(task.memory_limit):
+    with reports_lack_of_memory(task.memory_limit), silenced():  # advice about what is done here on purpose
         return _measure(task)
 
 
@@ -136,7 +136,6 @@ def _measure(task: Task) -> Cell:
 
 def build_model(task: Task) -> PreTrainedModel:
     """The encoder with random weights and no dropout."""
-    logging.set_verbosity_error()  # advice about what is done here on purpose
     config = AutoConfig.for_model(task.model_type, **task.fields)
     for name, value in config.to_dict().items():
         if "dropout" in name and isinstance(value, int | float):
