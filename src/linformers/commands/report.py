@@ -186,7 +186,7 @@ def _benchmark(folder: Path, results: Results) -> Document:
     )
 
 
-def scaling_charts(cells: list[Results], prefix: str = "") -> list[Chart]:
+def scaling_charts(cells: list[Results]) -> list[Chart]:
     """Time and memory of benchmark cells against the length."""
     charts = []
     for name, field, unit, axis in (
@@ -204,7 +204,7 @@ def scaling_charts(cells: list[Results], prefix: str = "") -> list[Chart]:
         ends = ", ".join(f"{label} {points[-1][1]:.3g} at {points[-1][0]:,} tokens" for label, points in lines.items())
         charts.append(
             Chart(
-                name=f"{prefix}{name}",
+                name=name,
                 picture=plots.plot_scaling([(axis, {plots.plain(label): line for label, line in lines.items()})]),
                 alt=f"Lines of {axis} against tokens, on logarithmic axes: {ends}.",
                 caption=f"{axis[0].upper()}{axis[1:]}. Both axes are logarithmic: a steeper line grows faster.",
