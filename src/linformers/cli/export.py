@@ -61,7 +61,7 @@ def export(
     if facts["int8"]:
         for line in _describe(facts["int8"]):
             console.print(line)
-    console.print(f"model, tokenizer and what was checked (export.json) in {output}")
+    console.print(f"model, tokenizer and what was checked (export.json) in {output}; its card: {output / 'README.md'}")
     serve = shlex.join(["python", "examples/onnx_inference.py", str(output), "A text."])
     console.print(f"next, without PyTorch: {serve}")
     if format == "onnx":

@@ -29,6 +29,7 @@ from linformers.files.folders import check_output, write_folder
 from linformers.files.progress import ReadProgress
 from linformers.files.sources import Source
 from linformers.models.encoder import LinformerEncoder, LinformerLayer
+from linformers.report.cards import CARD, exported_card
 from linformers.training.loading import LOCAL, load_saved, reported
 
 Format = Literal["onnx", "onnx-int8"]
@@ -152,6 +153,7 @@ def export_onnx(
         tokenizer.save_pretrained(str(folder))
         facts["bytes"] = (folder / GRAPH).stat().st_size
         (folder / FACTS).write_text(json.dumps(facts, indent=2), encoding="utf-8")
+        exported_card(facts, str(model)).save(folder / CARD)
 
     write_folder(output, write)
     return facts
