@@ -115,7 +115,7 @@ def exported_card(facts: Results, model: str) -> ModelCard:
         model: Folder or hub id of what was exported.
     """
     base = _header(model)
-    quantised = {"base_model_relation": "quantized"} if facts["int8"] else {}
+    quantised: dict[str, Any] = {"base_model_relation": "quantized"} if facts["int8"] else {}
     header = ModelCardData(
         **_inherited(model, base),
         **quantised,
