@@ -21,7 +21,7 @@ from linformers.attention import Attention, LinformerAttention
 from linformers.checks import check_int
 from linformers.convert.families import FAMILIES
 from linformers.convert.linformer import to_linformer
-from linformers.convert.load import load_teacher, load_tokenizer
+from linformers.convert.load import find_tokenizer, load_teacher
 
 GRID = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2)  # of the length
 ROUNDS, STEPS = 2, 64
@@ -115,7 +115,7 @@ def advise_projected_dims(
         raise TypeError("texts must be a list of texts, got one str: put it in a list.")
     target, value = _target(target_mass, target_error, mean_dim, length)
     if isinstance(model, str | Path):
-        tokenizer = tokenizer or load_tokenizer(model)
+        tokenizer = tokenizer or find_tokenizer(model)
         model = load_teacher(model, FAMILIES)
     if tokenizer is None:
         raise ValueError("tokenizer is missing: give the model's tokenizer.")

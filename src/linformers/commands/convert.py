@@ -23,10 +23,10 @@ from linformers.convert.interface import Settings, layer_slots, settings_of
 from linformers.convert.linearise import linearise
 from linformers.convert.linformer import to_linformer
 from linformers.convert.load import (
+    find_tokenizer,
     has_longest_input,
     load_processor,
     load_teacher,
-    load_tokenizer,
     longest_input,
     name_of,
     reading,
@@ -120,7 +120,7 @@ def convert_to_folder(
         teacher = load_teacher(folder, None if own else ALL_FAMILIES)
         inputs = INPUTS.get(teacher.main_input_name, "texts")
         if inputs == "texts":
-            tokenizer = load_tokenizer(folder)
+            tokenizer = find_tokenizer(folder)
             _check_length(options, longest_input(teacher))
         else:
             processor = load_processor(folder)

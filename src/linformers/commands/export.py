@@ -20,7 +20,7 @@ from linformers._registration import ATTENTION, MODEL_TYPE
 from linformers.attention import Attention
 from linformers.checks import check_choice
 from linformers.convert.interface import configure, exact_length
-from linformers.convert.load import load_tokenizer, longest_input, name_of
+from linformers.convert.load import find_tokenizer, longest_input, name_of
 from linformers.convert.surroundings import encoder_folder
 from linformers.data.books import load_books
 from linformers.data.documents import read_texts
@@ -180,7 +180,7 @@ def _load(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, int]:
             f"model={name!r} is a {config.model_type} with softmax attention, and only linear models are exported: "
             f"make it one (linformers convert --model {name} --output DIR)"
         )
-    tokenizer = load_tokenizer(name)
+    tokenizer = find_tokenizer(name)
     if tokenizer is None or not tokenizer.is_fast:
         raise ValueError(f"model={name!r} has no tokenizer.json, which the export needs: copy it beside the weights")
     built: Any = load_saved("model", name).float().eval().requires_grad_(False)

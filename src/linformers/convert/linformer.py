@@ -16,10 +16,10 @@ from linformers.checks import check_choice
 from linformers.convert.families import Family
 from linformers.convert.fit import fit_projections
 from linformers.convert.load import (
+    find_tokenizer,
     head_of,
     layer_numbers,
     load_teacher,
-    load_tokenizer,
     longest_input,
     name_of,
 )
@@ -149,7 +149,7 @@ def to_linformer(
     if family.modality != "text":
         _check_patches(teacher.config.model_type, projection_init, max_length)
     elif is_path:
-        tokenizer = tokenizer or load_tokenizer(model_or_path)
+        tokenizer = tokenizer or find_tokenizer(model_or_path)
     if projection_init == "fit" and tokenizer is None:
         raise ValueError("projection_init='fit' needs the model's tokenizer, and there is none: give tokenizer=...")
 

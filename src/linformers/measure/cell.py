@@ -19,7 +19,7 @@ _SMALL = 128  # tokens of the pass that starts threads and libraries before anyt
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class Workload:
     """What to measure.
 
     Args:
@@ -56,7 +56,7 @@ class Task:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class Measurement:
     """What was measured.
 
     Args:
@@ -85,7 +85,7 @@ class Cell:
     hidden_bytes: int
 
 
-def measure_cell(task: Task) -> Cell:
+def measure_cell(task: Workload) -> Measurement:
     """Build an encoder with random weights and time it on random tokens.
 
     Raises:
@@ -97,7 +97,7 @@ def measure_cell(task: Task) -> Cell:
         return _measure(task)
 
 
-def _measure(task: Task) -> Cell:
+def _measure(task: Workload) -> Measurement:
     device = torch.device(task.device)
     model = build_model(task)
     tokens = torch.randint(5, model.config.vocab_size, (task.batch_size, task.length), device=device)
@@ -120,7 +120,7 @@ def _measure(task: Task) -> Cell:
     after = peak_bytes(device)
     if len(times) > 1:
         times = times[1:]  # the first pass also pays for fresh memory
-    return Cell(
+    return Measurement(
         name=task.name,
         length=task.length,
         batch_size=task.batch_size,
@@ -134,7 +134,7 @@ def _measure(task: Task) -> Cell:
     )
 
 
-def build_model(task: Task) -> PreTrainedModel:
+def build_model(task: Workload) -> PreTrainedModel:
     """The encoder with random weights and no dropout."""
     config = AutoConfig.for_model(task.model_type, **task.fields)
     for name, value in config.to_dict().items():
