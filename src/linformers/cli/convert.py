@@ -33,7 +33,8 @@ _OF_OWN = (
     "softmax_layers",
     "positions",
 )
-_OF_FAIRSEQ = ("max_length", "positions")  # what a Linformer-RoBERTa of fairseq leaves a choice about
+# What a Linformer-RoBERTa of fairseq leaves a choice about, and what its weights do not say.
+_OF_FAIRSEQ = ("max_length", "positions", "num_attention_heads", "classification_head")
 _ALWAYS = {"model", "output", "architecture"}
 _MEASURING = {"texts", "text_column", "documents", "max_texts"}
 
@@ -107,6 +108,13 @@ def convert(
     ] = None,
     positions: Annotated[str, typer.Option(help="How positions grow: tile or interpolate.")] = "tile",
     attention_type: Annotated[str, typer.Option(help="Of a linformer: linformer, kfree or softmax.")] = "linformer",
+    num_attention_heads: Annotated[
+        int | None, typer.Option(min=1, help="Of a fairseq Linformer.", show_default="one for 64 features")
+    ] = None,
+    classification_head: Annotated[
+        str | None,
+        typer.Option(help="Name of the classifier of a fairseq Linformer to keep, in place of its masked LM."),
+    ] = None,
     texts: Annotated[
         list[str] | None,
         typer.Option(help="Measure the distance to the teacher on this text (a file, as of pretrain). Repeatable."),

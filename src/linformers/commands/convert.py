@@ -91,7 +91,7 @@ def convert_to_folder(
         model: folder or hub id of what is converted, or a safetensors file of fairseq's Linformer-RoBERTa.
         output: new folder, or one of an earlier conversion, which is replaced.
         options: Arguments of ``linearise`` or ``to_linformer``; ``max_length``, ``positions`` and ``projection_kind``
-            are among them; for a file the first two alone.
+            are among them. For a file the first two, and those of ``convert_fairseq_linformer``.
         architecture: ``own``, the model's class, with all that a folder of sentence-transformers holds around it; or
             ``linformer``, ours. A file of fairseq becomes ours.
         sources: texts on which to measure how far the result is from its teacher.
@@ -209,10 +209,11 @@ def convert_to_folder(
 
 
 def _of_fairseq(file: str, options: Mapping[str, Any]) -> _Converted:
-    student: Any = convert_fairseq_linformer(file)
+    known = {name: value for name, value in options.items() if name in ("num_attention_heads", "classification_head")}
+    student: Any = convert_fairseq_linformer(file, **known)
     before = student.config.max_position_embeddings
     if options["max_length"] is not None:
-        student.resize_max_length(**options)
+        student.resize_max_length(options["max_length"], options["positions"])
     after = student.config.max_position_embeddings
     exact = before if after == before else 0
     return _described(student, None, before, exact)
