@@ -88,6 +88,11 @@ def advise_projected_dims(
 ) -> Advice:
     """Find slots for each layer of an encoder to be converted with slots that follow the content (``cluster``).
 
+    >>> texts = ["It was a grim film about the old road, and the day was good. " * 20]
+    >>> advice = advise_projected_dims("my-encoder", texts, target_mass=0.9, length=48)
+    >>> len(advice.projected_dim)  # a number for each layer
+    2
+
     Exactly one target. A layer that would need more than half of ``length`` keeps softmax attention. All texts are read
     by slots, also those that the converted model will read by softmax attention as they are short (``exact_length``).
 
