@@ -49,5 +49,5 @@ def test_an_example_gives_what_it_says(name: str, folder: Path, monkeypatch: pyt
         pytest.importorskip("onnxruntime")
     said: list[str] = []
     for test in EXAMPLES[name]:
-        doctest.DocTestRunner().run(test, out=said.append)
+        doctest.DocTestRunner(verbose=False).run(test, out=said.append)
     assert not said, "".join(said)
