@@ -29,6 +29,10 @@ class LinformerAttention(Attention):
     them. Slots that stand for tokens (all kinds but ``linear`` and ``conv``) are softmax attention where k >= n,
     exactly.
 
+    >>> attention = LinformerAttention(hidden_size=32, num_attention_heads=4, max_length=512, projected_dim=64)
+    >>> attention(torch.randn(2, 300, 32)).shape
+    torch.Size([2, 300, 32])
+
     Args:
         hidden_size: Width of inputs and outputs.
         num_attention_heads: Heads; must divide ``hidden_size``.

@@ -35,7 +35,8 @@ _OF_OWN = (
     "softmax_layers",
     "positions",
 )
-_OF_FAIRSEQ = ("max_length", "positions")  # what a Linformer-RoBERTa of fairseq leaves a choice about
+# What a Linformer-RoBERTa of fairseq leaves a choice about, and what its weights do not say.
+_OF_FAIRSEQ = ("max_length", "positions", "num_attention_heads", "classification_head")
 _ALWAYS = {"model", "output", "architecture"}
 _MEASURING = {"texts", "text_column", "documents", "max_texts"}
 
@@ -119,6 +120,13 @@ def convert(
     ] = None,
     positions: Annotated[str, typer.Option(help="How positions grow: tile or interpolate.")] = "tile",
     attention_type: Annotated[str, typer.Option(help="Of a linformer: linformer, kfree or softmax.")] = "linformer",
+    num_attention_heads: Annotated[
+        int | None, typer.Option(min=1, help="Of a fairseq Linformer.", show_default="one for 64 features")
+    ] = None,
+    classification_head: Annotated[
+        str | None,
+        typer.Option(help="Name of the classifier of a fairseq Linformer to keep, in place of its masked LM."),
+    ] = None,
     texts: Annotated[
         list[str] | None,
         typer.Option(help="Measure the distance to the teacher on this text (a file, as of pretrain). Repeatable."),
@@ -149,7 +157,6 @@ def convert(
             raise ValueError(f"--{name.replace('_', '-')} has no effect on {where}: leave it out{remedy}")
 
     from rich.console import Console
-    from transformers.utils import logging
 
     from linformers.commands.convert import convert_to_folder
     from linformers.files.sources import Source
@@ -157,7 +164,6 @@ def convert(
     def sources(paths: list[str] | None) -> list[Source]:
         return [Source(path=path, text_column=text_column, documents=documents) for path in paths or []]
 
-    logging.disable_progress_bar()  # of files that are written in a moment
     console = Console(highlight=False, soft_wrap=True, markup=False)
     facts = convert_to_folder(
         model,

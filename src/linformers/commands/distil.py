@@ -23,6 +23,7 @@ from linformers.data.tokenise import forget_limits
 from linformers.files.run_folder import MODEL, Folder
 from linformers.files.settings import Count, Natural, Positive, RunSettings
 from linformers.files.sources import Source
+from linformers.models.silence import silenced
 from linformers.report.cards import CARD, distilled_card
 from linformers.training import tensors
 from linformers.training.corpus import cache_folder
@@ -209,9 +210,10 @@ class DistilJob(Job):
 
     def write_model(self, target: Path, results: dict[str, Any], best: Path) -> None:
         """Write the best weights with the head and all that is around the model, and what was done on its card."""
-        tensors.load_model(self.encoder, best)
+        tensors.load_weights(self.encoder, best)
         inner = carry(self.source, target, None)
-        self.model.save_pretrained(inner)
+        with silenced():
+            self.model.save_pretrained(inner)
         forget_limits(self.tokenizer)
         self.tokenizer.save_pretrained(inner)
         card = distilled_card(self.source, self.path.name, results, self.settings, self.stored)

@@ -27,6 +27,10 @@ def pretrain(
 ) -> dict[str, Any]:
     """Pretrain a masked language model, as ``linformers pretrain`` does.
 
+    >>> results = pretrain("recipe.yaml", ["training.steps=4"], console=Console(quiet=True))
+    >>> results["steps"]
+    4
+
     Args:
         recipe: A recipe, or the path of its YAML file.
         overrides: Changes of a recipe that is read from a file: ``section.key=value``.
@@ -47,6 +51,11 @@ def pretrain(
 def finetune(settings: FinetuneSettings, console: Console | None = None) -> dict[str, Any]:
     """Fine-tune an encoder on labelled texts, images or audio, as ``linformers finetune`` does.
 
+    >>> settings = FinetuneSettings(model="my-encoder", task="reviews.jsonl", output="runs/reviews", epochs=1)
+    >>> results = finetune(settings, console=Console(quiet=True))
+    >>> "accuracy" in results["metrics"]
+    True
+
     Args:
         settings: Model, task, output folder, and how to train.
         console: Where to print; None prints to the terminal.
@@ -58,18 +67,18 @@ def finetune(settings: FinetuneSettings, console: Console | None = None) -> dict
     Raises:
         ValueError: Something in the settings, the data or the folder does not do; nothing has been changed.
         KeyboardInterrupt: The run was stopped by Ctrl-C or SIGTERM; a checkpoint has been written.
-
-    Example:
-        ```python
-        settings = FinetuneSettings(model="runs/linear", task="reviews.jsonl", output="runs/reviews", max_length=4096)
-        print(finetune(settings)["metrics"])
-        ```
     """
     return _results(run_finetune(settings, console=console), settings.output)
 
 
 def distil(settings: DistilSettings, console: Console | None = None) -> dict[str, Any]:
     """Bring a converted encoder closer to its teacher on plain text, as ``linformers distil`` does.
+
+    >>> settings = DistilSettings(
+    ...     model="linear", teacher="my-encoder", texts=("corpus.txt",), output="runs/closer", length=48, steps=4
+    ... )
+    >>> distil(settings, console=Console(quiet=True))["steps"]
+    4
 
     Args:
         settings: Model, teacher, texts, output folder, and how to train.
@@ -113,6 +122,10 @@ def adapt(settings: AdaptSettings, console: Console | None = None) -> dict[str, 
 
 def score(settings: ScoreSettings, console: Console | None = None) -> dict[str, Any]:
     """Score files of documents, each exactly once, as ``linformers score`` does.
+
+    >>> settings = ScoreSettings(model="my-classifier", input=("reviews.jsonl",), output="runs/scores")
+    >>> score(settings, console=Console(quiet=True))["counts"]["scored"]
+    40
 
     Args:
         settings: Model, input files, output folder, and how to read.

@@ -35,6 +35,11 @@ def extend_positions(
 ) -> ModelT:
     """Make room for longer inputs in a model with learned positions, in its own class and in place.
 
+    >>> from transformers import BertConfig, BertModel
+    >>> model = BertModel(BertConfig(vocab_size=100, hidden_size=32, num_hidden_layers=2, num_attention_heads=4))
+    >>> extend_positions(model, 4096).config.max_position_embeddings
+    4096
+
     The table is tiled: position 512 of a model of 512 starts as its position 0. Models that rotate queries and keys
     (RoPE) have no table; they read what their configuration says.
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from linformers.cli import main
 from linformers.commands.report import make_report, write_report
-from linformers.report.document import Chart, Document, Section, Table
+from linformers.report.document import Chart, Report, Section, Table
 from linformers.report.plots import plain, plot_lines, plot_passages
 
 EVIL = "<script>alert('x')</script>&\" $x$ $"
@@ -194,7 +194,7 @@ def test_charts_take_dollars_for_dollars() -> None:
     chart = Chart(
         name="a b", picture=plot_lines({plain("$x$ $"): ([1, 2], [3, 4])}, "n", "y"), alt="A line.", caption=""
     )
-    html = Document(title="T", lead="L", sections=[chart]).as_html()
+    html = Report(title="T", lead="L", sections=[chart]).as_html()
     assert "$x$ $" in html and 'id="a-b-title"' in html
 
 
@@ -261,7 +261,7 @@ def test_files_of_charts(tmp_path: Path) -> None:
         name="growth", picture=figure, alt="A line.", caption="It grows.", head=("n", "y"), rows=[(1, 3), (2, 4)]
     )
     table = Table(caption="Numbers", head=("n", "y"), rows=[("1", 3)])
-    document = Document(title="T", lead="L", sections=[Section(title="S", blocks=[chart, table, "Words."])])
+    document = Report(title="T", lead="L", sections=[Section(title="S", blocks=[chart, table, "Words."])])
     document.write_charts(tmp_path)
     assert (tmp_path / "growth.csv").read_text() == "n,y\n1,3\n2,4\n"
     with Image.open(tmp_path / "growth.png") as image:
