@@ -233,7 +233,7 @@ class AdaptJob(Job):
 
     def write_model(self, target: Path, results: dict[str, Any], best: Path) -> None:
         """Write the best weights with the head and all that is around the model, and what was done on its card."""
-        tensors.load_model(self.encoder, best)
+        tensors.load_weights(self.encoder, best)
         inner = carry(self.source, target, longest_input(self.model))
         self.model.save_pretrained(inner)
         forget_limits(self.tokenizer)
