@@ -27,7 +27,7 @@ def adapt(
         ),
     ] = None,
     max_length: Annotated[int, typer.Option(help="Longest text of the result, in tokens.")] = 8192,
-    projected_dim: Annotated[int, typer.Option(help="Slots for the rest of a text.")] = 64,
+    projected_dim: Annotated[int, typer.Option(help="Slots for the rest of a text.")] = 32,
     context_weight: Annotated[
         float, typer.Option(help="The most that the rest of a text weighs, at equal scores, of what a segment weighs.")
     ] = 0.25,

@@ -67,7 +67,7 @@ class AdaptSettings(RunSettings):
     texts: tuple[str, ...]
     segment_length: Annotated[int, Field(ge=32)] | None = None
     max_length: Count = MAX_LENGTH
-    projected_dim: Count = 64
+    projected_dim: Count = 32
     context_weight: Annotated[float, Field(ge=0)] = 2 * CONTEXT_WEIGHT
     length: Annotated[int, Field(ge=64)] = 1024
     steps: Count = 200
@@ -181,6 +181,7 @@ class AdaptJob(Job):
                 model,
                 max_length=max(settings.max_length, longest_input(model)),
                 projected_dim=settings.projected_dim,
+                projection_kind="attention_pool",  # where slots weigh little clusters cost more than they give
                 segment_length=length,
                 context_weight=settings.context_weight,
             )

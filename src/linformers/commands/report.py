@@ -151,7 +151,7 @@ def _distil(folder: Path, results: Results) -> Report:
     return _training(results, _run(folder), f"Distillation: {folder.resolve().name}", lead, [], facts)
 
 
-def _adapt(folder: Path, results: Results) -> Document:
+def _adapt(folder: Path, results: Results) -> Report:
     best = results["best"]
     lead = "An encoder that was taught to read long texts, on plain text without labels."
     rows = [
