@@ -160,7 +160,7 @@ class LinformerAttention(Attention):
         if at_once or g or pools:
             query = self.split_heads(self.q_proj(heads)) * self.head_dim**-0.5 if g else None
             parts = self._parts(source, documents) if tokens is None else [(tokens, documents)]
-            found = Gathered.of(parts, documents, e, plan, query, g, self.active_dropout)
+            found = Gathered.of(parts, documents, e, plan, query, g, self.active_dropout, slope=not window)
         if plan is not None and found is not None:
             seen, slope = found.slots(plan, window)
         elif compress_first or found is None:

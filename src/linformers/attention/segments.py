@@ -51,7 +51,7 @@ def read_in_segments(
     """
     batch, seq = query.shape[:2]
     g, rest = global_tokens, documents.after(global_tokens)
-    found, plan = gather_tokens(query, keys, values, documents, pooling, global_tokens=g)
+    found, plan = gather_tokens(query, keys, values, documents, pooling, global_tokens=g, slope=False)
     slots, _ = found.slots(plan, length)
     assert found.pooled is not None and found.sums is not None and slots.bias is not None
     # One more than needed in a traced graph, as a graph of one segment would be tied to short sequences.
@@ -59,8 +59,9 @@ def read_in_segments(
     places = torch.arange(count * length, device=query.device).unflatten(0, (count, length))
 
     def cut(x: Tensor) -> Float[Tensor, "segments heads length head_dim"]:
-        padded = F.pad(x, (0, 0, 0, 0, 0, count * length - seq))
-        return padded.unflatten(1, (count, length)).flatten(0, 1).transpose(1, 2)
+        if torch.compiler.is_compiling() or count * length > seq:
+            x = F.pad(x, (0, 0, 0, 0, 0, count * length - seq))
+        return x.unflatten(1, (count, length)).flatten(0, 1).transpose(1, 2)
 
     def given(x: Tensor) -> Float[Tensor, "segments heads _ head_dim"]:
         return x[:, None].expand(-1, count, -1, -1, -1).flatten(0, 1)
