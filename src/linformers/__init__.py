@@ -14,7 +14,14 @@ from linformers._version import __version__
 if TYPE_CHECKING:
     from linformers.analysis.advise import advise_projected_dims
     from linformers.analysis.spectrum import spectrum
-    from linformers.attention import KFreeAttention, LinformerAttention, ProjectionBank, SoftmaxAttention
+    from linformers.attention import (
+        KFreeAttention,
+        LinformerAttention,
+        LinformerEncoder,
+        LinformerEncoderLayer,
+        ProjectionBank,
+        SoftmaxAttention,
+    )
     from linformers.classification.settings import FinetuneSettings
     from linformers.commands.adapt import AdaptSettings
     from linformers.commands.distil import DistilSettings
@@ -48,6 +55,8 @@ __all__ = [
     "LinformerAttention",
     "LinformerAudioModel",
     "LinformerConfig",
+    "LinformerEncoder",
+    "LinformerEncoderLayer",
     "LinformerForAudioClassification",
     "LinformerForImageClassification",
     "LinformerForMaskedLM",
@@ -77,7 +86,14 @@ __all__ = [
     "to_linformer",
 ]
 
-_ATTENTION = {"KFreeAttention", "LinformerAttention", "ProjectionBank", "SoftmaxAttention"}
+_ATTENTION = {
+    "KFreeAttention",
+    "LinformerAttention",
+    "LinformerEncoder",
+    "LinformerEncoderLayer",
+    "ProjectionBank",
+    "SoftmaxAttention",
+}
 _ELSEWHERE = {
     "AdaptSettings": "linformers.commands.adapt",
     "adapt": "linformers.commands.functions",

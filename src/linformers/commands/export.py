@@ -28,7 +28,7 @@ from linformers.files.environment import describe_environment
 from linformers.files.folders import check_output, write_folder
 from linformers.files.progress import ReadProgress
 from linformers.files.sources import Source
-from linformers.models.encoder import LinformerEncoder, LinformerLayer
+from linformers.models.encoder import LinformerLayer, LinformerStack
 from linformers.report.cards import CARD, exported_card
 from linformers.training.loading import LOCAL, load_saved, reported
 
@@ -202,7 +202,7 @@ def _load(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, int]:
     for module in built.modules():
         if isinstance(module, LinformerLayer):
             module.stream_chunk_size = None
-        if isinstance(module, LinformerEncoder | Attention):
+        if isinstance(module, LinformerStack | Attention):
             module.exact_length = 0
     longest = longest_input(built)
     tokenizer.model_max_length = longest
