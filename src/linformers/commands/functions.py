@@ -98,6 +98,12 @@ def distil(settings: DistilSettings, console: Console | None = None) -> dict[str
 def adapt(settings: AdaptSettings, console: Console | None = None) -> dict[str, Any]:
     """Teach an encoder to read long texts, on plain text without labels, as ``linformers adapt`` does.
 
+    >>> settings = AdaptSettings(
+    ...     model="my-encoder", texts=("corpus.txt",), output="runs/long", segment_length=32, length=64, steps=4
+    ... )
+    >>> sorted(adapt(settings, console=Console(quiet=True))["alone"])
+    ['loss', 'passages', 'segments']
+
     Args:
         settings: Model, texts, output folder, and how to train.
         console: Where to print; None prints to the terminal.
@@ -110,12 +116,6 @@ def adapt(settings: AdaptSettings, console: Console | None = None) -> dict[str, 
     Raises:
         ValueError: Something in the settings, the text or the folder does not do; nothing has been changed.
         KeyboardInterrupt: The run was stopped by Ctrl-C or SIGTERM; a checkpoint has been written.
-
-    Example:
-        ```python
-        settings = AdaptSettings(model="all-MiniLM-L6-v2", texts=("docs/*.txt",), output="runs/long")
-        print(adapt(settings)["best"]["passages"])
-        ```
     """
     return _results(run_adapt(settings, console=console), settings.output)
 
