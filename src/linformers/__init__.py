@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from linformers.classification.settings import FinetuneSettings
     from linformers.commands.distil import DistilSettings
     from linformers.commands.export import export_onnx
-    from linformers.commands.functions import distil, finetune, pretrain, score
+    from linformers.commands.functions import distil, embed, finetune, pretrain, score
     from linformers.convert.interface import configure
     from linformers.convert.linearise import linearise
     from linformers.convert.linformer import to_linformer
@@ -36,11 +36,14 @@ if TYPE_CHECKING:
         LinformerModel,
     )
     from linformers.models.resize import extend_positions
-    from linformers.scoring.settings import ScoreSettings
+    from linformers.scoring.embedder import Embedder, Vectors
+    from linformers.scoring.settings import EmbedSettings, ScoreSettings, VectorSettings
     from linformers.training.recipe import Recipe, load_recipe
 
 __all__ = [
     "DistilSettings",
+    "EmbedSettings",
+    "Embedder",
     "FinetuneSettings",
     "KFreeAttention",
     "LinformerAttention",
@@ -59,10 +62,13 @@ __all__ = [
     "Recipe",
     "ScoreSettings",
     "SoftmaxAttention",
+    "VectorSettings",
+    "Vectors",
     "__version__",
     "advise_projected_dims",
     "configure",
     "distil",
+    "embed",
     "export_onnx",
     "extend_positions",
     "finetune",
@@ -78,11 +84,16 @@ _ATTENTION = {"KFreeAttention", "LinformerAttention", "ProjectionBank", "Softmax
 _ELSEWHERE = {
     "advise_projected_dims": "linformers.analysis.advise",
     "DistilSettings": "linformers.commands.distil",
+    "EmbedSettings": "linformers.scoring.settings",
+    "Embedder": "linformers.scoring.embedder",
     "FinetuneSettings": "linformers.classification.settings",
     "Recipe": "linformers.training.recipe",
     "ScoreSettings": "linformers.scoring.settings",
+    "VectorSettings": "linformers.scoring.settings",
+    "Vectors": "linformers.scoring.embedder",
     "configure": "linformers.convert.interface",
     "distil": "linformers.commands.functions",
+    "embed": "linformers.commands.functions",
     "extend_positions": "linformers.models.resize",
     "export_onnx": "linformers.commands.export",
     "finetune": "linformers.commands.functions",

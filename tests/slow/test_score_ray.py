@@ -48,7 +48,7 @@ def test_rows_are_the_same_when_workers_are_killed(work: Path) -> None:
     while killed < KILLS and process.poll() is None and time.perf_counter() < until:
         done = len(list((work / "killed").rglob("_*.json")))
         children = psutil.Process(process.pid).children(recursive=True)
-        workers = [child for child in children if "_Score" in _title(child)]
+        workers = [child for child in children if "_Work" in _title(child)]
         if workers and done >= 3 * (killed + 1):  # some units between two deaths
             min(workers, key=psutil.Process.create_time).kill()  # a younger one may still load its model
             killed += 1

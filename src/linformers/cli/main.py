@@ -21,6 +21,7 @@ COMMANDS = (
     "convert",
     "distil",
     "export",
+    "embed",
     "score",
     "calibrate",
     "tokenizer",
