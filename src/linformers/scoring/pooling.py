@@ -94,7 +94,8 @@ class Pool:
             if mode != "max":
                 weights = self.weights[:, place, None]
                 self.values[:, place] /= np.sqrt(weights) if mode == "mean_sqrt_len_tokens" else weights
-        return self.values.reshape(len(self.values), -1)
+        count, modes, hidden = self.values.shape
+        return self.values.reshape(count, modes * hidden)
 
 
 def stored(
