@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from linformers.commands.adapt import AdaptSettings
     from linformers.commands.distil import DistilSettings
     from linformers.commands.export import export_onnx
-    from linformers.commands.functions import adapt, distil, finetune, pretrain, score
+    from linformers.commands.functions import adapt, distil, embed, finetune, pretrain, score
     from linformers.convert.interface import configure
     from linformers.convert.linearise import linearise
     from linformers.convert.linformer import to_linformer
@@ -44,12 +44,15 @@ if TYPE_CHECKING:
         LinformerModel,
     )
     from linformers.models.resize import extend_positions
-    from linformers.scoring.settings import ScoreSettings
+    from linformers.scoring.embedder import Embedder, Vectors
+    from linformers.scoring.settings import EmbedSettings, ScoreSettings, VectorSettings
     from linformers.training.recipe import Recipe, load_recipe
 
 __all__ = [
     "AdaptSettings",
     "DistilSettings",
+    "EmbedSettings",
+    "Embedder",
     "FinetuneSettings",
     "KFreeAttention",
     "LinformerAttention",
@@ -70,11 +73,14 @@ __all__ = [
     "Recipe",
     "ScoreSettings",
     "SoftmaxAttention",
+    "VectorSettings",
+    "Vectors",
     "__version__",
     "adapt",
     "advise_projected_dims",
     "configure",
     "distil",
+    "embed",
     "export_onnx",
     "extend_positions",
     "finetune",
@@ -99,11 +105,16 @@ _ELSEWHERE = {
     "adapt": "linformers.commands.functions",
     "advise_projected_dims": "linformers.analysis.advise",
     "DistilSettings": "linformers.commands.distil",
+    "EmbedSettings": "linformers.scoring.settings",
+    "Embedder": "linformers.scoring.embedder",
     "FinetuneSettings": "linformers.classification.settings",
     "Recipe": "linformers.training.recipe",
     "ScoreSettings": "linformers.scoring.settings",
+    "VectorSettings": "linformers.scoring.settings",
+    "Vectors": "linformers.scoring.embedder",
     "configure": "linformers.convert.interface",
     "distil": "linformers.commands.functions",
+    "embed": "linformers.commands.functions",
     "extend_positions": "linformers.models.resize",
     "export_onnx": "linformers.commands.export",
     "finetune": "linformers.commands.functions",

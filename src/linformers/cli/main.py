@@ -22,6 +22,7 @@ COMMANDS = (
     "distil",
     "adapt",
     "export",
+    "embed",
     "score",
     "calibrate",
     "tokenizer",

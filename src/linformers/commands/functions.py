@@ -14,11 +14,12 @@ from rich.console import Console
 from linformers.classification.settings import FinetuneSettings
 from linformers.commands.adapt import AdaptSettings, run_adapt
 from linformers.commands.distil import DistilSettings, run_distil
+from linformers.commands.embed import run_embed
 from linformers.commands.finetune import run_finetune
 from linformers.commands.pretrain import run_recipe
 from linformers.commands.score import run_score
 from linformers.files.run_folder import RESULTS
-from linformers.scoring.settings import ScoreSettings
+from linformers.scoring.settings import EmbedSettings, ScoreSettings
 from linformers.training.recipe import Recipe, load_recipe
 
 
@@ -139,6 +140,28 @@ def score(settings: ScoreSettings, console: Console | None = None) -> dict[str, 
         OSError: An input that is not there, or cannot be read now.
     """
     return run_score(settings, console or Console())
+
+
+def embed(settings: EmbedSettings, console: Console | None = None) -> dict[str, Any]:
+    """Embed files of documents, each exactly once, as ``linformers embed`` does.
+
+    >>> settings = EmbedSettings(model="my-encoder", input=("reviews.jsonl",), output="runs/vectors")
+    >>> embed(settings, console=Console(quiet=True))["counts"]["vectors"]
+    40
+
+    Args:
+        settings: Model, input files, output folder, what has a vector, and how it is stored.
+        console: Where to print; None prints to the terminal.
+
+    Returns:
+        The ``counts`` of rows, embedded and rejected, and of vectors. These are in the folder ``embeddings`` below
+        ``settings.output``, in a column of fixed-size lists, ``embedding``.
+
+    Raises:
+        ValueError: An option, a model or an output folder that cannot be used, or an input that has changed.
+        OSError: An input that is not there, or cannot be read now.
+    """
+    return run_embed(settings, console or Console())
 
 
 def _results(code: int, folder: str) -> dict[str, Any]:
