@@ -11,6 +11,7 @@ from finetune_helpers import BAD, GOOD, make_model, sentence
 from rich.console import Console
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 from transformers import AutoModel, AutoTokenizer
 
 import linformers
@@ -118,6 +119,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_been(work: Path, monkeypatch: p
         ({"length": 1024}, "length=1024 is more than max_length=512"),
         ({"model": "linformer"}, "reads a text as a whole"),
         ({"model": "slots"}, r"segment_length=0\); give the encoder"),
+        ({"model": "first"}, "pools tokens by cls"),
         ({"segment_length": 100}, "tile_length=100 is more than the 64 positions"),
     ],
 )
@@ -127,6 +129,11 @@ def test_what_cannot_be_adapted(work: Path, changes: dict[str, Any], said: str) 
         if changes.get("model") == name:
             made(str(work / "encoder"), projected_dim=4).save_pretrained(work / name)
             AutoTokenizer.from_pretrained(work / "encoder").save_pretrained(work / name)
+    if changes.get("model") == "first":
+        first = SentenceTransformer(
+            modules=[Transformer(str(work / "encoder")), Pooling(32, pooling_mode="cls")], device="cpu"
+        )
+        first.save(str(work / "first"))
     places = {name: str(work / value) if name == "model" else value for name, value in changes.items()}
     if "texts" in places:
         places["texts"] = tuple(str(work / text) for text in changes["texts"])

@@ -25,6 +25,7 @@ from linformers.files.run_folder import MODEL, Folder
 from linformers.files.settings import Count, Natural, Positive, RunSettings
 from linformers.files.sources import Source
 from linformers.report.cards import CARD, adapted_card
+from linformers.scoring.sentence import read_sentences
 from linformers.training import tensors
 from linformers.training.contrast import STRETCH, Contrast, Queries, Weights, padded
 from linformers.training.corpus import cache_folder
@@ -127,6 +128,7 @@ class AdaptJob(Job):
         settings, training = self.settings, self.settings.training()
         with reported("model", settings.model):
             self.source = Path(with_surroundings(settings.model))
+        self._check_vectors()
         self.model = self._linear(load_saved("model", settings.model, settings.dtype))
         self.stored = stored_dtype("model", settings.model, settings.dtype, self.console)
         self.tokenizer: Any = load_tokenizer("model", settings.model)
@@ -165,6 +167,18 @@ class AdaptJob(Job):
             per_step=settings.batch_size * settings.length,
             measure_start=True,
         )
+
+    def _check_vectors(self) -> None:
+        """Refuse an encoder whose vectors are not the means of its tokens, with or without length 1."""
+        found = read_sentences(self.source)
+        if found.modes != ("mean",) or found.layers:
+            how = (
+                f"pools tokens by {', '.join(found.modes)}" if found.modes != ("mean",) else "has layers after pooling"
+            )
+            raise ValueError(
+                f"model={self.settings.model!r} {how}, and what is adapted are means of tokens; take an encoder that "
+                "pools by mean, with nothing after it"
+            )
 
     def _linear(self, model: Any) -> Any:
         """The model, read in segments."""
