@@ -21,7 +21,7 @@ from result_files import write_csv
 from rich.console import Console
 from rich.table import Table
 
-from linformers.commands.benchmark import Plan, Settings, measure_plan
+from linformers.commands.benchmark import BenchmarkSettings, Plan, measure_plan
 from linformers.files.settings import override
 from linformers.measure.contenders import RIVALS, Shape, linformer, rival
 from linformers.measure.results import identity
@@ -110,7 +110,9 @@ def main() -> None:
     alone = Plan(
         contenders=ours,
         lengths=arguments.growth,
-        settings=Settings(device=arguments.device, repeats=arguments.repeats, cell_seconds=6.0, pass_limit=60.0),
+        settings=BenchmarkSettings(
+            device=arguments.device, repeats=arguments.repeats, cell_seconds=6.0, pass_limit=60.0
+        ),
         options={"shape": shape.model_dump(), "k": k, "fields": fields},
     )
     everyone = replace(

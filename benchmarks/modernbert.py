@@ -9,6 +9,9 @@ masked tokens of Project Gutenberg's books, first on 256 tokens, for the last th
 and time. Controls: global layers that see a window of 64 tokens each side alone (the same weights), and texts cut into
 chunks of 512. A model that is in the folder is not trained again.
 
+Its training ends by the clock, and its lengths change on the way. ``training/engine.py`` counts steps, so the loop of
+20 lines here is shorter than a recipe, an objective and a count of steps from a trial would be.
+
 Writes results/modernbert-small.csv. The shape of ModernBERT-base with random weights is timed by
 ``python benchmarks/modernbert.py --base``, into results/modernbert-base-speed.csv.
 """

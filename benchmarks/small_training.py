@@ -150,7 +150,7 @@ def train_classifier(
             torch.cuda.synchronize()
         chosen = History.read(best).step if history.evaluations else None
         if chosen is not None:
-            tensors.load_model(model, best)
+            tensors.load_weights(model, best)
     found = [(step, metrics["accuracy"]) for step, metrics in history.evaluations]
     seconds = history.seconds - objective.seconds
     seen = f", validation {found[-1][1]:.4f}" if found else ""

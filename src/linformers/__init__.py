@@ -14,11 +14,19 @@ from linformers._version import __version__
 if TYPE_CHECKING:
     from linformers.analysis.advise import advise_projected_dims
     from linformers.analysis.spectrum import spectrum
-    from linformers.attention import KFreeAttention, LinformerAttention, ProjectionBank, SoftmaxAttention
+    from linformers.attention import (
+        KFreeAttention,
+        LinformerAttention,
+        LinformerEncoder,
+        LinformerEncoderLayer,
+        ProjectionBank,
+        SoftmaxAttention,
+    )
     from linformers.classification.settings import FinetuneSettings
+    from linformers.commands.adapt import AdaptSettings
     from linformers.commands.distil import DistilSettings
     from linformers.commands.export import export_onnx
-    from linformers.commands.functions import distil, finetune, pretrain, score
+    from linformers.commands.functions import adapt, distil, embed, finetune, pretrain, score
     from linformers.convert.interface import configure
     from linformers.convert.linearise import linearise
     from linformers.convert.linformer import to_linformer
@@ -36,16 +44,22 @@ if TYPE_CHECKING:
         LinformerModel,
     )
     from linformers.models.resize import extend_positions
-    from linformers.scoring.settings import ScoreSettings
+    from linformers.scoring.embedder import Embedder, Vectors
+    from linformers.scoring.settings import EmbedSettings, ScoreSettings, VectorSettings
     from linformers.training.recipe import Recipe, load_recipe
 
 __all__ = [
+    "AdaptSettings",
     "DistilSettings",
+    "EmbedSettings",
+    "Embedder",
     "FinetuneSettings",
     "KFreeAttention",
     "LinformerAttention",
     "LinformerAudioModel",
     "LinformerConfig",
+    "LinformerEncoder",
+    "LinformerEncoderLayer",
     "LinformerForAudioClassification",
     "LinformerForImageClassification",
     "LinformerForMaskedLM",
@@ -59,10 +73,14 @@ __all__ = [
     "Recipe",
     "ScoreSettings",
     "SoftmaxAttention",
+    "VectorSettings",
+    "Vectors",
     "__version__",
+    "adapt",
     "advise_projected_dims",
     "configure",
     "distil",
+    "embed",
     "export_onnx",
     "extend_positions",
     "finetune",
@@ -74,15 +92,29 @@ __all__ = [
     "to_linformer",
 ]
 
-_ATTENTION = {"KFreeAttention", "LinformerAttention", "ProjectionBank", "SoftmaxAttention"}
+_ATTENTION = {
+    "KFreeAttention",
+    "LinformerAttention",
+    "LinformerEncoder",
+    "LinformerEncoderLayer",
+    "ProjectionBank",
+    "SoftmaxAttention",
+}
 _ELSEWHERE = {
+    "AdaptSettings": "linformers.commands.adapt",
+    "adapt": "linformers.commands.functions",
     "advise_projected_dims": "linformers.analysis.advise",
     "DistilSettings": "linformers.commands.distil",
+    "EmbedSettings": "linformers.scoring.settings",
+    "Embedder": "linformers.scoring.embedder",
     "FinetuneSettings": "linformers.classification.settings",
     "Recipe": "linformers.training.recipe",
     "ScoreSettings": "linformers.scoring.settings",
+    "VectorSettings": "linformers.scoring.settings",
+    "Vectors": "linformers.scoring.embedder",
     "configure": "linformers.convert.interface",
     "distil": "linformers.commands.functions",
+    "embed": "linformers.commands.functions",
     "extend_positions": "linformers.models.resize",
     "export_onnx": "linformers.commands.export",
     "finetune": "linformers.commands.functions",

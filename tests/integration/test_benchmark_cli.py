@@ -12,8 +12,8 @@ from PIL import Image
 from linformers.cli import main
 from linformers.cli.benchmark import benchmark
 from linformers.commands import benchmark as benchmark_run
-from linformers.commands.benchmark import Settings, predicted_seconds
-from linformers.measure.cell import Cell, Task
+from linformers.commands.benchmark import BenchmarkSettings, predicted_seconds
+from linformers.measure.cell import Measurement, Workload
 from linformers.measure.contenders import Shape
 from linformers.measure.show import growth_exponent
 
@@ -29,18 +29,18 @@ def cells_of(output: Path) -> dict[tuple[str, int], dict[str, Any]]:
     return {(cell["name"], cell["length"]): cell for cell in content["cells"]}
 
 
-def pretend(monkeypatch: pytest.MonkeyPatch, seconds: Any = lambda task: 0.01, stop_at: int = 10**9) -> list[Task]:
+def pretend(monkeypatch: pytest.MonkeyPatch, seconds: Any = lambda task: 0.01, stop_at: int = 10**9) -> list[Workload]:
     """Let cells be measured without a process; gives the list of those that are."""
-    tasks: list[Task] = []
+    tasks: list[Workload] = []
 
-    def run_cell(task: Task) -> Cell:
+    def run_cell(task: Workload) -> Measurement:
         if len(tasks) == stop_at:
             raise KeyboardInterrupt
         tasks.append(task)
         time = seconds(task)
         times = {"seconds": time, "seconds_min": time, "seconds_max": time, "repeats": 1}
         sizes = {"peak_bytes": 1000 * task.length * task.batch_size, "weight_bytes": 10**6, "hidden_bytes": 1}
-        return Cell(name=task.name, length=task.length, batch_size=task.batch_size, **times, **sizes)
+        return Measurement(name=task.name, length=task.length, batch_size=task.batch_size, **times, **sizes)
 
     monkeypatch.setattr(benchmark_run, "run_cell", run_cell)
     monkeypatch.setattr(benchmark_run, "largest_batch", lambda task, memory: run_cell(task))
@@ -153,7 +153,7 @@ def test_what_does_not_fit_is_said(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_a_rival_that_fails_is_a_row_and_ours_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fails(task: Task) -> Cell:
+    def fails(task: Workload) -> Measurement:
         raise RuntimeError("expected scalar type BFloat16 but found Float\nmore")
 
     options = ["--lengths", "64", "--against", "nystromformer", "--dims"]
@@ -205,7 +205,10 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, capsys: pytest
 
 def test_defaults_are_those_of_the_settings() -> None:
     options = {name: one.default for name, one in inspect.signature(benchmark).parameters.items()}
-    for kind, names in ((Settings, {}), (Shape, {"num_hidden_layers": "layers", "num_attention_heads": "heads"})):
+    for kind, names in (
+        (BenchmarkSettings, {}),
+        (Shape, {"num_hidden_layers": "layers", "num_attention_heads": "heads"}),
+    ):
         for name, field in kind.model_fields.items():
             if name != "device":  # the best there is
                 assert options[names.get(name, name)] == field.default, name

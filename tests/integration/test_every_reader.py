@@ -220,6 +220,10 @@ def run_score(work: Path, docs: Path, output: Path) -> int:
     return command("score", "--model", work / "classifier", "--input", docs, "--output", output / "run")
 
 
+def run_embed(work: Path, docs: Path, output: Path) -> int:
+    return command("embed", "--model", work / "teacher", "--input", docs, "--output", output / "run")
+
+
 def run_spectrum(work: Path, docs: Path, output: Path) -> int:
     given = ("--model", work / "teacher", "--texts", docs, "--output", output / "run", "--max-texts", 10_000)
     return command("spectrum", *given, "--length", 64, "--index", 8)
@@ -297,8 +301,8 @@ def test_files_that_cannot_be_read(
     monkeypatch.setenv("LINFORMERS_CACHE", str(tmp_path / "cache"))
     content, said = WHOLE_FILES[file]
     (tmp_path / file).write_bytes(content)
-    if name == "score":  # what cannot be read is rejected, and the rest is scored
-        assert run_score(work, tmp_path / file, tmp_path) == (file != "cut.jsonl.gz")
+    if name in ("score", "embed"):  # what cannot be read is rejected, and the rest is done
+        assert COMMANDS[name](work, tmp_path / file, tmp_path) == (file != "cut.jsonl.gz")
         rejects = (tmp_path / "run" / "rejects.jsonl").read_text()
         assert said in rejects and bool(rejects) == bool(content)
         return

@@ -45,6 +45,7 @@ def score(work: Path, model: Path) -> list[str]:
 
 COMMANDS = {
     "score": "score --model MODEL --input ROWS --output OUT",
+    "embed": "embed --model MODEL --input ROWS --output OUT",
     "calibrate": "calibrate --model MODEL --labelled ROWS --output OUT --precision 0.5",
     "convert": "convert --model MODEL --output OUT",
     "finetune": "finetune --model MODEL --task ROWS --output OUT",

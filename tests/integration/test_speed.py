@@ -12,7 +12,7 @@ import pytest
 import torch
 from limit import measure_limit
 
-from linformers.measure.cell import Task, build_model
+from linformers.measure.cell import Workload, build_model
 
 LENGTH = 4096
 FIELDS: dict[str, Any] = {
@@ -38,8 +38,8 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def task(**fields: Any) -> Task:
-    return Task(name="ours", fields={**FIELDS, **fields}, length=LENGTH)
+def task(**fields: Any) -> Workload:
+    return Workload(name="ours", fields={**FIELDS, **fields}, length=LENGTH)
 
 
 def of_limit(kind: str) -> float:

@@ -28,11 +28,11 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def start(work: Path, name: str, *more: str) -> "subprocess.Popen[str]":
+def start(work: Path, name: str, *more: str, command: str = "score") -> "subprocess.Popen[str]":
     given = ["--model", "model", "--input", "docs", "--output", name, "--shard-rows", "40", *more]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "linformers", "score", *given]
-    return subprocess.Popen(command, cwd=work, env=environment, stdout=-1, stderr=subprocess.STDOUT, text=True)
+    words = [sys.executable, "-m", "linformers", command, *given]
+    return subprocess.Popen(words, cwd=work, env=environment, stdout=-1, stderr=subprocess.STDOUT, text=True)
 
 
 def finish(process: "subprocess.Popen[str]", code: int) -> str:
@@ -48,7 +48,7 @@ def test_rows_are_the_same_when_workers_are_killed(work: Path) -> None:
     while killed < KILLS and process.poll() is None and time.perf_counter() < until:
         done = len(list((work / "killed").rglob("_*.json")))
         children = psutil.Process(process.pid).children(recursive=True)
-        workers = [child for child in children if "_Score" in _title(child)]
+        workers = [child for child in children if "_Work" in _title(child)]
         if workers and done >= 3 * (killed + 1):  # some units between two deaths
             min(workers, key=psutil.Process.create_time).kill()  # a younger one may still load its model
             killed += 1
@@ -73,6 +73,17 @@ def test_one_engine_goes_on_where_the_other_stopped(work: Path) -> None:
     said = finish(start(work, "both", "--engine", "ray", "--workers", "2"), 0)  # of less than a CPU each, on two
     assert "Going on" in said
     assert fingerprint(work / "both") == fingerprint(work / "local")
+
+
+def test_vectors_are_the_same(work: Path) -> None:
+    """Chunks with the ranges of int8, which workers must not measure for themselves."""
+    given = ("--chunks", "tokens:20", "--overlap", "5", "--dtype", "int8")
+    finish(start(work, "vectors", *given, command="embed"), 0)
+    said = finish(start(work, "vectors-on-ray", *given, "--engine", "ray", "--workers", "2", command="embed"), 0)
+    assert f"{3 * ROWS + 4:,} rows in = {3 * ROWS - 1:,} embedded + 5 rejected" in said
+    assert fingerprint(work / "vectors-on-ray", "embeddings") == fingerprint(work / "vectors", "embeddings")
+    found = read_scores(work / "vectors", "embeddings")
+    assert len({(row["file"], row["row"], row["chunk"]) for row in found}) == len(found) > 3 * ROWS
 
 
 def test_what_a_worker_cannot_do_is_said_in_one_line(work: Path) -> None:

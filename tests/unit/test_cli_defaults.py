@@ -10,6 +10,7 @@ from linformers.cli.advise import advise
 from linformers.cli.calibrate import calibrate
 from linformers.cli.convert import convert
 from linformers.cli.distil import distil
+from linformers.cli.embed import embed
 from linformers.cli.export import export
 from linformers.cli.finetune import finetune
 from linformers.cli.score import score
@@ -20,7 +21,7 @@ from linformers.commands.export import export_onnx
 from linformers.commands.spectrum import SpectrumSettings
 from linformers.convert.linformer import to_linformer
 from linformers.measure.memory import parse_bytes
-from linformers.scoring.settings import Reading, ScoreSettings
+from linformers.scoring.settings import EmbedSettings, Reading, ScoreSettings
 
 
 def defaults(function: Any) -> dict[str, Any]:
@@ -37,6 +38,7 @@ def defaults(function: Any) -> dict[str, Any]:
         (spectrum, SpectrumSettings),
         (advise, AdviseSettings),
         (score, ScoreSettings),
+        (embed, EmbedSettings),
     ],
 )
 def test_options_are_the_settings_with_their_defaults(command: Any, settings: Any) -> None:

@@ -21,7 +21,7 @@ from linformers.attention import Attention, LinformerAttention
 from linformers.checks import check_int
 from linformers.convert.families import FAMILIES
 from linformers.convert.linformer import to_linformer
-from linformers.convert.load import load_teacher, load_tokenizer
+from linformers.convert.load import find_tokenizer, load_teacher
 
 GRID = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2)  # of the length
 ROUNDS, STEPS = 2, 64
@@ -88,6 +88,11 @@ def advise_projected_dims(
 ) -> Advice:
     """Find slots for each layer of an encoder to be converted with slots that follow the content (``cluster``).
 
+    >>> texts = ["It was a grim film about the old road, and the day was good. " * 20]
+    >>> advice = advise_projected_dims("my-encoder", texts, target_mass=0.9, length=48)
+    >>> len(advice.projected_dim)  # a number for each layer
+    2
+
     Exactly one target. A layer that would need more than half of ``length`` keeps softmax attention. All texts are read
     by slots, also those that the converted model will read by softmax attention as they are short (``exact_length``).
 
@@ -115,7 +120,7 @@ def advise_projected_dims(
         raise TypeError("texts must be a list of texts, got one str: put it in a list.")
     target, value = _target(target_mass, target_error, mean_dim, length)
     if isinstance(model, str | Path):
-        tokenizer = tokenizer or load_tokenizer(model)
+        tokenizer = tokenizer or find_tokenizer(model)
         model = load_teacher(model, FAMILIES)
     if tokenizer is None:
         raise ValueError("tokenizer is missing: give the model's tokenizer.")

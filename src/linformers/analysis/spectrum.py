@@ -104,6 +104,11 @@ def spectrum(
 ) -> Spectrum:
     """Measure the singular values of an encoder's attention maps (Linformer, Figure 1).
 
+    >>> texts = ["It was a grim film about the old road, and the day was good. " * 20]
+    >>> found = spectrum("my-encoder", texts, length=48, index=8)
+    >>> found.shares.shape  # texts, layers, heads
+    (1, 2, 2)
+
     Any encoder of transformers goes whose attention weights can be had (BERT, RoBERTa, XLM-R, MiniLM, ModernBERT,
     ELECTRA, DistilBERT, ...), and ours. Of a Linformer it is the n x n map that compression and attention make
     together. Memory: some n x n matrices. Time for each map: O(n^3) up to 1,024 tokens, then O(n^2 index).

@@ -3,6 +3,7 @@
 from linformers.attention.base import Attention
 from linformers.attention.documents import Documents
 from linformers.attention.kfree import KFreeAttention
+from linformers.attention.layers import LinformerEncoder, LinformerEncoderLayer
 from linformers.attention.linformer import LinformerAttention
 from linformers.attention.projection import Projection
 from linformers.attention.sharing import PROJECTION_KINDS, SHARING_MODES, ProjectionBank
@@ -15,6 +16,8 @@ __all__ = [
     "Documents",
     "KFreeAttention",
     "LinformerAttention",
+    "LinformerEncoder",
+    "LinformerEncoderLayer",
     "Projection",
     "ProjectionBank",
     "SoftmaxAttention",

@@ -29,6 +29,10 @@ class LinformerAttention(Attention):
     them. Slots that stand for tokens (all kinds but ``linear`` and ``conv``) are softmax attention where k >= n,
     exactly.
 
+    >>> attention = LinformerAttention(hidden_size=32, num_attention_heads=4, max_length=512, projected_dim=64)
+    >>> attention(torch.randn(2, 300, 32)).shape
+    torch.Size([2, 300, 32])
+
     Args:
         hidden_size: Width of inputs and outputs.
         num_attention_heads: Heads; must divide ``hidden_size``.
@@ -156,7 +160,7 @@ class LinformerAttention(Attention):
         if at_once or g or pools:
             query = self.split_heads(self.q_proj(heads)) * self.head_dim**-0.5 if g else None
             parts = self._parts(source, documents) if tokens is None else [(tokens, documents)]
-            found = Gathered.of(parts, documents, e, plan, query, g, self.active_dropout)
+            found = Gathered.of(parts, documents, e, plan, query, g, self.active_dropout, slope=not window)
         if plan is not None and found is not None:
             seen, slope = found.slots(plan, window)
         elif compress_first or found is None:

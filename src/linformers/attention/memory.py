@@ -110,6 +110,7 @@ class Gathered:
         global_tokens: int,
         dropout: float,
         global_bias: Float[Tensor, "heads globals part"] | None = None,
+        slope: bool = True,
     ) -> "Gathered":
         """Go through the parts.
 
@@ -121,7 +122,7 @@ class Gathered:
         for tokens, place in parts:
             keys, values = tokens
             if plan is not None and isinstance(pooling, AttentionPoolProjection):
-                pooled = pooling.pool(keys, values, plan, place.after(global_tokens))
+                pooled = pooling.pool(keys, values, plan, place.after(global_tokens), slope)
                 sums = pooled.sums if sums is None else sums + pooled.sums  # of a long text there are many parts
             if global_query is not None:
                 dtype = wide(keys)  # float16 cannot hold large scores, and under autocast products are not wide
@@ -193,6 +194,30 @@ def plan_slots(
     return pooling.plan(keys.to(dtype), queries, sample >= 0, real_queries)
 
 
+def gather_tokens(
+    query: Float[Tensor, "batch seq heads head_dim"],
+    keys: Float[Tensor, "batch seq heads head_dim"],
+    values: Float[Tensor, "batch seq heads head_dim"],
+    documents: Documents,
+    pooling: AttentionPoolProjection,
+    *,
+    global_tokens: int = 0,
+    global_query: Float[Tensor, "batch heads globals head_dim"] | None = None,
+    dropout: float = 0.0,
+    global_bias: Float[Tensor, "heads globals part"] | None = None,
+    slope: bool = True,
+) -> tuple[Gathered, SlotPlan]:
+    """What is made of the (aligned) tokens of whole documents, all at once, and what decided about the slots."""
+    rest = documents.after(global_tokens)
+    sample = pooling.sample(rest)
+    real = sample[:, ::2] >= 0 if rest.padded or torch.compiler.is_compiling() else None
+    queries = rest.rows(query, sample[:, ::2]).transpose(1, 2)
+    plan = plan_slots(pooling, rest.rows(keys, sample), queries, sample, real)
+    parts = [((keys, values), documents)]
+    found = Gathered.of(parts, documents, pooling, plan, global_query, global_tokens, dropout, global_bias, slope=slope)
+    return found, plan
+
+
 def memory_of_tokens(
     query: Float[Tensor, "batch seq heads head_dim"],
     keys: Float[Tensor, "batch seq heads head_dim"],
@@ -210,15 +235,22 @@ def memory_of_tokens(
     ``softmax(query keys^T / sqrt(head_dim)) values`` is what it approximates; ``distances`` are added to the scores.
     """
     g, rest = global_tokens, documents.after(global_tokens)
-    sample = pooling.sample(rest)
-    real = sample[:, ::2] >= 0 if rest.padded or torch.compiler.is_compiling() else None
-    queries = rest.rows(query, sample[:, ::2]).transpose(1, 2)
-    plan = plan_slots(pooling, rest.rows(keys, sample), queries, sample, real)
     first = torch.arange(g, device=keys.device)[None]
     heads = documents.rows(query, first).transpose(1, 2) * query.shape[-1] ** -0.5 if g else None
     places = torch.arange(keys.shape[1], device=keys.device)
     bias = None if distances is None else distances.between(first[0], places)
-    found = Gathered.of([((keys, values), documents)], documents, pooling, plan, heads, g, dropout, bias)
+    found, plan = gather_tokens(
+        query,
+        keys,
+        values,
+        documents,
+        pooling,
+        global_tokens=g,
+        global_query=heads,
+        dropout=dropout,
+        global_bias=bias,
+        slope=not window,
+    )
     seen, slope = found.slots(plan, window)
     first_tokens = (documents.rows(keys, first), documents.rows(values, first)) if g else None
     if distances is None:

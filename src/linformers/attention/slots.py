@@ -63,7 +63,7 @@ class SlotSums:
     keys: Float[Tensor, "batch heads projected head_dim"]
     squares: Float[Tensor, "batch heads projected head_dim"]
     values: Float[Tensor, "batch heads projected head_dim"]
-    products: Float[Tensor, "batch heads head_dim head_dim"]
+    products: Float[Tensor, "batch heads rows columns"]  # of size 0 where no slope is wanted
 
     def __add__(self, other: "SlotSums") -> "SlotSums":
         """Over the tokens of both."""
@@ -150,8 +150,9 @@ class AttentionPoolProjection(Pooling):
         values: Float[Tensor, "batch seq heads head_dim"],
         plan: SlotPlan,
         documents: Documents,
+        slope: bool = True,
     ) -> Pooled:
-        """Sums over some tokens, in at least float32."""
+        """Sums over some tokens, in at least float32; with what the ``slope`` is made of, or without."""
         batch, seq, heads, _ = keys.shape
         keys, values = (x.to(wide(x)) for x in (keys, values))
         by_head = keys.transpose(1, 2)
@@ -164,7 +165,9 @@ class AttentionPoolProjection(Pooling):
         rows = [keys.new_ones(1, 1, 1, 1).expand(batch, seq, heads, 1), keys, keys.square(), values]
         with torch.autocast(keys.device.type, enabled=False):
             ones, firsts, squares, seconds = sum_slots(rows, slots, weights, self.projected_dim)
-            products = (by_head * weights[..., None]).transpose(-1, -2) @ values.transpose(1, 2)
+            products = keys.new_zeros(batch, heads, 0, 0)
+            if slope:
+                products = (by_head * weights[..., None]).transpose(-1, -2) @ values.transpose(1, 2)
         return Pooled(SlotSums(ones, firsts, squares, seconds, products), slots, weights)
 
 

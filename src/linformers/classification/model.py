@@ -102,7 +102,7 @@ def choose_max_length(asked: int | None, model: PreTrainedModel, tokenizer: Toke
 
 
 @torch.no_grad()
-def start_head(model: PreTrainedModel, sequences: Int[np.ndarray, "examples seq"], batch_size: int = 16) -> None:
+def start_head(model: PreTrainedModel, sequences: Int[np.ndarray, "examples seq"]) -> None:
     """Start the classifier's first layer so that it whitens the pooled features of some training sequences.
 
     After a short pretraining the means of long texts differ by a few hundredths of their size; a head that starts
@@ -115,7 +115,7 @@ def start_head(model: PreTrainedModel, sequences: Int[np.ndarray, "examples seq"
     pooled = torch.cat(
         [
             head.pool(encoder(torch.from_numpy(part).to(device)).last_hidden_state, None)
-            for part in np.array_split(sequences, max(len(sequences) // batch_size, 1))
+            for part in np.array_split(sequences, max(len(sequences) // 16, 1))
         ]
     )
     values, vectors = torch.linalg.eigh(torch.cov(pooled.T))

@@ -77,12 +77,12 @@ def benchmark(
     import torch
     from rich.console import Console
 
-    from linformers.commands.benchmark import Plan, Settings, run_benchmark
+    from linformers.commands.benchmark import BenchmarkSettings, Plan, run_benchmark
     from linformers.files.settings import override
     from linformers.measure import contenders as kinds
     from linformers.measure.memory import parse_bytes
 
-    settings = Settings(
+    settings = BenchmarkSettings(
         batch_size=batch_size,
         memory=None if memory is None else parse_bytes("--memory", memory),
         device=device or ("cuda" if torch.cuda.is_available() else "cpu"),  # type: ignore[arg-type]

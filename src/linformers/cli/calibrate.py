@@ -46,7 +46,6 @@ def calibrate(
     calm_threads()
 
     from rich.console import Console
-    from transformers.utils import logging
 
     from linformers.commands.calibrate import run_calibrate
     from linformers.data.examples import Columns
@@ -54,7 +53,6 @@ def calibrate(
     from linformers.measure.memory import parse_bytes
     from linformers.scoring.settings import Reading
 
-    logging.disable_progress_bar()  # of files that are read in a moment
     how = {"max_length": max_length, "long": long, "pool": pool, "dtype": dtype}
     run_calibrate(
         Reading(model=model, memory=parse_bytes("memory", memory), **how),  # type: ignore[arg-type]

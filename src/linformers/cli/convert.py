@@ -31,10 +31,13 @@ _OF_OWN = (
     "local_window",
     "global_tokens",
     "exact_length",
+    "segment_length",
+    "context_weight",
     "softmax_layers",
     "positions",
 )
-_OF_FAIRSEQ = ("max_length", "positions")  # what a Linformer-RoBERTa of fairseq leaves a choice about
+# What a Linformer-RoBERTa of fairseq leaves a choice about, and what its weights do not say.
+_OF_FAIRSEQ = ("max_length", "positions", "num_attention_heads", "classification_head")
 _ALWAYS = {"model", "output", "architecture"}
 _MEASURING = {"texts", "text_column", "delimiter", "encoding", "documents", "max_texts"}
 
@@ -105,11 +108,28 @@ def convert(
             show_default="1024, with linear and conv 0",
         ),
     ] = None,
+    segment_length: Annotated[
+        int,
+        typer.Option(
+            help="Tokens that see each other exactly, with the rest of the text as slots that weigh less; positions "
+            "are tiled at that length. 0 = the text as a whole. Of a model in its own class."
+        ),
+    ] = 0,
+    context_weight: Annotated[
+        float, typer.Option(help="The most that the rest of a text weighs, at equal scores, of what a segment weighs.")
+    ] = 0.125,
     softmax_layers: Annotated[
         list[int] | None, typer.Option(help="Layer that keeps softmax attention; -1 is the last. Repeatable.")
     ] = None,
     positions: Annotated[str, typer.Option(help="How positions grow: tile or interpolate.")] = "tile",
     attention_type: Annotated[str, typer.Option(help="Of a linformer: linformer, kfree or softmax.")] = "linformer",
+    num_attention_heads: Annotated[
+        int | None, typer.Option(min=1, help="Of a fairseq Linformer.", show_default="one for 64 features")
+    ] = None,
+    classification_head: Annotated[
+        str | None,
+        typer.Option(help="Name of the classifier of a fairseq Linformer to keep, in place of its masked LM."),
+    ] = None,
     texts: Annotated[
         list[str] | None,
         typer.Option(help="Measure the distance to the teacher on this text (a file, as of pretrain). Repeatable."),
@@ -136,14 +156,14 @@ def convert(
         chosen, where, remedy = _OF_FAIRSEQ, "a fairseq Linformer, which has its projections", ""
     elif architecture == "own":
         chosen, where, remedy = _OF_OWN, "a model in its own class", ", or give --architecture linformer"
-        given["local_window"] = (0 if projection_kind == "cluster" else 64) if local_window is None else local_window
+        if local_window is None:
+            given["local_window"] = 0 if projection_kind == "cluster" or segment_length else 64
     taken = {*_ALWAYS, *chosen} | ({"fit_texts"} if chosen is _OF_LINFORMER else set())
     for name in sorted(set(context.params) - taken - (set() if chosen is _OF_FAIRSEQ else _MEASURING)):
         if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE":
             raise ValueError(f"--{name.replace('_', '-')} has no effect on {where}: leave it out{remedy}")
 
     from rich.console import Console
-    from transformers.utils import logging
 
     from linformers.commands.convert import convert_to_folder
     from linformers.files.sources import Source
@@ -152,7 +172,6 @@ def convert(
         form: Any = {"delimiter": delimiter, "encoding": encoding}
         return [Source(path=path, text_column=text_column, documents=documents, **form) for path in paths or []]
 
-    logging.disable_progress_bar()  # of files that are written in a moment
     console = Console(highlight=False, soft_wrap=True, markup=False)
     facts = convert_to_folder(
         model,

@@ -45,12 +45,10 @@ def export(
     calm_threads()
 
     from rich.console import Console
-    from transformers.utils import logging
 
     from linformers.commands.export import export_onnx
     from linformers.files.sources import Source
 
-    logging.disable_progress_bar()  # of files that are written in a moment
     console = Console(highlight=False, soft_wrap=True, markup=False)
     form: Any = {"delimiter": delimiter, "encoding": encoding}
     facts = export_onnx(
@@ -69,7 +67,7 @@ def export(
     if facts["int8"]:
         for line in _describe(facts["int8"]):
             console.print(line)
-    console.print(f"model, tokenizer and what was checked (export.json) in {output}")
+    console.print(f"model, tokenizer and what was checked (export.json) in {output}; its card: {output / 'README.md'}")
     serve = shlex.join(["python", "examples/onnx_inference.py", str(output), "A text."])
     console.print(f"next, without PyTorch: {serve}")
     if format == "onnx":

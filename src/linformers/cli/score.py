@@ -68,7 +68,6 @@ def score(
     calm_threads()
 
     from rich.console import Console
-    from transformers.utils import logging
 
     from linformers.commands.score import run_score
     from linformers.measure.memory import parse_bytes
@@ -77,7 +76,6 @@ def score(
     options["memory"] = parse_bytes("memory", memory)
     options["limit_bytes"] = parse_bytes("limit_bytes", limit_bytes)
     options["threshold"] = dict(_threshold(one) for one in threshold or ())
-    logging.disable_progress_bar()  # of files that are read in a moment
     run_score(ScoreSettings(**options), Console(highlight=False, soft_wrap=True, markup=False))
 
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from linformers.analysis.advise import KIND, Advice, advise_projected_dims
 from linformers.convert.families import FAMILIES
-from linformers.convert.load import load_teacher, load_tokenizer, name_of
+from linformers.convert.load import find_tokenizer, load_teacher, name_of
 from linformers.data.documents import read_texts
 from linformers.files.environment import describe_environment
 from linformers.files.folders import check_output, write_folder
@@ -60,7 +60,7 @@ def run_advise(settings: AdviseSettings, console: Console) -> None:
     """
     output = Path(settings.output)
     check_output(output, ADVICE)
-    model, tokenizer = load_teacher(settings.model, FAMILIES), load_tokenizer(settings.model)
+    model, tokenizer = load_teacher(settings.model, FAMILIES), find_tokenizer(settings.model)
     with ReadProgress(console, "measuring", unit="layers of a text") as progress:
 
         def show(done: int, whole: int) -> None:

@@ -14,7 +14,7 @@ from linformers.checks import check_int
 from linformers.files.run_folder import RESULTS
 from linformers.files.settings import Count, Positive, StrictModel
 from linformers.measure import show
-from linformers.measure.cell import Cell, Task
+from linformers.measure.cell import Measurement, Workload
 from linformers.measure.contenders import Contender, notes
 from linformers.measure.memory import DoesNotFit, gigabytes
 from linformers.measure.results import LEFT_OUT, PLOT, TABLE, Results, Row, identity
@@ -22,7 +22,7 @@ from linformers.measure.sweep import largest_batch, run_cell
 from linformers.report.words import seconds as in_words
 
 
-class Settings(StrictModel):
+class BenchmarkSettings(StrictModel):
     """How cells are measured.
 
     Args:
@@ -70,7 +70,7 @@ class Plan:
     contenders: Sequence[Contender]
     lengths: Sequence[int]
     reference: str | None = None
-    settings: Settings = field(default_factory=Settings)
+    settings: BenchmarkSettings = field(default_factory=BenchmarkSettings)
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -85,10 +85,10 @@ class Plan:
         """All of them, shortest first; more slots than tokens compress nothing and are left out."""
         return [(c, n) for n in sorted(set(self.lengths)) for c in self.contenders if c.compresses(n)]
 
-    def task(self, contender: Contender, length: int) -> Task:
+    def task(self, contender: Contender, length: int) -> Workload:
         """The measurement of one cell."""
         settings = self.settings
-        return Task(
+        return Workload(
             name=contender.name,
             model_type=contender.model_type,
             fields=contender.fields_at(length),
@@ -123,7 +123,7 @@ def measure_plan(plan: Plan, output: Path, console: Console) -> list[Row]:
     """Measure what the folder does not hold yet.
 
     Returns:
-        The rows of the plan: the fields of ``Cell``, and a problem where there was no measuring.
+        The rows of the plan: the fields of ``Measurement``, and a problem where there was no measuring.
 
     Raises:
         ValueError: the folder holds something else, or cells of another machine, of other versions or options.
@@ -149,7 +149,7 @@ def measure_plan(plan: Plan, output: Path, console: Console) -> list[Row]:
         return [row for c, n in cells if (row := results.find(c.name, n)) is not None]
 
 
-def about(settings: Settings) -> list[str]:
+def about(settings: BenchmarkSettings) -> list[str]:
     """What was measured, and how."""
     what = "forward, backward and an AdamW step" if settings.training else "forward pass in inference mode"
     batch = f"batch {settings.batch_size}" if settings.memory is None else "largest batch that fits"
@@ -176,7 +176,7 @@ def _measure(plan: Plan, contender: Contender, length: int, results: Results) ->
         return results.add(None, name, length, problem)
     task = plan.task(contender, length)
     try:
-        cell: Cell = run_cell(task) if settings.memory is None else largest_batch(task, settings.memory)
+        cell: Measurement = run_cell(task) if settings.memory is None else largest_batch(task, settings.memory)
     except DoesNotFit as error:
         return results.add(None, name, length, f"does not fit: {error}")
     except (ValueError, TypeError, RuntimeError) as error:

@@ -23,10 +23,10 @@ from linformers.convert.interface import Settings, layer_slots, settings_of
 from linformers.convert.linearise import linearise
 from linformers.convert.linformer import to_linformer
 from linformers.convert.load import (
+    find_tokenizer,
     has_longest_input,
     load_processor,
     load_teacher,
-    load_tokenizer,
     longest_input,
     name_of,
     reading,
@@ -41,6 +41,7 @@ from linformers.files.folders import check_output, write_folder
 from linformers.files.progress import ReadProgress
 from linformers.files.sources import Source
 from linformers.models.config import LinformerConfig
+from linformers.models.silence import silenced
 from linformers.report.cards import CARD, converted_card
 
 CONVERSION, FIDELITY = "conversion.json", "fidelity.json"
@@ -90,7 +91,7 @@ def convert_to_folder(
         model: folder or hub id of what is converted, or a safetensors file of fairseq's Linformer-RoBERTa.
         output: new folder, or one of an earlier conversion, which is replaced.
         options: Arguments of ``linearise`` or ``to_linformer``; ``max_length``, ``positions`` and ``projection_kind``
-            are among them; for a file the first two alone.
+            are among them. For a file the first two, and those of ``convert_fairseq_linformer``.
         architecture: ``own``, the model's class, with all that a folder of sentence-transformers holds around it; or
             ``linformer``, ours. A file of fairseq becomes ours.
         sources: texts on which to measure how far the result is from its teacher.
@@ -120,7 +121,7 @@ def convert_to_folder(
         teacher = load_teacher(folder, None if own else ALL_FAMILIES)
         inputs = INPUTS.get(teacher.main_input_name, "texts")
         if inputs == "texts":
-            tokenizer = load_tokenizer(folder)
+            tokenizer = find_tokenizer(folder)
             _check_length(options, longest_input(teacher))
         else:
             processor = load_processor(folder)
@@ -146,8 +147,8 @@ def convert_to_folder(
         _say_parity(made, inputs, tokenizer, console, own=own)
     if known and longest <= made.exact_length:
         console.print(
-            f"it takes no input of more than exact_length={made.exact_length:,} tokens, so it is softmax attention "
-            "throughout: give a greater --max-length (text), or --exact-length 0"
+            f"it takes no input longer than the {made.exact_length:,} tokens that softmax attention reads: give a "
+            "greater --max-length (text), or a smaller --exact-length or --segment-length"
         )
     fidelity = None
     if texts and teacher is not None:
@@ -156,8 +157,8 @@ def convert_to_folder(
         console.print(fidelity_table(fidelity))
         if fidelity.longest <= made.exact_length:
             console.print(
-                f"softmax attention itself read all texts, as exact_length={made.exact_length:,} is no shorter; with "
-                "--exact-length 0 the slots are measured"
+                f"softmax attention itself read all texts, as it does up to {made.exact_length:,} tokens; with a "
+                "smaller --exact-length or --segment-length the slots are measured"
             )
     facts = {
         "converted_from": made.name,
@@ -195,7 +196,8 @@ def convert_to_folder(
             (target / FIDELITY).write_text(json.dumps(fidelity.to_dict(), indent=2), encoding="utf-8")
         converted_card(facts | {"notes": notes}, fidelity, model, folder).save(target / CARD)
 
-    write_folder(output, write)
+    with silenced():
+        write_folder(output, write)
     for note in notes:
         console.print(note)
     console.print(f"model in {output}; what it is, and its limits: {output / CARD}")
@@ -211,10 +213,11 @@ def convert_to_folder(
 
 
 def _of_fairseq(file: str, options: Mapping[str, Any]) -> _Converted:
-    student: Any = convert_fairseq_linformer(file)
+    known = {name: value for name, value in options.items() if name in ("num_attention_heads", "classification_head")}
+    student: Any = convert_fairseq_linformer(file, **known)
     before = student.config.max_position_embeddings
     if options["max_length"] is not None:
-        student.resize_max_length(**options)
+        student.resize_max_length(options["max_length"], options["positions"])
     after = student.config.max_position_embeddings
     exact = before if after == before else 0
     return _described(student, None, before, exact)
@@ -256,7 +259,7 @@ def _own(teacher: PreTrainedModel, options: Mapping[str, Any]) -> _Converted:
         name=name_of(teacher),
         teacher=teacher,
         teacher_length=before,
-        exact_length=settings.exact_length,
+        exact_length=settings.softmax_length,
         exact_up_to=_exact_up_to(settings, layer_slots(student.config), *ends, options["positions"]),
         settings=asdict(settings),
     )
@@ -307,6 +310,8 @@ def _exact_up_to(
         after: tokens that it reads.
         positions: how positions have grown.
     """
+    if segment_length := getattr(settings, "segment_length", 0):
+        return min(before, after, segment_length)
     k_free, slots = 0 in dims, [k for k in dims if k]
     mixed = slots and not PROJECTION_KINDS[settings.projection_kind].stands_for_tokens
     if k_free or mixed or (after != before and positions == "interpolate"):

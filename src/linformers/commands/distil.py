@@ -17,12 +17,13 @@ from linformers.convert.load import longest_input
 from linformers.convert.surroundings import carry, with_surroundings
 from linformers.data.cache import TokenCache, tokenise
 from linformers.data.corpus import PackedBlocks
-from linformers.data.masking import IGNORED
+from linformers.data.masking import unmasked
 from linformers.data.streams import collate
 from linformers.data.tokenise import forget_limits
 from linformers.files.run_folder import MODEL, Folder
 from linformers.files.settings import Count, Natural, Positive, RunSettings
 from linformers.files.sources import Source
+from linformers.models.silence import silenced
 from linformers.report.cards import CARD, distilled_card
 from linformers.training import tensors
 from linformers.training.corpus import cache_folder
@@ -216,9 +217,10 @@ class DistilJob(Job):
 
     def write_model(self, target: Path, results: dict[str, Any], best: Path) -> None:
         """Write the best weights with the head and all that is around the model, and what was done on its card."""
-        tensors.load_model(self.encoder, best)
+        tensors.load_weights(self.encoder, best)
         inner = carry(self.source, target, None)
-        self.model.save_pretrained(inner)
+        with silenced():
+            self.model.save_pretrained(inner)
         forget_limits(self.tokenizer)
         self.tokenizer.save_pretrained(inner)
         card = distilled_card(self.source, self.path.name, results, self.settings, self.stored)
@@ -236,9 +238,4 @@ class DistilJob(Job):
 
 
 def _blocks(caches: list[TokenCache], settings: DistilSettings, **options: Any) -> PackedBlocks:
-    return PackedBlocks(caches, length=settings.length, masking=_unmasked, seed=settings.seed, **options)
-
-
-def _unmasked(ids: np.ndarray, key: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """In place of a ``Masking``: nothing is masked, nothing is predicted."""
-    return ids, np.full_like(ids, IGNORED)
+    return PackedBlocks(caches, length=settings.length, masking=unmasked, seed=settings.seed, **options)

@@ -19,8 +19,8 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from linformers._registration import ATTENTION, MODEL_TYPE
 from linformers.attention import Attention
 from linformers.checks import check_choice
-from linformers.convert.interface import configure, exact_length
-from linformers.convert.load import load_tokenizer, longest_input, name_of
+from linformers.convert.interface import configure, exact_length, settings_of
+from linformers.convert.load import find_tokenizer, longest_input, name_of
 from linformers.convert.surroundings import encoder_folder
 from linformers.data.books import load_books
 from linformers.data.documents import read_texts
@@ -28,7 +28,8 @@ from linformers.files.environment import describe_environment
 from linformers.files.folders import check_output, write_folder
 from linformers.files.progress import ReadProgress
 from linformers.files.sources import Source
-from linformers.models.encoder import LinformerEncoder, LinformerLayer
+from linformers.models.encoder import LinformerLayer, LinformerStack
+from linformers.report.cards import CARD, exported_card
 from linformers.training.loading import LOCAL, load_saved, reported
 
 Format = Literal["onnx", "onnx-int8"]
@@ -50,6 +51,10 @@ def export_onnx(
     console: Console | None = None,
 ) -> dict[str, Any]:
     """Write a model as ONNX, checked against torch, with its tokenizer; the folder appears whole or not at all.
+
+    >>> facts = export_onnx("my-classifier", "runs/onnx")
+    >>> facts["outputs"]
+    ['logits']
 
     A graph serves every length, so short texts go through the slots too: where the model has an ``exact_length``, the
     exported one has 0, and that one is what the graph is checked against.
@@ -152,6 +157,7 @@ def export_onnx(
         tokenizer.save_pretrained(str(folder))
         facts["bytes"] = (folder / GRAPH).stat().st_size
         (folder / FACTS).write_text(json.dumps(facts, indent=2), encoding="utf-8")
+        exported_card(facts, str(model)).save(folder / CARD)
 
     write_folder(output, write)
     return facts
@@ -178,11 +184,13 @@ def _load(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, int]:
             f"model={name!r} is a {config.model_type} with softmax attention, and only linear models are exported: "
             f"make it one (linformers convert --model {name} --output DIR)"
         )
-    tokenizer = load_tokenizer(name)
+    tokenizer = find_tokenizer(name)
     if tokenizer is None or not tokenizer.is_fast:
         raise ValueError(f"model={name!r} has no tokenizer.json, which the export needs: copy it beside the weights")
     built: Any = load_saved("model", name).float().eval().requires_grad_(False)
-    before = exact_length(built.config)
+    # In segments a graph too reads short texts by softmax attention.
+    segments = not ours and settings_of(built.config).segment_length
+    before = 0 if segments else exact_length(built.config)
     if ours:
         built.config.exact_length = 0
     else:
@@ -194,7 +202,7 @@ def _load(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, int]:
     for module in built.modules():
         if isinstance(module, LinformerLayer):
             module.stream_chunk_size = None
-        if isinstance(module, LinformerEncoder | Attention):
+        if isinstance(module, LinformerStack | Attention):
             module.exact_length = 0
     longest = longest_input(built)
     tokenizer.model_max_length = longest

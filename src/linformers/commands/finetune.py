@@ -240,7 +240,7 @@ class FinetuneJob(Job):
 
     def results(self, found: dict[str, Any], best: Path) -> dict[str, Any]:
         """Measure the best weights on the rows that are reported on, and write the predictions."""
-        tensors.load_model(self.model, best)
+        tensors.load_weights(self.model, best)
         self.model.to(self.layout.device)  # type: ignore[arg-type]  (a decorator hides the signature)
         with ReadProgress(self.console, "measuring", unit="rows") as progress:
             size, encoded = self.settings.evaluation_batch_size, self.parts[self.task.reported]

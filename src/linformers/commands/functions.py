@@ -12,12 +12,14 @@ from typing import Any
 from rich.console import Console
 
 from linformers.classification.settings import FinetuneSettings
+from linformers.commands.adapt import AdaptSettings, run_adapt
 from linformers.commands.distil import DistilSettings, run_distil
+from linformers.commands.embed import run_embed
 from linformers.commands.finetune import run_finetune
 from linformers.commands.pretrain import run_recipe
 from linformers.commands.score import run_score
 from linformers.files.run_folder import RESULTS
-from linformers.scoring.settings import ScoreSettings
+from linformers.scoring.settings import EmbedSettings, ScoreSettings
 from linformers.training.recipe import Recipe, load_recipe
 
 
@@ -25,6 +27,10 @@ def pretrain(
     recipe: Recipe | Path | str, overrides: Sequence[str] = (), console: Console | None = None
 ) -> dict[str, Any]:
     """Pretrain a masked language model, as ``linformers pretrain`` does.
+
+    >>> results = pretrain("recipe.yaml", ["training.steps=4"], console=Console(quiet=True))
+    >>> results["steps"]
+    4
 
     Args:
         recipe: A recipe, or the path of its YAML file.
@@ -46,6 +52,11 @@ def pretrain(
 def finetune(settings: FinetuneSettings, console: Console | None = None) -> dict[str, Any]:
     """Fine-tune an encoder on labelled texts, images or audio, as ``linformers finetune`` does.
 
+    >>> settings = FinetuneSettings(model="my-encoder", task="reviews.jsonl", output="runs/reviews", epochs=1)
+    >>> results = finetune(settings, console=Console(quiet=True))
+    >>> "accuracy" in results["metrics"]
+    True
+
     Args:
         settings: Model, task, output folder, and how to train.
         console: Where to print; None prints to the terminal.
@@ -57,18 +68,18 @@ def finetune(settings: FinetuneSettings, console: Console | None = None) -> dict
     Raises:
         ValueError: Something in the settings, the data or the folder does not do; nothing has been changed.
         KeyboardInterrupt: The run was stopped by Ctrl-C or SIGTERM; a checkpoint has been written.
-
-    Example:
-        ```python
-        settings = FinetuneSettings(model="runs/linear", task="reviews.jsonl", output="runs/reviews", max_length=4096)
-        print(finetune(settings)["metrics"])
-        ```
     """
     return _results(run_finetune(settings, console=console), settings.output)
 
 
 def distil(settings: DistilSettings, console: Console | None = None) -> dict[str, Any]:
     """Bring a converted encoder closer to its teacher on plain text, as ``linformers distil`` does.
+
+    >>> settings = DistilSettings(
+    ...     model="linear", teacher="my-encoder", texts=("corpus.txt",), output="runs/closer", length=48, steps=4
+    ... )
+    >>> distil(settings, console=Console(quiet=True))["steps"]
+    4
 
     Args:
         settings: Model, teacher, texts, output folder, and how to train.
@@ -85,8 +96,37 @@ def distil(settings: DistilSettings, console: Console | None = None) -> dict[str
     return _results(run_distil(settings, console=console), settings.output)
 
 
+def adapt(settings: AdaptSettings, console: Console | None = None) -> dict[str, Any]:
+    """Teach an encoder to read long texts, on plain text without labels, as ``linformers adapt`` does.
+
+    >>> settings = AdaptSettings(
+    ...     model="my-encoder", texts=("corpus.txt",), output="runs/long", segment_length=32, length=64, steps=4
+    ... )
+    >>> sorted(adapt(settings, console=Console(quiet=True))["alone"])
+    ['loss', 'passages', 'segments']
+
+    Args:
+        settings: Model, texts, output folder, and how to train.
+        console: Where to print; None prints to the terminal.
+
+    Returns:
+        How well held-out segments and passages are found ``before``, at the ``best`` step, and by the encoder that
+        reads each segment ``alone``; every evaluation, and more. The model is in the folder ``model`` below
+        ``settings.output``.
+
+    Raises:
+        ValueError: Something in the settings, the text or the folder does not do; nothing has been changed.
+        KeyboardInterrupt: The run was stopped by Ctrl-C or SIGTERM; a checkpoint has been written.
+    """
+    return _results(run_adapt(settings, console=console), settings.output)
+
+
 def score(settings: ScoreSettings, console: Console | None = None) -> dict[str, Any]:
     """Score files of documents, each exactly once, as ``linformers score`` does.
+
+    >>> settings = ScoreSettings(model="my-classifier", input=("reviews.jsonl",), output="runs/scores")
+    >>> score(settings, console=Console(quiet=True))["counts"]["scored"]
+    40
 
     Args:
         settings: Model, input files, output folder, and how to read.
@@ -100,6 +140,28 @@ def score(settings: ScoreSettings, console: Console | None = None) -> dict[str, 
         OSError: An input that is not there, or cannot be read now.
     """
     return run_score(settings, console or Console())
+
+
+def embed(settings: EmbedSettings, console: Console | None = None) -> dict[str, Any]:
+    """Embed files of documents, each exactly once, as ``linformers embed`` does.
+
+    >>> settings = EmbedSettings(model="my-encoder", input=("reviews.jsonl",), output="runs/vectors")
+    >>> embed(settings, console=Console(quiet=True))["counts"]["vectors"]
+    40
+
+    Args:
+        settings: Model, input files, output folder, what has a vector, and how it is stored.
+        console: Where to print; None prints to the terminal.
+
+    Returns:
+        The ``counts`` of rows, embedded and rejected, and of vectors. These are in the folder ``embeddings`` below
+        ``settings.output``, in a column of fixed-size lists, ``embedding``.
+
+    Raises:
+        ValueError: An option, a model or an output folder that cannot be used, or an input that has changed.
+        OSError: An input that is not there, or cannot be read now.
+    """
+    return run_embed(settings, console or Console())
 
 
 def _results(code: int, folder: str) -> dict[str, Any]:

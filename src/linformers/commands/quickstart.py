@@ -60,7 +60,7 @@ MODELS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scale:
+class QuickstartScale:
     """The size of everything; lengths in tokens."""
 
     books: int | None = None
@@ -96,7 +96,7 @@ class Scale:
         return max(self.passage_length, *self.eval_lengths, *(length for length, _ in self.stages))
 
 
-FULL = Scale()
+FULL = QuickstartScale()
 # For CI: every part runs, nothing is learned.
 FAST = replace(
     FULL,
@@ -120,7 +120,7 @@ FAST = replace(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Corpus:
+class BookCorpus:
     """The books as token ids: for each book its training regions and its held-out regions."""
 
     books: list[Book]
@@ -129,7 +129,7 @@ class Corpus:
     held_out: list[list[np.ndarray]]
 
 
-def read_corpus(scale: Scale) -> Corpus:
+def read_corpus(scale: QuickstartScale) -> BookCorpus:
     """Cut the books into regions and train a tokenizer on the training ones."""
     books = load_books(scale.books)
     regions = [split_regions(book.text) for book in books]
@@ -139,7 +139,7 @@ def read_corpus(scale: Scale) -> Corpus:
         model_max_length=scale.max_length,
     )
     encoder = TextEncoder(tokenizer)
-    return Corpus(
+    return BookCorpus(
         books=books,
         tokenizer=tokenizer,
         train=[encoder.ids(train) for train, _ in regions],
@@ -147,7 +147,7 @@ def read_corpus(scale: Scale) -> Corpus:
     )
 
 
-def model_config(scale: Scale, attention: str, vocab_size: int, max_length: int) -> LinformerConfig:
+def model_config(scale: QuickstartScale, attention: str, vocab_size: int, max_length: int) -> LinformerConfig:
     """The common shape with one kind of attention."""
     return LinformerConfig(
         vocab_size=vocab_size,
@@ -169,7 +169,9 @@ def model_config(scale: Scale, attention: str, vocab_size: int, max_length: int)
     )
 
 
-def convert(scale: Scale, corpus: Corpus, seed: int, device: torch.device, console: Console) -> dict[str, Any]:
+def convert(
+    scale: QuickstartScale, corpus: BookCorpus, seed: int, device: torch.device, console: Console
+) -> dict[str, Any]:
     """Compare MiniLM with its linearised self, where its package is installed."""
     folder = find_teacher()
     if folder is None:
@@ -180,7 +182,7 @@ def convert(scale: Scale, corpus: Corpus, seed: int, device: torch.device, conso
 
 
 def pretrain_models(
-    scale: Scale, corpus: Corpus, seed: int, work: Path, device: torch.device, console: Console
+    scale: QuickstartScale, corpus: BookCorpus, seed: int, work: Path, device: torch.device, console: Console
 ) -> list[dict[str, Any]]:
     """Pretrain the three models on the same batches; the Linformer is saved as ``pretrained``."""
     layout, tokenizer, longest = Layout(device=device), corpus.tokenizer, max(length for length, _ in scale.stages)
@@ -240,7 +242,7 @@ def pretrain_models(
 
 
 def tell_books_apart(
-    scale: Scale, corpus: Corpus, seed: int, work: Path, device: torch.device, console: Console
+    scale: QuickstartScale, corpus: BookCorpus, seed: int, work: Path, device: torch.device, console: Console
 ) -> dict[str, Any]:
     """Fine-tune the pretrained Linformer on the passage task; it is saved as ``model``."""
     layout, tokenizer, length = Layout(device=device), corpus.tokenizer, scale.passage_length
@@ -321,7 +323,9 @@ def shorten(text: str, length: int = 280) -> str:
     return "… " + " ".join(text[start : start + length].split()[:-1]) + " …"
 
 
-def measure_cost(scale: Scale, vocab_size: int, seed: int, device: torch.device, console: Console) -> dict[str, Any]:
+def measure_cost(
+    scale: QuickstartScale, vocab_size: int, seed: int, device: torch.device, console: Console
+) -> dict[str, Any]:
     """Time and peak memory of a forward pass of the Linformer and the Transformer, at each length."""
     longest = max(scale.lengths)
     configs = {
@@ -343,7 +347,9 @@ def measure_cost(scale: Scale, vocab_size: int, seed: int, device: torch.device,
     return {"device": "the GPU" if device.type == "cuda" else "the CPU", "cells": [asdict(cell) for cell in cells]}
 
 
-def run(output: Path, *, scale: Scale = FULL, seed: int = 0, console: Console | None = None) -> dict[str, Any]:
+def run(
+    output: Path, *, scale: QuickstartScale = FULL, seed: int = 0, console: Console | None = None
+) -> dict[str, Any]:
     """Run the whole quickstart.
 
     Args:

@@ -21,7 +21,7 @@ from linformers.classification.baselines import tfidf_accuracy
 from linformers.convert.families import FAMILIES
 from linformers.convert.fidelity import measure_fidelity
 from linformers.convert.linformer import to_linformer
-from linformers.convert.load import load_teacher, load_tokenizer, longest_input
+from linformers.convert.load import find_tokenizer, load_teacher, longest_input
 from linformers.data.books import Book
 from linformers.data.passages import cut_passages
 from linformers.data.regions import split_regions
@@ -78,7 +78,7 @@ def compare_with_teacher(
         device: where the models run.
         console: where to print.
     """
-    teacher, tokenizer = load_teacher(folder, FAMILIES), load_tokenizer(folder)
+    teacher, tokenizer = load_teacher(folder, FAMILIES), find_tokenizer(folder)
     assert tokenizer is not None
     teacher.to(device)  # type: ignore[arg-type]  (a decorator hides the signature)
     window = longest_input(teacher)

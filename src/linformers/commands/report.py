@@ -10,7 +10,7 @@ import numpy as np
 
 from linformers.files.folders import write_file
 from linformers.report import plots, quickstart, words
-from linformers.report.document import Chart, Document, Section, Table, machine
+from linformers.report.document import Chart, Report, Section, Table, machine
 
 REPORT = "report.html"
 Results = dict[str, Any]
@@ -63,7 +63,7 @@ def _kind_of(folder: Path) -> tuple[str | None, Path]:
 # --- training
 
 
-def _training(results: Results, run: Results, title: str, lead: str, extra: list[Section], facts: list) -> Document:
+def _training(results: Results, run: Results, title: str, lead: str, extra: list[Section], facts: list) -> Report:
     """What pretraining, fine-tuning and distillation have in common."""
     evaluations = [(step, values) for step, values in results["evaluations"]]
     blocks: list[Any] = []
@@ -81,7 +81,7 @@ def _training(results: Results, run: Results, title: str, lead: str, extra: list
     made = [("Command", run.get("command", "unknown")), ("Began", run.get("started", "unknown"))]
     made += [("Commit", run["git_commit"])] if run.get("git_commit") else []
     environment = results.get("environment") or run.get("environment")
-    return Document(
+    return Report(
         title=title,
         lead=lead,
         facts=[*facts, ("Steps", f"{results['steps']:,}", f"in {words.seconds(results['seconds'])}")],
@@ -90,7 +90,7 @@ def _training(results: Results, run: Results, title: str, lead: str, extra: list
     )
 
 
-def _pretrain(folder: Path, results: Results) -> Document:
+def _pretrain(folder: Path, results: Results) -> Report:
     best, data = results["best"], results["data"]
     rows = [(name.replace("_", " "), _number(value)) for name, value in data.items() if not isinstance(value, dict)]
     return _training(
@@ -110,7 +110,7 @@ def _pretrain(folder: Path, results: Results) -> Document:
     )
 
 
-def _finetune(folder: Path, results: Results) -> Document:
+def _finetune(folder: Path, results: Results) -> Report:
     task, reported = results["task"], results["reported_on"]
     metrics = [
         (name, f"{found['value']:.4f}", f"{found['low']:.4f} to {found['high']:.4f}")
@@ -143,7 +143,7 @@ def _finetune(folder: Path, results: Results) -> Document:
     )
 
 
-def _distil(folder: Path, results: Results) -> Document:
+def _distil(folder: Path, results: Results) -> Report:
     evaluations = results["evaluations"]
     first, last = (evaluations[place][1]["cosine"] for place in (0, -1))
     lead = "A converted encoder, brought closer to its teacher on plain text without labels."
@@ -151,10 +151,28 @@ def _distil(folder: Path, results: Results) -> Document:
     return _training(results, _run(folder), f"Distillation: {folder.resolve().name}", lead, [], facts)
 
 
+def _adapt(folder: Path, results: Results) -> Report:
+    best = results["best"]
+    lead = "An encoder that was taught to read long texts, on plain text without labels."
+    rows = [
+        (name, _number(values["segments"]), _number(values["passages"]))
+        for name, values in (
+            ("each segment by itself, before", results["alone"]),
+            ("the whole text, before", results["before"]),
+            ("the whole text, after", best),
+        )
+    ]
+    head = ["read", "segments", "passages in one vector"]
+    found = Table(caption="Mean reciprocal rank of held-out text, found by words of it", head=head, rows=rows)
+    facts = [("Passages found, one vector", f"{best['passages']:.3f}", f"{results['before']['passages']:.3f} before")]
+    sections = [Section(title="How text is found", blocks=[found])]
+    return _training(results, _run(folder), f"Adaptation: {folder.resolve().name}", lead, sections, facts)
+
+
 # --- measurements
 
 
-def _benchmark(folder: Path, results: Results) -> Document:
+def _benchmark(folder: Path, results: Results) -> Report:
     cells, identity = results["cells"], results["identity"]
     shown = [
         (
@@ -169,7 +187,7 @@ def _benchmark(folder: Path, results: Results) -> Document:
     head = ["encoder", "tokens", "time a sequence", "memory", "batch"]
     options = [(name, json.dumps(value)) for name, value in identity["options"].items()]
     machine_of = {**identity["machine"], "versions": identity["versions"]}
-    return Document(
+    return Report(
         title="Time and memory by length",
         lead=". ".join(results["notes"][:1]) or "Passes over random tokens.",
         sections=[
@@ -186,7 +204,7 @@ def _benchmark(folder: Path, results: Results) -> Document:
     )
 
 
-def scaling_charts(cells: list[Results], prefix: str = "") -> list[Chart]:
+def scaling_charts(cells: list[Results]) -> list[Chart]:
     """Time and memory of benchmark cells against the length."""
     charts = []
     for name, field, unit, axis in (
@@ -204,7 +222,7 @@ def scaling_charts(cells: list[Results], prefix: str = "") -> list[Chart]:
         ends = ", ".join(f"{label} {points[-1][1]:.3g} at {points[-1][0]:,} tokens" for label, points in lines.items())
         charts.append(
             Chart(
-                name=f"{prefix}{name}",
+                name=name,
                 picture=plots.plot_scaling([(axis, {plots.plain(label): line for label, line in lines.items()})]),
                 alt=f"Lines of {axis} against tokens, on logarithmic axes: {ends}.",
                 caption=f"{axis[0].upper()}{axis[1:]}. Both axes are logarithmic: a steeper line grows faster.",
@@ -215,7 +233,7 @@ def scaling_charts(cells: list[Results], prefix: str = "") -> list[Chart]:
     return charts
 
 
-def _spectrum(folder: Path, results: Results) -> Document:
+def _spectrum(folder: Path, results: Results) -> Report:
     found, options = results["spectrum"], results["options"]
     with (folder / "curves.csv").open(encoding="utf-8", newline="") as file:
         header, *lines = csv.reader(file)
@@ -226,7 +244,7 @@ def _spectrum(folder: Path, results: Results) -> Document:
         for layer, share, rank in zip(found["layers"], found["share"], found["effective_rank"], strict=True)
     ]
     head = ["layer", f"share of the first {found['index']}", "lowest head", "effective rank"]
-    return Document(
+    return Report(
         title=f"Is attention low-rank? {options['model']}",
         lead=f"Singular values of attention on {found['texts']:,} texts of {found['length']:,} tokens.",
         facts=[
@@ -275,7 +293,7 @@ def spectrum_charts(head: list[str], rows: list[Any], found: Results, prefix: st
     ]
 
 
-def _advise(folder: Path, results: Results) -> Document:
+def _advise(folder: Path, results: Results) -> Report:
     grid, errors, dims = results["grid"], results["errors"], results["projected_dim"]
     rows = [
         (layer, "softmax" if k is None else k, *(f"{error:.4f}" for error in row))
@@ -311,7 +329,7 @@ def _advise(folder: Path, results: Results) -> Document:
     facts = [("Error of the last hidden states", f"{results['hidden_error']:.3f}", "relative, as advised")]
     if results["uniform_error"] is not None:
         facts.append(("The same with the mean k in every layer", f"{results['uniform_error']:.3f}", ""))
-    return Document(
+    return Report(
         title=f"Which k does each layer need? {results['model']}",
         lead=f"Measured on texts of {results['length']:,} tokens, for the target {json.dumps(results['target'])}.",
         facts=facts,
@@ -320,12 +338,13 @@ def _advise(folder: Path, results: Results) -> Document:
     )
 
 
-Reader = Callable[[Path, Results], Document]
+Reader = Callable[[Path, Results], Report]
 READERS: dict[str, Reader] = {
     "linformers quickstart": lambda _, results: quickstart.document(results),
     "linformers pretrain": _pretrain,
     "linformers finetune": _finetune,
     "linformers distil": _distil,
+    "linformers adapt": _adapt,
     "linformers benchmark": _benchmark,
     "linformers spectrum": _spectrum,
     "linformers advise": _advise,

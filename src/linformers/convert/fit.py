@@ -13,6 +13,7 @@ from linformers.convert.load import longest_input
 from linformers.data.tokenise import TextEncoder
 
 STEPS, BATCH = 100, 2
+RATE = 0.02  # of the root mean square of each E's entries, falling to zero
 
 
 def fit_projections(
@@ -21,9 +22,6 @@ def fit_projections(
     tokenizer: Any,
     texts: Sequence[str],
     *,
-    steps: int = STEPS,
-    batch_size: int = BATCH,
-    learning_rate: float = 0.02,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Move E and F, and nothing else, so that each layer's attention on the teacher's hidden states is softmax's.
@@ -37,9 +35,6 @@ def fit_projections(
         teacher: where it comes from.
         tokenizer: Tokenizer of both.
         texts: read in turn, each up to the length that both take.
-        steps: batches.
-        batch_size: texts of a batch.
-        learning_rate: relative to the root mean square of each E's entries, falling to zero.
         on_progress: called after each step with the steps done and their number.
     """
     attentions = {
@@ -53,12 +48,12 @@ def fit_projections(
     ]
     fitted = list(dict.fromkeys(parameter for e in projections for parameter in e.parameters()))
     optimizer = torch.optim.Adam(
-        [{"params": [p], "lr": learning_rate * float(p.detach().square().mean().sqrt())} for p in fitted]
+        [{"params": [p], "lr": RATE * float(p.detach().square().mean().sqrt())} for p in fitted]
     )
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, STEPS)
     encoder, limit = TextEncoder(tokenizer), min(longest_input(student), longest_input(teacher))
-    for step in range(steps):
-        batch = [texts[(step * batch_size + i) % len(texts)] for i in range(batch_size)]
+    for step in range(STEPS):
+        batch = [texts[(step * BATCH + i) % len(texts)] for i in range(BATCH)]
         inputs = encoder.batch(batch, max_length=limit).to(student.device)
         with torch.no_grad():
             states = teacher.base_model(**inputs, output_hidden_states=True).hidden_states
@@ -69,7 +64,7 @@ def fit_projections(
         optimizer.step()
         schedule.step()
         if on_progress is not None:
-            on_progress(step + 1, steps)
+            on_progress(step + 1, STEPS)
     for parameter in fitted:
         parameter.grad = None
 

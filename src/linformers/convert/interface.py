@@ -20,10 +20,11 @@ from linformers.attention.distances import Distances
 from linformers.attention.documents import Documents
 from linformers.attention.keys import Keys, token_keys
 from linformers.attention.memory import Memory, memory_of_tokens
+from linformers.attention.segments import read_in_segments
 from linformers.attention.sharing import PROJECTION_KINDS
 from linformers.attention.slots import AttentionPoolProjection
 from linformers.attention.window import Nearby
-from linformers.checks import check_choice, check_int
+from linformers.checks import check_choice, check_int, check_number
 from linformers.models.config import EXACT_LENGTH
 from linformers.models.resize import check_module
 
@@ -32,6 +33,7 @@ POOLING_KINDS = {name: kind for name, kind in PROJECTION_KINDS.items() if issubc
 NOT_TAKEN = ("softcap", "s_aux", "position_bias", "cache", "cu_seq_lens_q", "cu_seq_lens_k", "head_mask")
 ModelT = TypeVar("ModelT", bound=nn.Module)
 SOFTMAX = 'set attn_implementation="sdpa" (or "eager") for this model'
+CONTEXT_WEIGHT = 0.125
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,10 @@ class Settings:
         local_window: Exact neighbours on each side, beside the slots.
         global_tokens: Tokens at the start that all see and that see all.
         exact_length: Inputs of up to so many tokens are read by softmax attention itself, each by its own length.
+        segment_length: Tokens that see each other exactly, with all others as slots that weigh less: see
+            ``attention/segments.py``. 0 = the text as a whole. Inputs of up to so many tokens are read by softmax
+            attention, whatever ``exact_length`` says; there is no window beside.
+        context_weight: The most that all other text weighs, at equal scores, of what a segment weighs.
     """
 
     projected_dim: int | tuple[int | None, ...] = 128
@@ -51,14 +57,22 @@ class Settings:
     local_window: int = 0
     global_tokens: int = 1
     exact_length: int = EXACT_LENGTH
+    segment_length: int = 0
+    context_weight: float = CONTEXT_WEIGHT
 
     def __post_init__(self) -> None:
         for k in self.projected_dim if isinstance(self.projected_dim, tuple) else (self.projected_dim,):
             if k is not None or not isinstance(self.projected_dim, tuple):
                 check_int("projected_dim", k)
         check_choice("projection_kind", self.projection_kind, POOLING_KINDS)
-        for name in ("local_window", "global_tokens", "exact_length"):
+        for name in ("local_window", "global_tokens", "exact_length", "segment_length"):
             check_int(name, getattr(self, name), minimum=0)
+        check_number("context_weight", self.context_weight)
+        if self.segment_length and self.local_window:
+            raise ValueError(
+                f"segment_length={self.segment_length} and local_window={self.local_window}: a segment sees itself "
+                "exactly, so leave local_window at 0."
+            )
 
     @classmethod
     def of(cls, given: Any) -> "Settings":
@@ -75,6 +89,11 @@ class Settings:
         if isinstance(k := given.get("projected_dim"), list | tuple):
             given = {**given, "projected_dim": tuple(k)}
         return cls(**given)
+
+    @property
+    def softmax_length(self) -> int:
+        """Tokens up to which an input is read by softmax attention."""
+        return self.segment_length or self.exact_length
 
     def slots(self, module: nn.Module) -> int | None:
         """The slots of one attention module."""
@@ -110,7 +129,7 @@ def layer_slots(config: Any) -> list[int | None]:
 def exact_length(config: Any) -> int:
     """Tokens up to which a model, ours or another's, reads by softmax attention though it is linear; 0 = none."""
     if getattr(config, NAME, None) is not None:
-        return settings_of(config).exact_length
+        return settings_of(config).softmax_length
     return getattr(config, "exact_length", 0)
 
 
@@ -203,7 +222,7 @@ def read_tokens(
         sliding_window: See ``attention``.
         distances: What is added to scores for the distance of two tokens; of padding inside a text nothing is counted.
     """
-    seq, exact_length = key.shape[2], settings.exact_length if sliding_window is None else 0
+    seq, exact_length = key.shape[2], settings.softmax_length if sliding_window is None else 0
     if keep is None and seq <= exact_length and not torch.compiler.is_compiling():
         return _softmax(query, key, value, None, distances, dropout)
     documents = Documents(keep, seq, key.device)
@@ -218,6 +237,19 @@ def read_tokens(
         elif k is None or documents.exact:
             tokens = token_keys(key.transpose(1, 2), value.transpose(1, 2), documents)
             memory = Memory(tokens if distances is None else tokens.raised(distances.of_all(key.shape[1])), documents)
+        elif settings.segment_length:
+            return read_in_segments(
+                query,
+                key,
+                value,
+                documents,
+                POOLING_KINDS[settings.projection_kind](None, k),
+                length=settings.segment_length,
+                context_weight=settings.context_weight,
+                global_tokens=settings.global_tokens,
+                dropout=dropout,
+                distances=distances,
+            )
         else:
             memory = memory_of_tokens(
                 query,

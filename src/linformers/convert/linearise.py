@@ -61,7 +61,7 @@ def linearise(
         positions: Growth of a table of learned positions, ``tile`` or ``interpolate``.
         softmax_layers: Layers that keep softmax attention; negative ones count from the last.
         settings: Of ``configure``: ``projected_dim``, ``projection_kind``, ``local_window``, ``global_tokens``,
-            ``exact_length``.
+            ``exact_length``, ``segment_length`` (positions are tiled at that length then), ``context_weight``.
 
     Returns:
         A new model in evaluation mode; the given one is not changed.
@@ -83,7 +83,7 @@ def linearise(
         settings["projected_dim"] = _without(softmax_layers, settings.get("projected_dim"), model)
     configure(model, **settings)
     if max_length is not None:
-        extend_positions(model, max_length, positions)
+        extend_positions(model, max_length, positions, tile_length=settings.get("segment_length") or None)
     return model.eval()
 
 

@@ -16,10 +16,10 @@ from linformers.checks import check_choice
 from linformers.convert.families import Family
 from linformers.convert.fit import fit_projections
 from linformers.convert.load import (
+    find_tokenizer,
     head_of,
     layer_numbers,
     load_teacher,
-    load_tokenizer,
     longest_input,
     name_of,
 )
@@ -98,6 +98,11 @@ def to_linformer(
 ) -> LinformerPreTrainedModel:
     """Give the weights of a trained encoder to a class of ours, whose attention is linear in sequence length.
 
+    >>> from transformers import BertConfig, BertModel
+    >>> teacher = BertModel(BertConfig(vocab_size=100, hidden_size=32, num_hidden_layers=2, num_attention_heads=4))
+    >>> type(to_linformer(teacher, projected_dim=64, max_length=4096)).__name__
+    'LinformerModel'
+
     ``linearise`` leaves a model in its own class, with all that people do with that. Ours is for what only it can do:
     the paper's learned projections and its modes of sharing them, streaming, and sequence parallelism. The encoder may
     be a BERT, RoBERTa, XLM-R, CamemBERT, DistilBERT or ELECTRA, of images a ViT or DeiT, of audio an AST.
@@ -149,7 +154,7 @@ def to_linformer(
     if family.modality != "text":
         _check_patches(teacher.config.model_type, projection_init, max_length)
     elif is_path:
-        tokenizer = tokenizer or load_tokenizer(model_or_path)
+        tokenizer = tokenizer or find_tokenizer(model_or_path)
     if projection_init == "fit" and tokenizer is None:
         raise ValueError("projection_init='fit' needs the model's tokenizer, and there is none: give tokenizer=...")
 

@@ -120,7 +120,7 @@ def load_teacher(path: str | Path, families: Mapping[str, Family] | None = None)
     return teacher.eval()
 
 
-def load_tokenizer(path: str | Path) -> Any | None:
+def find_tokenizer(path: str | Path) -> Any | None:
     """The tokenizer beside the weights; None where a folder has none (transformers would make up an empty one)."""
     folder = Path(path := encoder_folder(path))
     files = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")

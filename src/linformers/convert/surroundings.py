@@ -8,8 +8,8 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from transformers.utils.hub import cached_file
 
-MODULES, _KIND = "modules.json", "config_sentence_transformers.json"
-_FACTS = (_KIND, MODULES, "router_config.json")
+MODULES, KIND = "modules.json", "config_sentence_transformers.json"
+_FACTS = (KIND, MODULES, "router_config.json")
 _OF_ENCODER = "sentence_*_config.json"
 _PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 # Of a model on the hub: the encoder's weights in other formats. Patterns hold for the whole path.
@@ -57,7 +57,7 @@ def embeds(folder: Path) -> bool:
     """
     first = [module["type"].rpartition(".")[2] for module in modules_of(folder)[:1]]
     try:
-        kind = json.loads((folder / _KIND).read_text(encoding="utf-8")).get("model_type", "SentenceTransformer")
+        kind = json.loads((folder / KIND).read_text(encoding="utf-8")).get("model_type", "SentenceTransformer")
     except (OSError, ValueError, AttributeError):
         kind = "SentenceTransformer"
     return first == ["Transformer"] and kind == "SentenceTransformer"

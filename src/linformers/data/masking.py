@@ -121,6 +121,11 @@ class Masking:
         return shown, labels
 
 
+def unmasked(ids: np.ndarray, key: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """In place of a ``Masking``: nothing is masked, nothing is predicted."""
+    return ids, np.full_like(ids, IGNORED)
+
+
 def choose_words(ordinary: np.ndarray, starts: np.ndarray, budget: int, rng: np.random.Generator) -> np.ndarray:
     """Draw whole words until their tokens fill the budget.
 

@@ -1,9 +1,10 @@
 """Cut a long text into training and held-out regions that do not touch."""
 
 HELD_OUT_SHARE, HELD_OUT_REGIONS = 0.2, 2
+GAP = 4000  # characters dropped on each side of a stretch
 
 
-def split_regions(text: str, *, gap: int = 4000) -> tuple[list[str], list[str]]:
+def split_regions(text: str) -> tuple[list[str], list[str]]:
     """Set aside two stretches of ``text``, a fifth in all, for testing, and drop a gap on both sides of each.
 
     The gaps keep a scene that runs over a border from being in both parts. Held-out stretches are spread evenly, each
@@ -11,7 +12,6 @@ def split_regions(text: str, *, gap: int = 4000) -> tuple[list[str], list[str]]:
 
     Args:
         text: the whole text.
-        gap: characters dropped on each side of a stretch.
 
     Returns:
         The training regions and the held-out regions, both in the order of the text.
@@ -21,16 +21,16 @@ def split_regions(text: str, *, gap: int = 4000) -> tuple[list[str], list[str]]:
     """
     span = len(text) / HELD_OUT_REGIONS
     held = int(span * HELD_OUT_SHARE)
-    if held < 1 or held + 2 * gap >= span:
+    if held < 1 or held + 2 * GAP >= span:
         raise ValueError(
             f"a text of {len(text)} characters is too short for {HELD_OUT_REGIONS} held-out regions of "
-            f"{held} characters with gaps of {gap}; give a longer one"
+            f"{held} characters with gaps of {GAP}; give a longer one"
         )
     train, test, position = [], [], 0
     for region in range(HELD_OUT_REGIONS):
         start = int(span * region + (span - held) / 2)
-        train.append(text[position : start - gap])
+        train.append(text[position : start - GAP])
         test.append(text[start : start + held])
-        position = start + held + gap
+        position = start + held + GAP
     train.append(text[position:])
     return train, test

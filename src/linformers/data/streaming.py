@@ -70,9 +70,9 @@ def shares(files: Sequence[Any], reader: int, readers: int) -> list[tuple[Any, i
 class StreamedBlocks(IterableDataset):
     """Masked blocks, tokenised on the way.
 
-    Blocks are made as by `PackedBlocks`, within the documents of a reader, then shuffled in a buffer. To resume, give
-    the number of items that this rank has consumed as ``start``: the same documents are read and tokenised again, which
-    takes time, and the same items follow. The numbers of ranks and workers and the batch size have to be the same.
+    Blocks are made as by `PackedBlocks`, within the documents of a reader, then shuffled in a buffer. To resume, read
+    the items that this rank has consumed once more: they are the same, where the numbers of ranks and workers and the
+    batch size are the same.
 
     Args:
         sources: what to read, with weights.
@@ -80,14 +80,12 @@ class StreamedBlocks(IterableDataset):
         length: tokens of a block.
         masking: which tokens are predicted.
         seed: Seed of the order of the files, the shuffling and the masks.
-        total: items of this rank in all, over its workers, before ``start`` is taken off.
+        total: items of this rank in all, over its workers.
+        batch_size: Batch size of the DataLoader, whose workers take turns by batches: no batch but the last is short.
         rank: number of this process among those that train together.
         world_size: number of these processes.
         documents: ``joined`` or ``apart``, see `PackedBlocks`.
         shuffle_blocks: blocks in the shuffling buffer; 1 does not shuffle.
-        start: items of this rank that are skipped. A multiple of workers x batch size.
-        batch_size: Batch size of the DataLoader, whose workers take turns by batches; only ``start`` with workers
-            needs it.
         rejects_dir: where each reader names its unusable records; None only counts them.
         max_reject_share: largest share of them.
 
@@ -104,12 +102,11 @@ class StreamedBlocks(IterableDataset):
         masking: Masking,
         seed: int,
         total: int,
+        batch_size: int,
         rank: int = 0,
         world_size: int = 1,
         documents: Documents = "joined",
         shuffle_blocks: int = 1024,
-        start: int = 0,
-        batch_size: int = 1,
         rejects_dir: Path | None = None,
         max_reject_share: float = 0.01,
     ) -> None:
@@ -119,15 +116,13 @@ class StreamedBlocks(IterableDataset):
             raise ValueError(f"documents={documents!r} must be one of {', '.join(get_args(Documents))}")
         if not 0 <= rank < world_size:
             raise ValueError(f"rank={rank} must be below world_size={world_size}")
-        if not 0 <= start <= total:
-            raise ValueError(f"start={start} must be between 0 and total={total}")
         if shuffle_blocks < 1 or batch_size < 1:
             raise ValueError(f"shuffle_blocks={shuffle_blocks} and batch_size={batch_size} must be at least 1")
         if not sources:
             raise ValueError("sources is empty; give at least one")
         self.sources, self.tokenizer, self.length, self.masking = list(sources), tokenizer, length, masking
         self.seed, self.total, self.rank, self.world_size = seed, total, rank, world_size
-        self.documents, self.shuffle_blocks, self.start, self.batch_size = documents, shuffle_blocks, start, batch_size
+        self.documents, self.shuffle_blocks, self.batch_size = documents, shuffle_blocks, batch_size
         self.rejects_dir, self.max_reject_share = rejects_dir, max_reject_share
         self.files = [[None] if source.on_hub else find_files(source) for source in self.sources]
 
@@ -139,13 +134,10 @@ class StreamedBlocks(IterableDataset):
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         reader, readers = self.rank * workers + worker, self.world_size * workers
         wanted = _of_worker(self.total, worker, workers, self.batch_size)
-        skipped = _of_worker(self.start, worker, workers, self.batch_size)
         blocks = self._shuffled(self._blocks(reader, readers), reader, readers)
         for number in range(wanted):
-            ids = next(blocks)
-            if number >= skipped:
-                shown, labels = self.masking(ids, (self.seed, readers, reader, number))
-                yield {"input_ids": torch.from_numpy(shown), "labels": torch.from_numpy(labels)}
+            shown, labels = self.masking(next(blocks), (self.seed, readers, reader, number))
+            yield {"input_ids": torch.from_numpy(shown), "labels": torch.from_numpy(labels)}
 
     def _shuffled(self, blocks: Iterator[np.ndarray], reader: int, readers: int) -> Iterator[np.ndarray]:
         rng = np.random.default_rng((self.seed, readers, reader))

@@ -9,9 +9,9 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -25,6 +25,7 @@ WORD_CHARACTERS = 1000  # after which no blank is waited for
 # Of a text that is cut, so many characters a token are read first, and more where they are too few. The last tokens
 # before the cut may not be those of the whole text, so that some to spare are asked for.
 CHARACTERS, SPARE = 8, 16
+EncodedT = TypeVar("EncodedT")
 _BREAK = re.compile(r"(?<=\S)(?=\s)")
 
 
@@ -38,6 +39,9 @@ class Tokens:
         long: How many texts are longer than a piece.
         empty: Numbers of the texts without a token, which have no piece.
         kinds: Of pairs, which text each token is of, for tokenizers that tell it (``token_type_ids``).
+        starts: Of each piece, the number of its first token among those of the text.
+        ends: Of each piece, the number behind that of its last token.
+        heads: Of each piece, how many tokens are put before its first one.
     """
 
     windows: list[np.ndarray]
@@ -45,6 +49,27 @@ class Tokens:
     long: int
     empty: list[int]
     kinds: list[np.ndarray] | None = None
+    starts: list[int] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
+    heads: list[int] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        """Tokens of all pieces."""
+        return sum(map(len, self.windows))
+
+
+@dataclass
+class Located:
+    """Ids of a text without special tokens, and where each stands.
+
+    Args:
+        ids: Ids.
+        spans: First character of each and the one behind its last, (tokens, 2).
+    """
+
+    ids: np.ndarray
+    spans: np.ndarray
 
 
 @dataclass
@@ -100,18 +125,51 @@ class TextEncoder:
             waiting, size = again, 4 * size
         return found
 
+    def located(self, texts: Sequence[str]) -> list[Located]:
+        """Ids of texts without special tokens, with the characters that each stands for.
+
+        Raises:
+            ValueError: The tokenizer has no fast version, and does not tell.
+        """
+        backend = self.backend
+        if backend is None:
+            raise ValueError(
+                f"{type(self.tokenizer).__name__} does not tell where its tokens stand in a text: save the tokenizer "
+                "with a tokenizer.json"
+            )
+
+        def encode(batch: Sequence[str]) -> list[Located]:
+            found = backend.encode_batch(batch, add_special_tokens=False)
+            return [
+                Located(np.array(one.ids, np.int32), np.array(one.offsets, np.int64).reshape(-1, 2)) for one in found
+            ]
+
+        located = []
+        for parts, encoded in self._in_parts(texts, encode):
+            begins = np.cumsum([0, *map(len, parts)])
+            spans = [one.spans + begin for one, begin in zip(encoded, begins, strict=False)]
+            located.append(Located(np.concatenate([one.ids for one in encoded]), np.concatenate(spans)))
+        return located
+
     def _whole(self, texts: Sequence[str]) -> list[np.ndarray]:
+        return [np.concatenate(encoded) for _, encoded in self._in_parts(texts, self._encode_batch)]
+
+    def _in_parts(
+        self, texts: Sequence[str], encode: Callable[[Sequence[str]], list[EncodedT]]
+    ) -> list[tuple[list[str], list[EncodedT]]]:
+        """The parts of each text, and what they are encoded as, in batches that bound the memory."""
         pieces = [cut_at_blanks(text) for text in texts]
-        found, batch, size = [], [], 0
+        found: list[EncodedT] = []
+        batch, size = [], 0
         for parts in pieces:
             for part in parts:
                 if batch and size + len(part) > AT_ONCE:
-                    found += self._encode_batch(batch)
+                    found += encode(batch)
                     batch, size = [], 0
                 batch.append(part)
                 size += len(part)
-        encoded = iter([*found, *self._encode_batch(batch)])
-        return [np.concatenate([next(encoded) for _ in parts]) for parts in pieces]
+        encoded = iter([*found, *encode(batch)])
+        return [(parts, [next(encoded) for _ in parts]) for parts in pieces]
 
     def _encode_batch(self, batch: Sequence[str]) -> list[np.ndarray]:
         if self.backend is not None:
@@ -123,29 +181,45 @@ class TextEncoder:
 
     # --- what a model reads, special tokens included
 
-    def windows(self, texts: Sequence[str], max_length: int, pieces: int | None = 1) -> Tokens:
+    def windows(
+        self, texts: Sequence[str], max_length: int, pieces: int | None = 1, lead: np.ndarray | None = None
+    ) -> Tokens:
         """Texts in pieces of ``max_length`` tokens, each with special tokens around it.
 
         Args:
             texts: Texts of any length.
             max_length: Tokens of a piece, special ones included.
             pieces: Pieces of a text at most; None = as many as it fills.
+            lead: Ids, as of a prompt, that are put before all pieces of a text but its first.
 
         Raises:
             ValueError: A length without room for text.
         """
-        room = self._room(1, max_length)
-        most = None if pieces is None else pieces * room
-        found = self._ends(texts, most)
-        windows, owner = [], []
+        lead = np.empty(0, np.int32) if lead is None else lead
+        room = self._room(1, max_length, len(lead))
+        most = None if pieces is None else room + (pieces - 1) * (room - len(lead))
+        return self.windows_of(self._ends(texts, most), max_length, pieces, lead)
+
+    def windows_of(self, found: Sequence[np.ndarray], max_length: int, pieces: int | None, lead: np.ndarray) -> Tokens:
+        """The same of texts whose ids are there already."""
+        room = self._room(1, max_length, len(lead))
+        tokens, owner, before = Tokens([], np.empty(0, np.int64), 0, []), [], len(self._around[1][0][0][0])
         for text, ids in enumerate(found):
-            kept = self._cut(ids, len(ids) if most is None else most)
-            for start in range(0, len(kept), room):
-                windows.append(self._with_special(kept[start : start + room])["input_ids"])
+            kept = self._cut(ids, len(ids) if pieces is None else room + (pieces - 1) * (room - len(lead)))
+            start, left_out = 0, len(ids) - len(kept) if self._from_left else 0
+            while start < len(kept):
+                again = lead if start else lead[:0]
+                piece = kept[start : start + room - len(again)]
+                tokens.windows.append(self._with_special(np.concatenate([again, piece]))["input_ids"])
+                tokens.starts.append(left_out + start)
+                tokens.ends.append(left_out + start + len(piece))
+                tokens.heads.append(before + len(again))
                 owner.append(text)
-        long = sum(len(ids) > room for ids in found)
-        empty = [text for text, ids in enumerate(found) if not len(ids)]
-        return Tokens(windows, np.array(owner, np.int64), long, empty)
+                start += len(piece)
+        tokens.owner = np.array(owner, np.int64)
+        tokens.long = sum(len(ids) > room for ids in found)
+        tokens.empty = [text for text, ids in enumerate(found) if not len(ids)]
+        return tokens
 
     def pairs(self, texts: Sequence[str], pairs: Sequence[str], max_length: int) -> Tokens:
         """Pairs of texts as one piece each, the longer text cut first.
@@ -196,9 +270,13 @@ class TextEncoder:
     def _cut(self, ids: np.ndarray, most: int) -> np.ndarray:
         return ids[max(len(ids) - most, 0) :] if self._from_left else ids[:most]
 
-    def _room(self, texts: int, max_length: int) -> int:
-        """Tokens that are left for text."""
+    def _room(self, texts: int, max_length: int, lead: int = 0) -> int:
+        """Tokens that are left for text, with what leads it."""
         room = max_length - sum(len(ids) for ids, _ in self._around[texts][0])
+        if 1 <= room <= lead:
+            raise ValueError(
+                f"max_length={max_length} leaves no room behind the {lead} tokens of the prompt; give more"
+            )
         if room < 1:
             raise ValueError(f"max_length={max_length} leaves no room between the special tokens; give more")
         return room

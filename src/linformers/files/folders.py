@@ -114,6 +114,12 @@ def check_intact(model: str, folder: Path) -> None:
     Raises:
         ValueError: A file differs or is missing; the message names it.
     """
+    aside = folder.with_name(OLD + folder.name)
+    if aside.is_dir() and not folder.exists():
+        raise ValueError(
+            f"{model} was being replaced by a command that was killed: run that command again, or, to have back what "
+            f"was there, rename {aside}"
+        )
     try:
         read_manifest(folder)
     except (FileNotFoundError, NotADirectoryError, LookupError):
@@ -149,6 +155,7 @@ def check_output(output: Path, fact: str) -> None:
         ValueError: a file stands there or above, or the folder holds something else.
     """
     check_no_file(output)
+    restore(output)
     if output.is_dir() and any(output.iterdir()) and not (output / fact).is_file():
         raise ValueError(f"output={output} holds other files; name a new folder")
 
@@ -210,15 +217,30 @@ def write_manifest(folder: Path) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder; half removed, it has another name, so as not to look like damaged."""
-    old = folder.with_name(OLD + folder.name)
-    _remove(old)
-    folder.rename(old)
-    _remove(old)
+    """Remove a folder; half removed it has another name, and looks like none that is damaged."""
+    gone = folder.with_name(UNFINISHED + folder.name)
+    _remove(gone)
+    folder.rename(gone)
+    _remove(gone)
+
+
+def restore(target: Path) -> None:
+    """Put back a folder that a kill left moved aside, between the two renames that put another in its place.
+
+    For a process that is about to write there: a process that writes now would be disturbed.
+    """
+    old = target.with_name(OLD + target.name)
+    if os.path.lexists(old) and not os.path.lexists(target):
+        old.rename(target)
 
 
 def remove_leftovers(folder: Path, name: str = "*") -> None:
-    """Remove what killed processes left half written or half removed; for a process that holds the folder alone."""
+    """Remove what killed processes left half written or half removed; for a process that holds the folder alone.
+
+    An earlier folder that they moved aside goes back, see ``restore``.
+    """
+    for path in folder.glob(f"{OLD}{name}"):
+        restore(path.with_name(path.name.removeprefix(OLD)))
     for prefix in (UNFINISHED, OLD):
         for path in folder.glob(f"{prefix}{name}"):
             _remove(path)
@@ -247,11 +269,13 @@ def reports_full_disk(target: Path, intact: str) -> Iterator[None]:
 @contextmanager
 def _replacing(target: Path, intact: str, shared: bool) -> Iterator[Path]:
     """Give a path to write to, and put what is there in the target's place when the block ends well."""
-    name = f"{uuid4().hex}-{target.name}" if shared else target.name
-    unfinished, old = target.with_name(UNFINISHED + name), target.with_name(OLD + name)
+    unfinished, old = target.with_name(UNFINISHED + target.name), target.with_name(OLD + target.name)
+    if shared:  # what is moved aside is as good as what takes its place
+        unfinished, old = (target.with_name(f"{UNFINISHED}{uuid4().hex}-{target.name}") for _ in range(2))
     with reports_full_disk(target, intact):
         try:
             _remove(unfinished)
+            restore(target)
             yield unfinished
             if unfinished.is_dir() and os.path.lexists(target):
                 _remove(old)
@@ -262,7 +286,8 @@ def _replacing(target: Path, intact: str, shared: bool) -> Iterator[Path]:
                 if not (shared and (target / MANIFEST).is_file()):  # otherwise another process was faster
                     raise
             flush(target.parent)
-            _remove(old)
+            if os.path.lexists(old):
+                old.rename(unfinished)  # what is half removed does not look whole
         finally:
             _remove(unfinished)
 

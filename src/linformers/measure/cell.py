@@ -10,16 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, PreTrainedModel
-from transformers.utils import logging
 
 import linformers  # noqa: F401  (registers the model type)
 from linformers.measure.memory import DoesNotFit, gigabytes, limit_memory, peak_bytes, start_peak
+from linformers.models.silence import silenced
 
 _SMALL = 128  # tokens of the pass that starts threads and libraries before anything is measured
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class Workload:
     """What to measure.
 
     Args:
@@ -56,7 +56,7 @@ class Task:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class Measurement:
     """What was measured.
 
     Args:
@@ -85,7 +85,7 @@ class Cell:
     hidden_bytes: int
 
 
-def measure_cell(task: Task) -> Cell:
+def measure_cell(task: Workload) -> Measurement:
     """Build an encoder with random weights and time it on random tokens.
 
     Raises:
@@ -93,11 +93,11 @@ def measure_cell(task: Task) -> Cell:
     """
     if task.memory_limit is not None and task.device == "cpu":
         limit_memory(task.memory_limit)
-    with reports_lack_of_memory(task.memory_limit):
+    with reports_lack_of_memory(task.memory_limit), silenced():  # advice about what is done here on purpose
         return _measure(task)
 
 
-def _measure(task: Task) -> Cell:
+def _measure(task: Workload) -> Measurement:
     device = torch.device(task.device)
     model = build_model(task)
     tokens = torch.randint(5, model.config.vocab_size, (task.batch_size, task.length), device=device)
@@ -120,7 +120,7 @@ def _measure(task: Task) -> Cell:
     after = peak_bytes(device)
     if len(times) > 1:
         times = times[1:]  # the first pass also pays for fresh memory
-    return Cell(
+    return Measurement(
         name=task.name,
         length=task.length,
         batch_size=task.batch_size,
@@ -134,9 +134,8 @@ def _measure(task: Task) -> Cell:
     )
 
 
-def build_model(task: Task) -> PreTrainedModel:
+def build_model(task: Workload) -> PreTrainedModel:
     """The encoder with random weights and no dropout."""
-    logging.set_verbosity_error()  # advice about what is done here on purpose
     config = AutoConfig.for_model(task.model_type, **task.fields)
     for name, value in config.to_dict().items():
         if "dropout" in name and isinstance(value, int | float):

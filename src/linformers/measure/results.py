@@ -18,13 +18,13 @@ import linformers
 from linformers.files.environment import command_line, describe_environment
 from linformers.files.run_folder import RESULTS, Folder
 from linformers.files.settings import differences
-from linformers.measure.cell import Cell
+from linformers.measure.cell import Measurement
 
 KIND = "linformers benchmark"
 TABLE, PLOT = "results.csv", "plot.png"
 LEFT_OUT = "left out"  # how the problem of a cell begins that would take too long; judged anew by every run
-Row = dict[str, Any]  # the fields of a Cell, and a problem where there was no measuring
-COLUMNS = (*(field.name for field in fields(Cell)), "problem")
+Row = dict[str, Any]  # the fields of a Measurement, and a problem where there was no measuring
+COLUMNS = (*(field.name for field in fields(Measurement)), "problem")
 
 
 MEASURED = ("attention/*.py", "models/*.py", "measure/cell.py", "measure/contenders.py")
@@ -100,7 +100,7 @@ class Results:
         rows = [row for row in self.rows if row["name"] == name and not row["problem"]]
         return sorted(rows, key=lambda row: row["length"])
 
-    def add(self, cell: Cell | None, name: str, length: int, problem: str = "") -> Row:
+    def add(self, cell: Measurement | None, name: str, length: int, problem: str = "") -> Row:
         """Add a cell, or say why there is none, and write the files."""
         values = dict.fromkeys(COLUMNS) | (asdict(cell) if cell is not None else {})
         self.rows.append({**values, "name": name, "length": length, "problem": problem})

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from linformers.measure.cell import Cell, Task, measure_cell
+from linformers.measure.cell import Measurement, Workload, measure_cell
 from linformers.measure.memory import DoesNotFit, free_bytes, gigabytes
 
 T = TypeVar("T")
@@ -70,7 +70,7 @@ def _fate(code: int | None) -> str:
     return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
 
 
-def run_cell(task: Task) -> Cell:
+def run_cell(task: Workload) -> Measurement:
     """Measure one cell without endangering the machine.
 
     Raises:
@@ -83,7 +83,7 @@ def run_cell(task: Task) -> Cell:
     return in_fresh_process(measure_cell, replace(task, memory_limit=free))
 
 
-def scores_bytes(task: Task) -> int:
+def scores_bytes(task: Workload) -> int:
     """What written-out attention takes at its peak: scores of all pairs of tokens, their exponentials and weights."""
     heads = task.fields.get("num_attention_heads", 12)
     return 3 * 4 * task.batch_size * heads * task.length**2 if task.eager else 0
@@ -98,8 +98,8 @@ def measure(
     cell_seconds: float = 1.5,
     total_seconds: float = 60.0,
     seed: int = 0,
-    on_cell: Callable[[Cell], None] = lambda cell: None,
-) -> list[Cell]:
+    on_cell: Callable[[Measurement], None] = lambda cell: None,
+) -> list[Measurement]:
     """Time and peak memory of a forward pass, for every model at every length, shortest first.
 
     Args:
@@ -118,7 +118,7 @@ def measure(
         for name, fields in models.items():
             if length > min(lengths) and time.perf_counter() - start > total_seconds:
                 return cells
-            task = Task(
+            task = Workload(
                 name=name,
                 fields={k: v for k, v in fields.items() if k not in ("model_type", "transformers_version")},
                 length=length,
@@ -135,7 +135,7 @@ def measure(
     return cells
 
 
-def largest_batch(task: Task, memory: int) -> Cell:
+def largest_batch(task: Workload, memory: int) -> Measurement:
     """The cell of the largest batch whose weights and peak fit into ``memory`` bytes.
 
     Batches grow while they fit, then the gap is closed; the next trial is where a straight line through the last two
@@ -144,7 +144,7 @@ def largest_batch(task: Task, memory: int) -> Cell:
     Raises:
         DoesNotFit: not even one sequence does.
     """
-    fits: Cell | None = None
+    fits: Measurement | None = None
     peaks: list[tuple[int, int]] = []  # of the trials that could be measured
     too_many: int | None = None
     batch = 1

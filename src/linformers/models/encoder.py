@@ -115,7 +115,7 @@ class LinformerLayer(GradientCheckpointingLayer):
         return x if self.pre_norm else self.output_norm(x)
 
 
-class LinformerEncoder(nn.Module):
+class LinformerStack(nn.Module):
     """A stack of layers with their projections in one bank."""
 
     def __init__(self, config: LinformerConfig) -> None:

@@ -12,7 +12,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from linformers.attention import PROJECTION_KINDS, Documents
 from linformers.models.config import LinformerConfig
-from linformers.models.encoder import LinformerEncoder
+from linformers.models.encoder import LinformerStack
 from linformers.models.grid import PatchGrid, Size
 from linformers.models.text import LinformerPreTrainedModel, PositionEmbedding, sinusoids
 
@@ -105,7 +105,7 @@ class LinformerPatchEncoder(LinformerPatchModel):
         super().__init__(config)
         self.grid = grid
         self.embeddings = PatchEmbeddings(config, channels, grid)
-        self.encoder = LinformerEncoder(config)
+        self.encoder = LinformerStack(config)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:

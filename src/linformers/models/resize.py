@@ -30,8 +30,15 @@ def resize_max_length(model: PreTrainedModel, max_length: int, positions: str = 
     model.config.max_position_embeddings = max_length
 
 
-def extend_positions(model: ModelT, max_length: int, positions: str = "tile") -> ModelT:
+def extend_positions(
+    model: ModelT, max_length: int, positions: str = "tile", *, tile_length: int | None = None
+) -> ModelT:
     """Make room for longer inputs in a model with learned positions, in its own class and in place.
+
+    >>> from transformers import BertConfig, BertModel
+    >>> model = BertModel(BertConfig(vocab_size=100, hidden_size=32, num_hidden_layers=2, num_attention_heads=4))
+    >>> extend_positions(model, 4096).config.max_position_embeddings
+    4096
 
     The table is tiled: position 512 of a model of 512 starts as its position 0. Models that rotate queries and keys
     (RoPE) have no table; they read what their configuration says.
@@ -41,6 +48,7 @@ def extend_positions(model: ModelT, max_length: int, positions: str = "tile") ->
             its tokens as these do; of a ``SentenceTransformer`` or ``CrossEncoder`` also ``max_seq_length`` is raised.
         max_length: Tokens to make room for.
         positions: ``tile``, or ``interpolate`` between the positions that it has.
+        tile_length: Positions that are tiled; None = all that it has.
 
     Returns:
         The model; its configuration says what it now reads.
@@ -52,6 +60,8 @@ def extend_positions(model: ModelT, max_length: int, positions: str = "tile") ->
     check_module(model)
     check_int("max_length", max_length)
     check_choice("positions", positions, get_args(Positions))
+    if tile_length is not None:
+        check_int("tile_length", tile_length)
     found = [
         module
         for module in model.modules()
@@ -68,9 +78,11 @@ def extend_positions(model: ModelT, max_length: int, positions: str = "tile") ->
         assert isinstance(table, nn.Embedding)
         if max_length < (length := table.num_embeddings - reserved_positions(table)):
             raise ValueError(f"max_length={max_length} is less than the {length} positions that the model has")
+        if tile_length is not None and tile_length > length:
+            raise ValueError(f"tile_length={tile_length} is more than the {length} positions that the model has")
     for embeddings, table in zip(found, tables, strict=True):
         assert isinstance(table, nn.Embedding)
-        resize_table(table, max_length, positions)
+        resize_table(table, max_length, positions, tile_length)
         for name in ("position_ids", "token_type_ids"):
             if isinstance(ids := getattr(embeddings, name, None), Tensor):
                 fresh = torch.arange(table.num_embeddings, device=ids.device)[None]
@@ -109,13 +121,13 @@ def reserved_positions(table: Any) -> int:
 
 
 @torch.no_grad()
-def resize_table(table: nn.Embedding, length: int, positions: str = "tile") -> None:
+def resize_table(table: nn.Embedding, length: int, positions: str = "tile", tile_length: int | None = None) -> None:
     """Make a table of positions one for so many tokens, in place; reserved rows stay."""
     kept, rows = table.weight.split([reserved := reserved_positions(table), table.num_embeddings - reserved])
     if positions == "interpolate":
         rows = _interpolate(rows, length)
     else:
-        rows = rows[torch.arange(length, device=rows.device) % len(rows)]
+        rows = rows[torch.arange(length, device=rows.device) % (tile_length or len(rows))]
     table.weight = like(table.weight, torch.cat([kept, rows.to(kept.dtype)]))
     table.num_embeddings = reserved + length
 

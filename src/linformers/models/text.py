@@ -19,7 +19,7 @@ from transformers.utils.generic import can_return_tuple
 from linformers.attention import Projection
 from linformers.attention.parallel import current_documents
 from linformers.models.config import LinformerConfig
-from linformers.models.encoder import LinformerEncoder
+from linformers.models.encoder import LinformerStack
 from linformers.models.resize import resize_max_length
 
 # Tokens embedded at a time without gradients, so that long inputs need no second and third array of their size.
@@ -152,7 +152,7 @@ class LinformerModel(LinformerPreTrainedModel):
                 "AutoModelForImageClassification, AutoModelForAudioClassification or their encoders."
             )
         self.embeddings = LinformerEmbeddings(config)
-        self.encoder = LinformerEncoder(config)
+        self.encoder = LinformerStack(config)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:

@@ -1,4 +1,4 @@
-"""The model cards of what is pretrained, fine-tuned, converted and distilled: metadata for hubs, and a text."""
+"""The model cards of what is trained, converted, distilled, adapted or exported: metadata for hubs, and a text."""
 
 import math
 from collections.abc import Mapping
@@ -105,6 +105,39 @@ def distilled_card(source: Path, name: str, results: Results, settings: Any, sto
     """
     section = render("distilled.md", results=results, settings=settings, stored=stored)
     return (_text_of(source) or f"# {name}\n") + f"\n{section}\n"
+
+
+def adapted_card(source: Path, name: str, results: Results, settings: Any, stored: str) -> str:
+    """The card of the model that was adapted to long texts, with a section on what that did.
+
+    Args:
+        source: Folder of the model before.
+        name: Name of the run, for a model without a card.
+        results: What ``results.json`` holds.
+        settings: Settings of the run.
+        stored: Dtype of the weights before.
+    """
+    section = render("adapted.md", results=results, settings=settings, stored=stored)
+    return (_text_of(source) or f"# {name}\n") + f"\n{section}\n"
+
+
+def exported_card(facts: Results, model: str) -> ModelCard:
+    """The card of an exported model.
+
+    Args:
+        facts: What ``export.json`` holds.
+        model: Folder or hub id of what was exported.
+    """
+    base = _header(model)
+    quantised: dict[str, Any] = {"base_model_relation": "quantized"} if facts["int8"] else {}
+    header = ModelCardData(
+        **_inherited(model, base),
+        **quantised,
+        library_name="onnx",
+        pipeline_tag=base.get("pipeline_tag"),
+        tags=["linformers", "onnx", *(["int8"] if quantised else []), "long-documents"],
+    )
+    return _card(header, "exported.md", facts)
 
 
 def loader(facts: Results) -> str:

@@ -130,7 +130,7 @@ Block = str | Table | Chart | Note | Quote | Command | Section
 
 
 @dataclass(frozen=True, kw_only=True)
-class Document:
+class Report:
     """A page.
 
     Args:

@@ -7,20 +7,20 @@ from markupsafe import Markup
 
 from linformers.report import conversion, plots, words
 from linformers.report.cost import cost_table, headlines, memory_chart, time_chart
-from linformers.report.document import Chart, Command, Document, Note, Quote, Section, Table, machine
+from linformers.report.document import Chart, Command, Note, Quote, Report, Section, Table, machine
 from linformers.report.words import Results
 
 ACCURACY_LABELS = {"tfidf": "TF-IDF + logistic regression", "linformer": "Linformer", "majority": "commonest book"}
 
 
-def document(results: Results) -> Document:
+def document(results: Results) -> Report:
     """What ``results.json`` of a quickstart holds, as a page."""
     converted = words.converted(results)
     if converted:
         first = conversion.section(results)
     else:
         first = Note(f"No converted model in this report: {results['conversion']['skipped']}.")
-    return Document(
+    return Report(
         title="A trained model made linear, and one that learns to read" if converted else "A Linformer learns to read",
         lead=_lead(results),
         facts=_facts(results),

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from linformers.report import words
-from linformers.report.document import Document, Section, Table, machine
+from linformers.report.document import Report, Section, Table, machine
 from linformers.reproduce import claims, figure1, figure2, figure3, table2, table3
 from linformers.reproduce.published import CLAIMS, PAPER
 
@@ -41,14 +41,14 @@ def verdicts_table(evidence: Sequence[claims.Evidence]) -> Table:
     return Table(caption="Did the claims hold here?", head=("claim", "verdict", "comparisons"), rows=rows, words=True)
 
 
-def document_of(folder: Path, results: Results) -> Document:
+def document_of(folder: Path, results: Results) -> Report:
     """The report of one target, or of all."""
     if results["target"] == "all":
         return index_of(folder, results)
     target = TARGETS[results["target"]]
     evidence = evidence_of(results)
     decided = [(f"Claim ({one.claim}): {one.what}", one.verdict, CLAIMS[one.claim]) for one in evidence]
-    return Document(
+    return Report(
         title=target.TITLE,
         lead=f"Run again at scale {results['scale']}: {results['about']}",
         facts=decided,
@@ -61,13 +61,13 @@ def document_of(folder: Path, results: Results) -> Document:
     )
 
 
-def index_of(folder: Path, results: Results) -> Document:
+def index_of(folder: Path, results: Results) -> Report:
     """What ``all`` found; the targets have folders beside it."""
     targets = {
         name: json.loads((folder / name / "results.json").read_text(encoding="utf-8")) for name in results["targets"]
     }
     evidence = [one for found in targets.values() for one in evidence_of(found)]
-    return Document(
+    return Report(
         title="The Linformer paper, run again",
         lead=f"{PAPER}. Scale {results['scale']}: {results['about']}",
         sections=[

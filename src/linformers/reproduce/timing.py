@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from linformers.commands.benchmark import Plan, Settings
+from linformers.commands.benchmark import BenchmarkSettings, Plan
 from linformers.measure.contenders import linformer, rival
 from linformers.reproduce.cells import Context, measured
 from linformers.reproduce.scales import TimingScale
@@ -18,7 +18,7 @@ def make_plan(scale: TimingScale, device: str) -> Plan:
     Raises:
         ValueError: a field or a number that does not do.
     """
-    settings = Settings(
+    settings = BenchmarkSettings(
         device=device,  # type: ignore[arg-type]
         dtype=scale.dtype,
         repeats=scale.repeats,

@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -17,10 +17,8 @@ import psutil
 
 from linformers.files.inputs import Input, Unavailable
 from linformers.files.rows import Place
-from linformers.scoring.networks import Network, load_network
-from linformers.scoring.scorer import Scorer
 from linformers.scoring.units import Done, Unit
-from linformers.scoring.work import Job, encode_unit, score_unit
+from linformers.scoring.work import Job, do_unit
 
 READER_CPUS = 0.25
 RETRIES = 10  # of a unit whose worker dies; one that kills every worker must end the run
@@ -28,30 +26,19 @@ PATIENCE = 6 * 3600  # seconds without a unit done after which Ray gives up
 _EXPECTED = (ValueError, TypeError, OSError, Unavailable)
 
 
-def score_on_ray(
-    job: Job, left: list[tuple[Input, Done]], progress: Any, ready: Callable[[Network], None]
-) -> dict[str, Any]:
-    """Score the files; returns what is known of the model.
+def run_on_ray(job: Job, left: list[tuple[Input, Done]], progress: Any) -> None:
+    """Read the files.
 
     Args:
         job: with folders that all machines of the cluster see.
         left: files that are not complete, and what is done of them.
         progress: hears of each unit that is done.
-        ready: called with the model before anything starts.
 
     Raises:
         ValueError: Ray is not installed, or what a worker raises.
         OSError: a cluster that does not answer, or what a worker raises.
     """
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a warning
-    try:
-        import ray  # type: ignore[import-not-found]
-        import ray.data  # type: ignore[import-not-found]
-    except ImportError as error:
-        raise ValueError("engine='ray' needs Ray: pip install 'linformers[ray]'") from error
-    network = load_network(job.settings)
-    ready(network)
+    ray = load_ray()
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -64,8 +51,8 @@ def score_on_ray(
         units = ray.data.from_items(
             [{"file": place} for place in range(len(left))], override_num_blocks=min(len(left), 1000)
         ).flat_map(_Read(job, left, here), num_cpus=READER_CPUS)
-        scored = units.map_batches(
-            _Score,
+        read = units.map_batches(
+            _Work,
             fn_constructor_args=(job, here, int(max(resources["CPU"], 1))),
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=workers),
@@ -74,7 +61,7 @@ def score_on_ray(
             ray_remote_args_fn=lambda: {"max_task_retries": RETRIES},
         )
         with progress:
-            for done in scored.iter_rows():
+            for done in read.iter_rows():
                 progress.begin(done["file"], done["end"] - done["begin"], done["tokens"])
                 progress.add(done["tokens"])
                 progress.end(done["documents"])
@@ -82,7 +69,22 @@ def score_on_ray(
         raise _cause(error) from error
     finally:
         ray.shutdown()
-    return network.describe()
+
+
+def load_ray() -> Any:
+    """Ray, which is no part of a plain installation.
+
+    Raises:
+        ValueError: It is not installed.
+    """
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a warning
+    try:
+        import ray  # type: ignore[import-not-found]
+        import ray.data  # type: ignore[import-not-found]
+    except ImportError as error:
+        raise ValueError("engine='ray' needs Ray: pip install 'linformers[ray]'") from error
+    return ray
 
 
 def _start(ray: Any, address: str | None, workers: int | None) -> None:
@@ -127,23 +129,23 @@ class _Read:
             yield {"unit": json.dumps(asdict(unit))}
 
 
-class _Score:
-    """A worker: a model, which scores units and writes them."""
+class _Work:
+    """A worker: a model, which reads units and writes what comes of them."""
 
     def __init__(self, job: Job, folder: str, threads: int) -> None:
         import torch
 
         os.chdir(folder)
         torch.set_num_threads(threads)
-        self.job, self.scorer = job, Scorer(job.settings)
+        self.job, self.reader = job, job.open()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         fields = json.loads(batch["unit"][0])
         unit = Unit(**{**fields, "after": Place(*fields["after"])})
-        tokens = encode_unit(self.scorer, unit)
-        counts = score_unit(self.job, self.scorer, unit, tokens, lambda tokens: None)
+        encoded = self.reader.encode(unit)
+        do_unit(self.job, self.reader, unit, encoded, lambda tokens: None)
         done = {"file": unit.file, "begin": unit.begin, "end": unit.end, "documents": len(unit.lines)}
-        return {name: [value] for name, value in {**done, "tokens": counts["tokens"]}.items()}
+        return {name: [value] for name, value in {**done, "tokens": encoded.count}.items()}
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -1,4 +1,4 @@
-"""The model of a folder, whatever runs it: token ids in, logits and embeddings out."""
+"""The model of a folder, whatever runs it: token ids in, logits and hidden states out."""
 
 import hashlib
 import json
@@ -13,24 +13,26 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 
-from linformers.attention.documents import masked_mean
 from linformers.convert.agreement import check_loaded
 from linformers.convert.load import longest_input, saved_head
 from linformers.convert.surroundings import encoder_folder
 from linformers.data.tasks_rules import Kind, kind_of_config
 from linformers.files.folders import MODEL_FILES, hash_once
 from linformers.scoring.columns import TrainedInputs
-from linformers.scoring.settings import Reading
+from linformers.scoring.sentence import read_sentences, sentence_files
+from linformers.scoring.settings import Dtype, Reading, VectorSettings
 from linformers.training.loading import LOCAL, REPORTED, load_tokenizer, reported
 
 GRAPH, GRAPH_FACTS = "model.onnx", "export.json"
+SCORERS = ("ForSequenceClassification", "Model", "ForMaskedLM")
+ENCODERS = (*SCORERS, "ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice")
 # Larger batches are no faster on a CPU (measured at hidden 384 and 768); ONNX Runtime, whose layers take all tokens at
 # once, has them in cache in small ones (int8 of MiniLM, documents/s: 15 with 4,096 tokens, 20 with 512).
 CPU_TOKENS, ONNX_TOKENS = 4096, 512
 
 Ids = Int[Tensor, "batch seq"]
 Mask = Bool[Tensor, "batch seq"]
-Output = tuple[Float[Tensor, "batch classes"] | None, Float[Tensor, "batch hidden"] | None]
+Output = tuple[Float[Tensor, "batch classes"] | None, Float[Tensor, "batch seq hidden"] | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +40,8 @@ class Network:
     """A model that is ready to run.
 
     Args:
-        run: of ids, mask and token types (of pairs): logits of a classifier, else None; mean hidden states if they are
-            asked for, else None.
+        run: of ids, mask and token types (of pairs): logits of a classifier, else None; the last hidden states, on
+            their device, if they are asked for, else None.
         tokenizer: Tokenizer of transformers.
         architecture: its class.
         runtime: ``torch`` or ``onnxruntime``.
@@ -73,49 +75,62 @@ class Network:
         return {name: getattr(self, name) for name in names}
 
 
-def hash_model(folder: Path) -> str:
-    """Hash of the files that decide what a model computes."""
-    folder = Path(encoder_folder(folder))
-    files = sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern) if path.is_file()})
+def hash_model(folder: Path, *, vectors: bool = False) -> str:
+    """Hash of the files that decide what a model computes; with ``vectors`` also of those that pool and normalise."""
+    inner = Path(encoder_folder(folder))
+    files = sorted({path for pattern in MODEL_FILES for path in inner.glob(pattern) if path.is_file()})
     facts = "".join(f"{path.name} {hash_once(path)}\n" for path in files)
+    if vectors:
+        facts += "".join(f"{path.relative_to(folder)} {hash_once(path)}\n" for path in sentence_files(folder))
     return hashlib.sha256(facts.encode()).hexdigest()
 
 
-def load_network(reading: Reading) -> Network:
+def load_network(reading: Reading | VectorSettings) -> Network:
     """The model of a folder: through ONNX Runtime if it is an export, else through torch, on a GPU if there is one.
+
+    Args:
+        reading: For scores, a classifier or an encoder; for embeddings an encoder, or what a head was trained on.
 
     Raises:
         ValueError: a model that cannot be loaded, lacks weights, or is neither a classifier nor an encoder of texts.
     """
+    embeds = isinstance(reading, VectorSettings)
     with reported("model", reading.model):
         folder = Path(encoder_folder(reading.model))
         config: Any = AutoConfig.from_pretrained(folder, **LOCAL)
     tokenizer = load_tokenizer("model", reading.model)
     exported = (folder / GRAPH).is_file() and not any(folder.glob("*.safetensors"))
-    if exported:
-        facts = _read_facts(folder)
-        architecture, head = facts["architecture"], saved_head({"architectures": [facts["architecture"]]})
-    else:
-        head = saved_head(config.to_dict())
-        architecture = (config.architectures or ["Model"])[0]
-    if head not in ("ForSequenceClassification", "Model", "ForMaskedLM"):
-        raise ValueError(f"model={reading.model!r} is a {architecture}; score takes classifiers and encoders of texts")
-    classifies = head == "ForSequenceClassification"
+    facts = _read_facts(folder) if exported else {}
+    architecture = facts["architecture"] if exported else (config.architectures or ["Model"])[0]
+    head = saved_head({"architectures": [architecture]} if exported else config.to_dict())
+    if head not in (ENCODERS if embeds else SCORERS):
+        what = "embed takes encoders of texts" if embeds else "score takes classifiers and encoders of texts"
+        raise ValueError(f"model={reading.model!r} is a {architecture}; {what}")
+    classifies = head == "ForSequenceClassification" and not embeds
+    states = embeds or reading.embeddings or not classifies
     device = torch.device("cuda" if torch.cuda.is_available() and not exported else "cpu")
-    model = None if exported else _load(folder, reading, classifies, device)
+    dtype = reading.arithmetic if embeds else reading.dtype
+    if exported and dtype != "float32":
+        option = "arithmetic" if embeds else "dtype"
+        raise ValueError(f"{option}={dtype} has no effect on an export: leave it out, or export as onnx-int8")
+    model = None if exported else _load(folder, reading.model, dtype, classifies, device)
     longest = facts["max_length"] if model is None else longest_input(model)
     if reading.max_length is not None and reading.max_length > longest:
         raise ValueError(f"max_length={reading.max_length} is more than the {longest:,} tokens that the model reads")
     trained = TrainedInputs.of(config.to_dict())
-    usual = min(longest, tokenizer.model_max_length, trained.max_length or longest)
+    usual = min(longest, tokenizer.model_max_length)
+    if embeds:  # the tokenizer's length is a setting of sentence-transformers
+        usual = min(usual, read_sentences(reading.model).max_length or usual)
+    else:
+        usual = min(usual, trained.max_length or usual)
     length = reading.max_length or usual
     enough = ONNX_TOKENS if exported else CPU_TOKENS
     parallel, batch_tokens = _plan_batches(config, reading.memory, length, device, enough)
     threads = max(torch.get_num_threads() // parallel, 1)
     if model is None:
-        run = _onnx(folder, facts, reading, classifies, threads)
+        run = _onnx(folder, facts, reading.model, classifies, states, threads)
     else:
-        run = _torch(model, classifies, reading.embeddings or not classifies, device)
+        run = _torch(model, classifies, states, device)
     kind = kind_of_config(config)
     named = classifies and kind != "regression"
     labels = [str(name) for _, name in sorted(config.id2label.items())] if named else []
@@ -150,19 +165,19 @@ def _plan_batches(config: Any, memory: int, length: int, device: torch.device, e
     return max(min(torch.get_num_threads(), fit // max(length, tokens)), 1), tokens
 
 
-def _load(folder: Path, reading: Reading, classifies: bool, device: torch.device) -> PreTrainedModel:
+def _load(folder: Path, name: str, dtype: Dtype, classifies: bool, device: torch.device) -> PreTrainedModel:
     auto = AutoModelForSequenceClassification if classifies else AutoModel
-    with reported("model", reading.model):
+    with reported("model", name):
         model, report = auto.from_pretrained(
-            folder, use_safetensors=True, dtype=getattr(torch, reading.dtype), **REPORTED, **LOCAL
+            folder, use_safetensors=True, dtype=getattr(torch, dtype), **REPORTED, **LOCAL
         )
-    check_loaded(f"model={reading.model!r}", model, report, head=classifies)
+    check_loaded(f"model={name!r}", model, report, head=classifies)
     return model.to(device).eval().requires_grad_(False)
 
 
-def _torch(model: PreTrainedModel, classifies: bool, embeds: bool, device: torch.device) -> Callable[..., Output]:
+def _torch(model: PreTrainedModel, classifies: bool, states: bool, device: torch.device) -> Callable[..., Output]:
     hidden: dict[int, Tensor] = {}  # by thread
-    if embeds and classifies:  # the classifier need not return what its encoder makes
+    if states and classifies:  # the classifier need not return what its encoder makes
         model.base_model.register_forward_hook(lambda _, __, output: hidden.update({threading.get_ident(): output[0]}))
 
     @torch.inference_mode()
@@ -171,8 +186,7 @@ def _torch(model: PreTrainedModel, classifies: bool, embeds: bool, device: torch
         types = {} if kinds is None else {"token_type_ids": kinds.to(device)}
         output = model(input_ids=ids, attention_mask=mask, **types)
         logits = output.logits.float().cpu() if classifies else None
-        states = hidden.pop(threading.get_ident(), None) if classifies else output[0]
-        return logits, None if states is None else masked_mean(states.float(), mask).cpu()
+        return logits, hidden.pop(threading.get_ident(), None) if classifies else output[0]
 
     return run
 
@@ -186,24 +200,22 @@ def _read_facts(folder: Path) -> dict[str, Any]:
 
 
 def _onnx(
-    folder: Path, facts: dict[str, Any], reading: Reading, classifies: bool, threads: int
+    folder: Path, facts: dict[str, Any], name: str, classifies: bool, states: bool, threads: int
 ) -> Callable[..., Output]:
     try:
         import onnxruntime
     except ImportError as error:
-        raise ValueError(f"model={reading.model!r} is an export: pip install 'linformers[onnx]'") from error
-    if reading.dtype != "float32":
-        raise ValueError(f"dtype={reading.dtype} has no effect on an export: leave it out, or export as onnx-int8")
-    if classifies and reading.embeddings:
+        raise ValueError(f"model={name!r} is an export: pip install 'linformers[onnx]'") from error
+    if classifies and states:
         raise ValueError("embeddings are not among the outputs of an exported classifier: give the model itself")
     if facts["architecture"].endswith("ForMaskedLM"):
-        raise ValueError(f"model={reading.model!r} is an exported masked LM, which gives no embeddings: give the model")
+        raise ValueError(f"model={name!r} is an exported masked LM, which gives no embeddings: give the model")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors
-    for name, value in facts["session_config"].items():  # several times faster
-        options.add_session_config_entry(name, value)
-    with reported("model", reading.model):
+    for key, value in facts["session_config"].items():  # several times faster
+        options.add_session_config_entry(key, value)
+    with reported("model", name):
         session = onnxruntime.InferenceSession(folder / GRAPH, options, providers=["CPUExecutionProvider"])
     names = [one.name for one in session.get_inputs()]
 
@@ -212,6 +224,6 @@ def _onnx(
         inputs = {"input_ids": ids, "attention_mask": kept, "token_type_ids": torch.zeros_like(ids)}
         inputs |= {} if kinds is None else {"token_type_ids": kinds}
         output = torch.from_numpy(session.run(None, {name: inputs[name].numpy() for name in names})[0])
-        return (output, None) if classifies else (None, masked_mean(output, mask))
+        return (output, None) if classifies else (None, output)
 
     return run

@@ -1,16 +1,16 @@
-"""Texts through a model: batches of like length under a budget of tokens, and pieces put together again."""
+"""Texts through a classifier or an encoder, and pieces of texts put together again."""
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
+from linformers.attention.documents import masked_mean
 from linformers.data.tokenise import TextEncoder, Tokens
-from linformers.scoring.networks import Output, load_network
+from linformers.scoring.batches import run_batches
+from linformers.scoring.networks import load_network
 from linformers.scoring.settings import Reading
 
 
@@ -39,8 +39,6 @@ class Scorer:
         pieces = 1 if reading.long == "truncate" else None
         self.pieces, self.encoder = pieces, TextEncoder(self.network.tokenizer)
         self.encode([])  # refuses a length without room for text
-        pad = self.network.tokenizer.pad_token_id
-        self.pad = 0 if pad is None else pad
 
     def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Tokens:
         """Tokens of texts, or of pairs of them.
@@ -64,42 +62,15 @@ class Scorer:
         lengths = np.array([len(window) for window in tokens.windows], dtype=np.int64)
         logits: list[torch.Tensor | None] = [None] * len(lengths)
         states: list[torch.Tensor | None] = [None] * len(lengths)
-        all_rows = batches(lengths, self.network.batch_tokens)
-        limit = partial(torch.set_num_threads, self.network.threads)  # PyTorch's setting is each thread's own
-        with ThreadPoolExecutor(self.network.parallel, initializer=limit) as pool:
-            outputs = pool.map(lambda rows: self._run(tokens, rows), all_rows)
-            for rows, output in zip(all_rows, outputs, strict=True):
-                for found, kept in zip(output, (logits, states), strict=True):
-                    for place, row in enumerate(rows if found is not None else ()):
-                        kept[row] = found[place]  # type: ignore[index]
-                seen(int(lengths[rows].sum()))
+        for rows, output in run_batches(self.network, tokens.windows, _pooled, seen, tokens.kinds):
+            for found, kept in zip(output, (logits, states), strict=True):
+                for place, row in enumerate(rows if found is not None else ()):
+                    kept[row] = found[place]  # type: ignore[index]
         of_text = np.unique(tokens.owner, return_inverse=True)[1]
         values = None if self.network.kind is None else self._values(logits, of_text, lengths)
         wanted = self.reading.embeddings or self.network.kind is None
         embeddings = _pool(_stack(states, self.network.hidden_size), of_text, lengths, "mean") if wanted else None
         return Scores(values, embeddings)
-
-    def _run(self, tokens: Tokens, rows: Sequence[int]) -> Output:
-        ids, mask = self._pad([tokens.windows[row] for row in rows])
-        try:
-            if tokens.kinds is None:
-                return self.network.run(ids, mask)
-            kinds = torch.zeros_like(ids)
-            for place, row in enumerate(rows):
-                kinds[place, : len(tokens.kinds[row])] = torch.from_numpy(tokens.kinds[row])
-            return self.network.run(ids, mask, kinds)
-        except torch.OutOfMemoryError as error:
-            raise ValueError(f"a batch of {ids.numel():,} tokens does not fit; lower --memory") from error
-
-    def _pad(self, windows: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        longest = max(map(len, windows))
-        ids = torch.full((len(windows), longest), self.pad)
-        for row, window in enumerate(windows):
-            ids[row, : len(window)] = torch.from_numpy(window)
-        if all(len(window) == longest for window in windows):
-            return ids, None
-        lengths = torch.tensor([len(window) for window in windows])
-        return ids, torch.arange(longest) < lengths[:, None]
 
     def _values(self, logits: list[torch.Tensor | None], of_text: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         values = torch.from_numpy(_stack(logits, max(len(self.network.labels), 1)))
@@ -110,17 +81,10 @@ class Scorer:
         return _pool(values.numpy(), of_text, lengths, self.reading.pool)
 
 
-def batches(lengths: np.ndarray, budget: int) -> list[list[int]]:
-    """Rows in batches of like length, the longest first, each within a budget of tokens with its padding."""
-    found: list[list[int]] = []
-    room = 0
-    for row in np.argsort(-lengths, kind="stable").tolist():
-        if room == 0:
-            room = max(budget // int(lengths[row]), 1)
-            found.append([])
-        found[-1].append(row)
-        room -= 1
-    return found
+def _pooled(
+    rows: list[int], logits: torch.Tensor | None, states: torch.Tensor | None, mask: torch.Tensor | None
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    return logits, None if states is None else masked_mean(states.float(), mask).cpu()
 
 
 def _stack(rows: list[torch.Tensor | None], width: int) -> np.ndarray:

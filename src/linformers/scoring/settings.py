@@ -1,4 +1,4 @@
-"""What decides a scoring run."""
+"""What decides a run over documents: how a model reads them, and which files; of scores, and of embeddings."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -6,66 +6,77 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from linformers.files.forms import Form
-from linformers.files.settings import Count, StrictModel
+from linformers.files.settings import Count, Natural, StrictModel
 from linformers.files.sources import DocumentUnit
 
 Long = Literal["truncate", "windows"]
+Context = Literal["document", "chunk"]
+Chunks = Literal["sentence", "paragraph", "tokens"]
+Pooling = Literal["mean", "cls", "max"]
+VectorDtype = Literal["float32", "float16", "int8", "binary"]
 Pool = Literal["mean", "max"]
 Format = Literal["parquet", "jsonl"]
 Engine = Literal["local", "ray"]
 Dtype = Literal["float32", "bfloat16"]
 
-# What may differ when a run is started again: it changes when and where rows are scored, not what they score.
+# What may differ when a run is started again: it changes when and where rows are read, not what comes of them.
 _HOW = {"model", "input", "output", "memory", "engine", "address", "workers", "restart", "max_reject_share"}
 
 
-class Reading(StrictModel):
-    """How a model reads texts.
+class Loading(StrictModel):
+    """A model, and how much of a text it reads at once.
 
     Args:
         model: Path of the folder of a classifier or an encoder: safetensors, or an export (``model.onnx``).
         max_length: Tokens that are read at once, special ones included; None = as many as the model takes.
-        long: The reading of a longer document: ``truncate`` reads the beginning, ``windows`` all of it in pieces.
-        pool: The way from the pieces' probabilities to the document's: their ``mean``, weighted by tokens, or each
-            label's ``max``. Embeddings are always averaged.
-        embeddings: Whether a classifier gives the mean of its last hidden states, too; an encoder always does.
-        dtype: The type of the arithmetic; ``bfloat16`` is several times faster where the machine has it, less exact.
         memory: Bytes that a batch may take beside the model, roughly.
     """
 
     model: str
     max_length: Count | None = None
-    long: Long = "truncate"
-    pool: Pool = "mean"
-    embeddings: bool = False
-    dtype: Dtype = "float32"
     memory: Annotated[int, Field(ge=10**6)] = 10**9
 
     def _check(self) -> None:
-        if not (Path(self.model) / "config.json").is_file():
+        super()._check()
+        if not any((Path(self.model) / name).is_file() for name in ("config.json", "modules.json")):
             raise ValueError(
                 f"model={self.model!r} is no folder with a config.json; give that of a classifier or an encoder "
                 "(a model of the hub is downloaded first: hf download NAME --local-dir FOLDER)"
             )
 
 
-class ScoreSettings(Reading):
-    """A scoring run; see `Reading` for the rest.
+class Reading(Loading):
+    """How a classifier or an encoder scores texts; see `Loading` for the rest.
+
+    Args:
+        long: The reading of a longer document: ``truncate`` reads the beginning, ``windows`` all of it in pieces.
+        pool: The way from the pieces' probabilities to the document's: their ``mean``, weighted by tokens, or each
+            label's ``max``. Embeddings are always averaged.
+        embeddings: Whether a classifier gives the mean of its last hidden states, too; an encoder always does.
+        dtype: The type of the arithmetic; ``bfloat16`` is several times faster where the machine has it, less exact.
+    """
+
+    long: Long = "truncate"
+    pool: Pool = "mean"
+    embeddings: bool = False
+    dtype: Dtype = "float32"
+
+
+class Files(StrictModel):
+    """Files of documents, and the run that reads them.
 
     Args:
         input: Paths of files and folders, globs and fsspec URLs.
         output: Path of the run folder.
-        text: The column of the texts, or columns that are joined; None = those it was trained on, or a usual name.
-        pair: The column of the second text, for models of pairs; None = the one it was trained on, or a usual name.
+        text: The column of the texts, or columns that are joined; None = those that a classifier was trained on, or a
+            usual name.
         delimiter: What stands between the fields of CSV; None = found, as for the next.
         encoding: The encoding of CSV, JSON and text.
         id: Columns to carry over; none = the file and the row.
         documents: The unit that is one document in a ``.txt`` file.
-        format: The format of the shards.
-        shard_rows: Rows of a shard at most, and the work that a kill costs.
-        threshold: The least probability from which a row is flagged for review, by label.
-        max_reject_share: The largest share of rejected rows; with more the run ends with an error, after the scores of
-            the others are written.
+        shard_rows: Documents of a shard at most, and the work that a kill costs.
+        max_reject_share: The largest share of rejected rows; with more the run ends with an error, after what comes of
+            the others is written.
         limit_bytes: The size from which a document is rejected.
         engine: The engine: ``local`` or ``ray``.
         address: The address of a Ray cluster; None starts Ray on this machine.
@@ -76,14 +87,11 @@ class ScoreSettings(Reading):
     input: tuple[str, ...]
     output: str
     text: str | tuple[str, ...] | None = None
-    pair: str | None = None
     delimiter: str | None = None
     encoding: str | None = None
     id: tuple[str, ...] = ()
     documents: DocumentUnit = "file"
-    format: Format = "parquet"
     shard_rows: Count = 4096
-    threshold: dict[str, float] = {}
     max_reject_share: Annotated[float, Field(ge=0, le=1)] = 0.1
     limit_bytes: Count = 10**7
     engine: Engine = "local"
@@ -95,14 +103,9 @@ class ScoreSettings(Reading):
         super()._check()
         if not self.input:
             raise ValueError("input is empty: give a file, a folder, a glob or a URL")
-        if self.pair is not None and self.long == "windows":
-            raise ValueError(f"long='windows' is of single texts, and pair={self.pair!r} is given: leave one out")
         for name in ("address", "workers"):
             if self.engine == "local" and getattr(self, name) is not None:
                 raise ValueError(f"{name}={getattr(self, name)!r} is of Ray: add --engine ray, or leave it out")
-        for label, least in self.threshold.items():
-            if not 0 < least <= 1:
-                raise ValueError(f"threshold={label}={least:g} must be a probability above 0")
         self.form  # noqa: B018  (refuses what is wrong)
         if len(set(self.id)) < len(self.id):
             raise ValueError(f"id={', '.join(self.id)} names a column twice; name each once")
@@ -114,5 +117,113 @@ class ScoreSettings(Reading):
 
     @property
     def deciding(self) -> dict[str, Any]:
-        """The options that decide what a row scores, and which rows share a shard."""
+        """The options that decide what comes of a row, and which rows share a shard."""
         return self.model_dump(exclude=_HOW)
+
+
+class ScoreSettings(Reading, Files):
+    """A scoring run; see `Reading` and `Files` for the rest.
+
+    Args:
+        pair: The column of the second text, for models of pairs; None = the one it was trained on, or a usual name.
+        format: The format of the shards.
+        threshold: The least probability from which a row is flagged for review, by label.
+    """
+
+    pair: str | None = None
+    format: Format = "parquet"
+    threshold: dict[str, float] = {}
+
+    def _check(self) -> None:
+        super()._check()
+        if self.pair is not None and self.long == "windows":
+            raise ValueError(f"long='windows' is of single texts, and pair={self.pair!r} is given: leave one out")
+        for label, least in self.threshold.items():
+            if not 0 < least <= 1:
+                raise ValueError(f"threshold={label}={least:g} must be a probability above 0")
+
+
+class VectorSettings(Loading):
+    """How an encoder turns texts into vectors; see `Loading` for the rest.
+
+    Pooling and length are what a folder of sentence-transformers says, unless they are given here; of any other
+    encoder they are the mean of the last hidden states, as long as that is.
+
+    Args:
+        chunks: What has a vector: the document (None), each ``sentence`` or ``paragraph`` of it, or ``tokens:N``, each
+            stretch of N tokens.
+        overlap: Tokens that a chunk of ``tokens:N`` shares with the one before it.
+        context: What a chunk is read in: the whole ``document``, so that "it" is known (late chunking,
+            arXiv 2409.04701), or nothing but the ``chunk``.
+        long: The reading of a longer text: ``truncate`` reads the beginning, ``windows`` all of it in pieces, which are
+            pooled together. None = ``windows`` for chunks in their document, else ``truncate``.
+        pooling: The way from tokens to a vector: their ``mean``, each number's ``max``, or the first token (``cls``).
+            None = what the folder says.
+        normalize: Whether vectors get length 1; None = what the folder says.
+        prompt: Text to put before each one; None = that of ``prompt_name``.
+        prompt_name: Name of a prompt of the folder; None = its default one, if it names one.
+        truncate_dim: Numbers of a vector that are kept, from its start (models trained for that: Matryoshka); vectors
+            of length 1 are brought to length 1 again.
+        dtype: The type of the numbers: ``float32``, ``float16``, ``int8`` by ranges of each dimension, or ``binary``,
+            eight signs a byte; the last two as ``quantize_embeddings`` of sentence-transformers has them (``int8`` and
+            ``ubinary``).
+        ranges: Path of a folder of int8 embeddings whose ranges to use; None = of the first vectors of the input.
+        arithmetic: The type of the arithmetic; ``bfloat16`` is several times faster where the machine has it.
+    """
+
+    chunks: str | None = None
+    overlap: Natural = 0
+    context: Context = "document"
+    long: Long | None = None
+    pooling: Pooling | None = None
+    normalize: bool | None = None
+    prompt: str | None = None
+    prompt_name: str | None = None
+    truncate_dim: Count | None = None
+    dtype: VectorDtype = "float32"
+    ranges: str | None = None
+    arithmetic: Dtype = "float32"
+
+    def _check(self) -> None:
+        super()._check()
+        kind, size = self.chunking
+        if kind != "tokens" and self.overlap:
+            raise ValueError(f"overlap={self.overlap} is of chunks of tokens: add --chunks tokens:N, or leave it out")
+        if kind == "tokens" and self.overlap >= size:
+            raise ValueError(f"overlap={self.overlap} must be less than the {size} tokens of a chunk")
+        if kind is None and self.context == "chunk":
+            raise ValueError("context='chunk' has no chunks: add --chunks sentence, paragraph or tokens:N")
+        if self.prompt is not None and self.prompt_name is not None:
+            raise ValueError(f"prompt_name={self.prompt_name!r} and prompt={self.prompt!r} exclude each other")
+        if self.ranges is not None and self.dtype != "int8":
+            raise ValueError(f"ranges={self.ranges!r} are of int8: add --dtype int8, or leave it out")
+
+    @property
+    def chunking(self) -> tuple[Chunks | None, int]:
+        """The kind of chunks, and the tokens of each (0 where they are not counted in tokens).
+
+        Raises:
+            ValueError: There is no such kind.
+        """
+        if self.chunks is None:
+            return None, 0
+        if self.chunks in ("sentence", "paragraph"):
+            return self.chunks, 0
+        name, _, size = self.chunks.partition(":")
+        if name != "tokens" or not size.isdecimal() or int(size) < 1:
+            raise ValueError(f"chunks={self.chunks!r} is unknown: choose sentence, paragraph or tokens:N (tokens:256)")
+        return "tokens", int(size)
+
+    @property
+    def in_context(self) -> bool:
+        """Whether chunks are read within their document."""
+        return self.chunks is not None and self.context == "document"
+
+    @property
+    def reading(self) -> Long:
+        """How longer texts are read."""
+        return self.long or ("windows" if self.in_context else "truncate")
+
+
+class EmbedSettings(VectorSettings, Files):
+    """A run that embeds files of documents; see `VectorSettings` and `Files`."""

@@ -1,4 +1,4 @@
-"""Units of work: consecutive rows of one file, which become one shard.
+"""Units of work: consecutive rows of one file, which become one shard of whatever is made of them.
 
 A unit is done when its note is there: ``_FIRST-LAST.json`` beside the shard ``FIRST-LAST.parquet`` (readers of data
 sets pass over names with ``_`` before them). The note is written after the shard, and both appear in one step, so a
@@ -20,15 +20,16 @@ from linformers.files.inputs import Input
 from linformers.files.reading import read_rows
 from linformers.files.rejects import NOT_READ, SHOWN
 from linformers.files.rows import START, Place, Row, Wanted
-from linformers.scoring.settings import Format, ScoreSettings
+from linformers.scoring.settings import Files, Format
 
-INTACT = "what is scored so far is intact"  # when the disk is full
+INTACT = "what is done so far is intact"  # when the disk is full
+SCORED = "scored"
 UNIT_BYTES = 32 * 2**20  # of text: what bounds memory where documents are long
 
 
 @dataclass(kw_only=True)
 class Unit:
-    """Rows of a file that are scored together.
+    """Rows of a file that are read together.
 
     Args:
         file: where they come from.
@@ -61,7 +62,7 @@ class Unit:
     end: float = 0.0
 
     def reject(self, line: int, reason: str, value: str = "", count: int = 1, ids: Mapping[str, Any] = {}) -> None:
-        """Note rows that cannot be scored, with their ids where they are known."""
+        """Note rows that cannot be used, with their ids where they are known."""
         entry: dict[str, Any] = {"file": self.file, "row": line, **ids}
         entry |= {"reason": _plain(reason), "value": _plain(value)}
         self.rejects.append(entry | ({"rows": count} if count > 1 else {}))
@@ -76,8 +77,17 @@ def _plain(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()[:SHOWN]
 
 
-def read_units(file: Input, wanted: Wanted, settings: ScoreSettings, done: "Done") -> Iterator[Unit]:
+def read_units(
+    file: Input, wanted: Wanted, settings: Files, done: "Done", unit_bytes: int | None = None
+) -> Iterator[Unit]:
     """The units of a file that are still to be done.
+
+    Args:
+        file: The file.
+        wanted: What is read of a row.
+        settings: The run.
+        done: What is done of the file.
+        unit_bytes: Text of a unit, about; None = ``UNIT_BYTES``.
 
     Raises:
         Unavailable: see ``read_rows``.
@@ -90,7 +100,9 @@ def read_units(file: Input, wanted: Wanted, settings: ScoreSettings, done: "Done
         unit = Unit(file=file.name, key=file.key, first=start.row + 1, after=start, begin=begin)
         unit.ids = [[] for _ in wanted.carried]
         size = 0
-        while row is not None and unit.after.row - start.row < settings.shard_rows and size < UNIT_BYTES:
+        while (
+            row is not None and unit.after.row - start.row < settings.shard_rows and size < (unit_bytes or UNIT_BYTES)
+        ):
             size += _add(unit, row, wanted)
             row = next(rows, None)
         unit.last, unit.final = unit.after.row, row is None
@@ -157,15 +169,23 @@ def find_done(folder: Path, shard_format: Format) -> Done:
     return Done(frozenset(firsts), place, share, complete)
 
 
-def write_unit(folder: Path, unit: Unit, table: pa.Table, shard_format: Format, counts: dict[str, int]) -> None:
+def write_unit(
+    folder: Path,
+    unit: Unit,
+    table: pa.Table,
+    shard_format: Format,
+    counts: dict[str, int],
+    done: str = SCORED,
+) -> None:
     """Write the shard of a unit, then its note; after that the unit is done.
 
     Args:
         folder: Folder of all shards.
-        unit: what was scored.
-        table: its scores.
+        unit: what was read.
+        table: what came of it; ``vectors`` of the counts, if it is there, else as many rows as were read.
         shard_format: Format of the shard.
         counts: what else the note should hold.
+        done: What has become of the good rows, by which the note names their number.
 
     Raises:
         DiskFullError: no space is left; what is done stays done.
@@ -178,11 +198,11 @@ def write_unit(folder: Path, unit: Unit, table: pa.Table, shard_format: Format, 
         "first": unit.first,
         "last": unit.last,
         "rows": rows,
-        "scored": table.num_rows,
+        done: len(unit.lines),
         "rejected": sum(entry.get("rows", 1) for entry in unit.rejects),
         **counts,
     }
-    if facts["scored"] + facts["rejected"] != rows:
+    if facts[done] + facts["rejected"] != rows or table.num_rows != facts.get("vectors", facts[done]):
         raise RuntimeError(f"{unit.file}, rows {unit.first} to {unit.last}: {facts} do not add up")
     path = folder / f"{unit.name}.{shard_format}"
 
@@ -202,46 +222,70 @@ def write_unit(folder: Path, unit: Unit, table: pa.Table, shard_format: Format, 
 
 @dataclass(kw_only=True)
 class Totals:
-    """What all units add up to."""
+    """What all units add up to.
+
+    Args:
+        rows: Rows that were read.
+        done: How many of them are good.
+        rejected: The others.
+        shards: Shards that they are in.
+        more: What else the notes count.
+        reasons: Rejected rows by kind of reason.
+    """
 
     rows: int = 0
-    scored: int = 0
+    done: int = 0
     rejected: int = 0
-    tokens: int = 0
-    long: int = 0
-    windows: int = 0
-    flagged: int = 0
     shards: int = 0
+    more: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, int] = field(default_factory=dict)
+
+    def as_dict(self, done: str = SCORED) -> dict[str, Any]:
+        """For a file of results; ``done`` is the word for good rows."""
+        first = {"rows": self.rows, done: self.done, "rejected": self.rejected}
+        return {**first, **self.more, "shards": self.shards, "reasons": self.reasons}
 
 
 def check_units(
-    folder: Path, files: list[Input], shard_format: Format, rejects: Path, unread: Sequence[str] = ()
+    folder: Path,
+    files: list[Input],
+    shard_format: Format,
+    rejects: Path,
+    done: str = SCORED,
+    counts: Sequence[str] = (),
+    unread: Sequence[str] = (),
 ) -> Totals:
     """Count what is there again, row by row, and gather the rejects of all units into one file.
 
-    Files that no reader takes are named there, too, and count as no rows.
+    Args:
+        folder: Folder of all shards.
+        files: What was to be read.
+        shard_format: Format of the shards.
+        rejects: Where the rejects go.
+        done: The word for good rows in the notes.
+        counts: What else is added up.
+        unread: Files that no reader takes; they are named among the rejects, and count as no rows.
 
     Raises:
         ValueError: rows of a file are missing or there twice; the message names them.
     """
-    totals = Totals()
+    totals = Totals(more=dict.fromkeys(counts, 0))
 
     def gather(target: Path) -> None:
         with target.open("w", encoding="utf-8") as lines:
             for file in files:
-                _check_file(folder / file.key, file, shard_format, totals, lines.write)
+                _check_file(folder / file.key, file, shard_format, totals, done, lines.write)
             for name in map(_plain, unread):
                 lines.write(json.dumps({"file": name, "row": 0, "reason": NOT_READ, "value": ""}) + "\n")
 
     write_file(rejects, gather, intact=INTACT)
-    if totals.rows != totals.scored + totals.rejected:
-        raise ValueError(f"{totals.rows:,} rows in are not {totals.scored:,} scored and {totals.rejected:,} rejected")
+    if totals.rows != totals.done + totals.rejected:
+        raise ValueError(f"{totals.rows:,} rows in are not {totals.done:,} {done} and {totals.rejected:,} rejected")
     return totals
 
 
 def _check_file(
-    folder: Path, file: Input, shard_format: Format, totals: Totals, write: Callable[[str], object]
+    folder: Path, file: Input, shard_format: Format, totals: Totals, done: str, write: Callable[[str], object]
 ) -> None:
     remove_leftovers(folder)
     row, final = 1, False
@@ -249,14 +293,17 @@ def _check_file(
         path = folder / f"{note['first']:012}-{note['last']:012}.{shard_format}"
         if note["first"] != row or final:
             break
-        if (scored := _count_rows(path)) != note["scored"]:
+        expected = note.get("vectors", note[done])
+        if (found := _count_rows(path)) != expected:
             raise ValueError(
-                f"{path} holds {scored:,} rows in place of {note['scored']:,}; take it away and run the same command "
-                "again"
+                f"{path} holds {found:,} rows in place of {expected:,}; take it away and run the same command again"
             )
         row, final = note["last"] + 1, note["final"]
-        for name in ("rows", "scored", "rejected", "tokens", "long", "windows", "flagged"):
-            setattr(totals, name, getattr(totals, name) + note[name])
+        totals.rows += note["rows"]
+        totals.done += note[done]
+        totals.rejected += note["rejected"]
+        for name in totals.more:
+            totals.more[name] += note[name]
         totals.shards += 1
         for entry in note["rejects"]:
             kind = entry["reason"].split(":")[0]

@@ -1,96 +1,128 @@
-"""Scoring one unit: what every process of every engine does."""
+"""What a run does with documents, for one process or many: scores (`scores.py`) or vectors (`vectors.py`)."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, ClassVar, Protocol
 
-import numpy as np
 import pyarrow as pa
 
-from linformers.data.tokenise import Tokens
 from linformers.files.inputs import Input
+from linformers.files.reading import find_columns
 from linformers.files.rows import Wanted
-from linformers.scoring.networks import Network
-from linformers.scoring.scorer import Scorer, Scores
-from linformers.scoring.settings import ScoreSettings
-from linformers.scoring.units import Done, Unit, find_done, read_units, write_unit
+from linformers.scoring.settings import Files, Format
+from linformers.scoring.units import SCORED, Done, Unit, find_done, read_units, write_unit
 
-SHARDS = "scores"
-SCORED = ("label", "probabilities", "value", "flagged", "embedding")  # columns that a shard may get beside the ids
+
+class Encoded(Protocol):
+    """What a model is to read of a unit."""
+
+    @property
+    def count(self) -> int:
+        """Tokens of it."""
+        ...
+
+
+class Reader(ABC):
+    """A model that reads units, in every process of every engine."""
+
+    @abstractmethod
+    def encode(self, unit: Unit) -> Encoded:
+        """Tokens of a unit; texts without any are rejected, and texts are let go."""
+
+    @abstractmethod
+    def read(self, job: Any, unit: Unit, encoded: Any, seen: Callable[[int], None]) -> tuple[pa.Table, dict[str, int]]:
+        """The rows of a unit's shard, and counts of what was read."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """What a manifest should say of the model."""
 
 
 @dataclass(frozen=True)
-class Job:
-    """What is to be done, for one process or many."""
+class Job(ABC):
+    """What is to be done.
 
-    settings: ScoreSettings
+    Args:
+        settings: The run.
+        files: What it reads.
+        wanted: What it reads of a row.
+        measured: What was measured before the first row was read, and holds for all of them.
+    """
+
+    NAME: ClassVar[str]  # of the command
+    SHARDS: ClassVar[str]  # folder of the shards
+    DOING: ClassVar[str]
+    DONE: ClassVar[str] = SCORED
+    COLUMNS: ClassVar[Sequence[str]]  # that a shard may get beside the ids
+    COUNTS: ClassVar[Sequence[str]]
+
+    settings: Any  # Files, and what the job needs
     files: list[Input]
     wanted: Wanted
+    measured: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def columns(cls, settings: Any, files: Sequence[Input]) -> Wanted:
+        """The columns to read of the files."""
+        return find_columns(files, settings.text, settings.id)
+
+    @abstractmethod
+    def open(self) -> Reader:
+        """The model."""
+
+    @abstractmethod
+    def prepare(self, reader: Any) -> dict[str, Any]:
+        """Check options against the model before anything is written, and measure what all rows depend on."""
+
+    @property
+    def format(self) -> Format:
+        """Format of the shards."""
+        return "parquet"
+
+    @property
+    def unit_bytes(self) -> int | None:
+        """Text of a unit, about; None = as always."""
+        return None
 
     @property
     def shards(self) -> Path:
         """Folder of all shards."""
-        return Path(self.settings.output) / SHARDS
+        return Path(self.settings.output) / self.SHARDS
 
     def done(self, file: Input) -> Done:
         """What is done of a file."""
-        return find_done(self.shards / file.key, self.settings.format)
+        return find_done(self.shards / file.key, self.format)
 
     def units(self, file: Input, done: Done) -> Iterator[Unit]:
         """The units of a file that are not done."""
-        return read_units(file, self.wanted, self.settings, done)
+        settings: Files = self.settings
+        return read_units(file, self.wanted, settings, done, self.unit_bytes)
 
 
-def encode_unit(scorer: Scorer, unit: Unit) -> Tokens:
-    """Tokens of a unit; texts without any are rejected."""
-    tokens = scorer.encode(unit.texts, unit.pairs or None)
-    empty = set(tokens.empty)
-    for place in tokens.empty:
+def do_unit(job: Job, reader: Reader, unit: Unit, encoded: Encoded, seen: Callable[[int], None]) -> None:
+    """Read a unit and write what comes of it."""
+    table, counts = reader.read(job, unit, encoded, seen)
+    write_unit(job.shards, unit, table, job.format, counts, job.DONE)
+
+
+def leave_out(unit: Unit, empty: Sequence[int]) -> None:
+    """Reject texts without a token, and let all texts go: they are needed no more."""
+    for place in empty:
         unit.reject(unit.lines[place], "empty: the tokenizer finds no token", unit.texts[place])
-    unit.texts, unit.pairs = [], []  # they are needed no more
-    unit.lines = [line for place, line in enumerate(unit.lines) if place not in empty]
-    unit.ids = [[value for place, value in enumerate(column) if place not in empty] for column in unit.ids]
-    return tokens
+    gone = set(empty)
+    unit.texts, unit.pairs = [], []
+    unit.lines = [line for place, line in enumerate(unit.lines) if place not in gone]
+    unit.ids = [[value for place, value in enumerate(column) if place not in gone] for column in unit.ids]
 
 
-def score_unit(job: Job, scorer: Scorer, unit: Unit, tokens: Tokens, seen: Callable[[int], None]) -> dict[str, int]:
-    """Score a unit and write it."""
-    scores = scorer.score(tokens, seen)
-    table = _table(job, scorer.network, unit, scores)
-    flagged = sum(table["flagged"].to_pylist()) if "flagged" in table.column_names else 0
-    counts = {
-        "tokens": sum(map(len, tokens.windows)),
-        "long": tokens.long,
-        "windows": len(tokens.windows),
-        "flagged": flagged,
+def id_columns(wanted: Wanted, unit: Unit) -> dict[str, pa.Array]:
+    """What names the good rows of a unit: the columns that are carried over, or file and row."""
+    if not wanted.carried:
+        file = pa.array([unit.file] * len(unit.lines), pa.string())
+        return {"file": file, "row": pa.array(unit.lines, pa.int64())}
+    return {
+        name: pa.array(values, pa.int64() if kind == "int64" else pa.string())
+        for (name, kind), values in zip(wanted.carried.items(), unit.ids, strict=True)
     }
-    write_unit(job.shards, unit, table, job.settings.format, counts)
-    return counts
-
-
-def _table(job: Job, network: Network, unit: Unit, scores: Scores) -> pa.Table:
-    columns: dict[str, pa.Array] = {}
-    for (name, kind), values in zip(job.wanted.carried.items(), unit.ids, strict=True):
-        columns[name] = pa.array(values, pa.int64() if kind == "int64" else pa.string())
-    if not columns:
-        columns["file"] = pa.array([unit.file] * len(unit.lines), pa.string())
-        columns["row"] = pa.array(unit.lines, pa.int64())
-    values = scores.values
-    if values is not None and network.kind == "regression":
-        columns["value"] = pa.array(values[:, 0], pa.float32())
-    elif values is not None:
-        names = np.array(network.labels, dtype=object)
-        if network.kind == "multi_label":
-            columns["label"] = pa.array([names[row >= 0.5].tolist() for row in values], pa.list_(pa.string()))
-        else:
-            columns["label"] = pa.array(names[values.argmax(1)], pa.string())
-        each = [pa.array(values[:, place], pa.float32()) for place in range(len(names))]
-        columns["probabilities"] = pa.StructArray.from_arrays(each, network.labels)
-        if job.settings.threshold:
-            least = job.settings.threshold.items()
-            flags = [values[:, network.labels.index(label)] >= share for label, share in least]
-            columns["flagged"] = pa.array(np.any(flags, axis=0))
-    if scores.embeddings is not None:
-        flat = pa.array(scores.embeddings.astype(np.float32).ravel(), pa.float32())
-        columns["embedding"] = pa.FixedSizeListArray.from_arrays(flat, network.hidden_size)
-    return pa.table(columns)

@@ -21,7 +21,7 @@ from linformers.data.streams import Curriculum, MaskedBlocks, collate
 from linformers.data.tokenise import TextEncoder, forget_limits, special_id
 from linformers.data.tokenizer import train_tokenizer
 from linformers.files.folders import write_folder
-from linformers.training.processes import Layout
+from linformers.training.processes import Layout, split_batch
 from linformers.training.recipe import DataRecipe, Recipe, Stage, TrainingRecipe
 
 EVALUATION_SEED = 0  # the same masks for every run, whatever its seed
@@ -232,6 +232,7 @@ def _stream(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, masking: Masking
         masking=masking,
         seed=training.seed,
         total=training.steps * training.batch_size // layout.replicas,
+        batch_size=split_batch(training, layout)[0],
         rank=layout.replica,
         world_size=layout.replicas,
         documents=data.documents,

@@ -120,7 +120,7 @@ class Engine:
         self.bf16 = uses_bfloat16(training.precision, layout.device)
         self.history = History()
         if checkpoint is not None:
-            tensors.load_model(model, checkpoint)
+            tensors.load_weights(model, checkpoint)
             self.history = History.read(checkpoint)
         if training.activation_checkpointing:
             # transformers' older releases have the other name only, newer ones warn of it.

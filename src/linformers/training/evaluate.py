@@ -6,12 +6,14 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+BATCH = 16
+
 
 @torch.no_grad()
-def predict(model: PreTrainedModel, blocks: np.ndarray, batch_size: int = 16) -> np.ndarray:
+def predict(model: PreTrainedModel, blocks: np.ndarray) -> np.ndarray:
     """Probability of each class for each sequence, shape (sequences, classes)."""
     model.eval()
-    batches = [torch.from_numpy(blocks[start : start + batch_size]) for start in range(0, len(blocks), batch_size)]
+    batches = [torch.from_numpy(blocks[start : start + BATCH]) for start in range(0, len(blocks), BATCH)]
     return np.concatenate([model(ids.to(model.device)).logits.softmax(-1).cpu().numpy() for ids in batches])
 
 

@@ -295,6 +295,13 @@ def recipe_schema() -> dict[str, Any]:
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe and apply ``section.key=value`` overrides.
 
+    >>> load_recipe("recipe.yaml", ["training.steps=100"]).training.steps
+    100
+
+    Args:
+        path: Path of the YAML file.
+        overrides: Changes of what it says.
+
     Raises:
         ValueError: an unknown or missing key, or a value that does not do; the message names file and line.
         OSError: no such file.

@@ -47,7 +47,7 @@ def save_model(model: PreTrainedModel, tensors: dict[str, Tensor], folder: Path)
     model.config.save_pretrained(folder)
 
 
-def load_model(model: PreTrainedModel, folder: Path) -> None:
+def load_weights(model: PreTrainedModel, folder: Path) -> None:
     """Fill a model in place, before it is wrapped or sharded.
 
     Raises:

@@ -86,7 +86,7 @@ def equal_to_one_process(rank, world):
     # Between the sizes of the stretches: what is at once must not be decided by each process for itself.
     linformer.AT_ONCE_TOKENS = 60
     for variant in VARIANTS:
-        for seq, masked in [(37, True), (64, True), (41, False)]:
+        for seq, masked in [(37, True), (64, False)]:
             ids, mask, labels = batch(seq, masked)
             items = (labels != -100).sum()
             model = build(variant)

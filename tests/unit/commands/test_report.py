@@ -17,7 +17,7 @@ from PIL import Image
 
 from linformers.cli import main
 from linformers.commands.report import make_report, write_report
-from linformers.report.document import Chart, Document, Section, Table
+from linformers.report.document import Chart, Report, Section, Table
 from linformers.report.plots import plain, plot_lines, plot_passages
 
 EVIL = "<script>alert('x')</script>&\" $x$ $"
@@ -60,6 +60,17 @@ RUNS: dict[str, dict[str, Any]] = {
         **TRAINED,
         "kind": "linformers distil",
         "evaluations": [[0, {"loss": 0.4, "cosine": 0.9123}], [20, {"loss": 0.1, "cosine": 0.9876}]],
+    },
+    "adapt": {
+        **TRAINED,
+        "kind": "linformers adapt",
+        "alone": {"loss": 0.4, "segments": 0.51, "passages": 0.6234},
+        "before": {"loss": 0.4, "segments": 0.5, "passages": 0.6},
+        "best": {"step": 20, "loss": 0.1, "segments": 0.7, "passages": 0.8125},
+        "evaluations": [
+            [0, {"loss": 0.4, "segments": 0.5, "passages": 0.6}],
+            [20, {"loss": 0.1, "segments": 0.7, "passages": 0.8125}],
+        ],
     },
     "benchmark": {
         "kind": "linformers benchmark",
@@ -107,6 +118,7 @@ SHOWN = {
     "pretrain": (("7.39", "1,234", "9,000"), {"loss", "perplexity"}),
     "finetune": (("films", "0.8100", "0.7000 to 0.9000", "films.csv"), {"loss", "accuracy", "confusion"}),
     "distil": (("0.9876", "0.9123 at the start"), {"cosine"}),
+    "adapt": (("0.812", "0.600 before", "0.623"), {"segments", "passages"}),
     "benchmark": (("does not fit", "1.25 s", "2 MiB", "medians"), {"time", "memory"}),
     "spectrum": (("-0.87", "-0.90 to -0.80", "0.750"), {"curves", "heads"}),
     "advise": (("softmax", "0.250", "0.312", "not measured"), {"errors"}),
@@ -182,7 +194,7 @@ def test_charts_take_dollars_for_dollars() -> None:
     chart = Chart(
         name="a b", picture=plot_lines({plain("$x$ $"): ([1, 2], [3, 4])}, "n", "y"), alt="A line.", caption=""
     )
-    html = Document(title="T", lead="L", sections=[chart]).as_html()
+    html = Report(title="T", lead="L", sections=[chart]).as_html()
     assert "$x$ $" in html and 'id="a-b-title"' in html
 
 
@@ -249,7 +261,7 @@ def test_files_of_charts(tmp_path: Path) -> None:
         name="growth", picture=figure, alt="A line.", caption="It grows.", head=("n", "y"), rows=[(1, 3), (2, 4)]
     )
     table = Table(caption="Numbers", head=("n", "y"), rows=[("1", 3)])
-    document = Document(title="T", lead="L", sections=[Section(title="S", blocks=[chart, table, "Words."])])
+    document = Report(title="T", lead="L", sections=[Section(title="S", blocks=[chart, table, "Words."])])
     document.write_charts(tmp_path)
     assert (tmp_path / "growth.csv").read_text() == "n,y\n1,3\n2,4\n"
     with Image.open(tmp_path / "growth.png") as image:

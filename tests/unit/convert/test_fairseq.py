@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
+from linformers import LinformerForSequenceClassification
+from linformers.cli import main
 from linformers.convert.fairseq import convert_fairseq_linformer
 
 VOCAB, HIDDEN, LAYERS, HEADS, INNER, N, K = 40, 16, 2, 2, 24, 12, 4
@@ -115,6 +117,10 @@ def test_file_of_an_older_version_with_a_classifier(tmp_path: Path) -> None:
     )
     torch.testing.assert_close(model(ids).logits, expected, rtol=1e-4, atol=1e-5)
     assert model.config.converted_from == "linformer.safetensors" and model.config.num_labels == 3
+    command = ["convert", "--model", str(tmp_path / "linformer.safetensors"), "--output", str(tmp_path / "out")]
+    assert main.run([*command, "--num-attention-heads", str(HEADS), "--classification-head", "sst2"]) == 0
+    saved = LinformerForSequenceClassification.from_pretrained(tmp_path / "out")
+    torch.testing.assert_close(saved(ids).logits, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_without_a_head_and_untied() -> None:

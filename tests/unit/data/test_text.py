@@ -6,7 +6,7 @@ import pytest
 from linformers.data.books import load_books
 from linformers.data.packing import pack
 from linformers.data.passages import cut_passages
-from linformers.data.regions import split_regions
+from linformers.data.regions import GAP, split_regions
 from linformers.data.tokenise import TextEncoder
 from linformers.data.tokenizer import SPECIAL_TOKENS, train_tokenizer
 
@@ -30,20 +30,20 @@ def test_load_books_limit() -> None:
 
 
 def test_regions_are_disjoint_in_order_and_apart() -> None:
-    text = "".join(chr(0x4E00 + i) for i in range(1000))  # no character twice
-    train, held_out = split_regions(text, gap=30)
+    text = "".join(chr(0x10000 + i) for i in range(100_000))  # no character twice
+    train, held_out = split_regions(text)
     assert len(train) == 3 and len(held_out) == 2
-    assert sum(map(len, held_out)) == 200 and sum(map(len, train)) == 1000 - 200 - 4 * 30
+    assert sum(map(len, held_out)) == 20_000 and sum(map(len, train)) == 80_000 - 4 * GAP
     for region in held_out:
         start, end = text.index(region), text.index(region) + len(region)
         for other in train:
             begin = text.index(other)
-            assert begin + len(other) + 30 <= start or begin >= end + 30
+            assert begin + len(other) + GAP <= start or begin >= end + GAP
 
 
 def test_text_too_short_for_regions() -> None:
     with pytest.raises(ValueError, match="100 characters is too short"):
-        split_regions("x" * 100, gap=30)
+        split_regions("x" * 100)
 
 
 def test_tokenizer_has_robertas_specials_and_loses_nothing() -> None:

@@ -86,7 +86,7 @@ def test_old_ones_go_and_leftovers_are_tidied(tmp_path: Path) -> None:
         checkpoints.write(step, fill("x"))
     assert checkpoints.steps() == [10, 2]
     (tmp_path / ".unfinished-checkpoint-11").mkdir()
-    (tmp_path / ".old-checkpoint-1").mkdir()
+    (tmp_path / ".unfinished-checkpoint-1").mkdir()
     checkpoints.tidy()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-2"]
 

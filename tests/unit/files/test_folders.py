@@ -4,7 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from linformers.files.folders import MANIFEST, check_intact, check_output, write_file, write_folder
+from linformers.files import folders
+from linformers.files.folders import (
+    MANIFEST,
+    check_intact,
+    check_output,
+    remove_leftovers,
+    write_file,
+    write_folder,
+)
 
 
 @pytest.mark.parametrize("there", ["nothing", "an empty folder", "an earlier result"])
@@ -72,3 +80,39 @@ def test_a_folder_takes_the_place_of_a_link(tmp_path: Path) -> None:
     write_folder(tmp_path / "out", lambda target: (target / "facts.json").write_text("{}"))
     assert (tmp_path / "there" / "precious").is_file() and (tmp_path / "out" / "facts.json").is_file()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "there"]
+
+
+@pytest.fixture
+def killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder whose replacement was killed between the two renames."""
+    target = tmp_path / "out"
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    write_folder(target, lambda folder: (folder / "facts.json").write_text("old"))
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(folders.os, "replace", die)
+        patched.setattr(folders, "_remove", lambda _: None)  # a kill leaves everything where it is
+        write_folder(target, lambda folder: (folder / "facts.json").write_text("new"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".old-out", ".unfinished-out"]
+    return target
+
+
+@pytest.mark.parametrize("use", ["check", "tidy", "write", "fail"])
+def test_a_kill_between_two_renames_loses_nothing(killed: Path, use: str) -> None:
+    with pytest.raises(ValueError, match=r"^model='out' was being replaced .* rename .*/\.old-out$"):
+        check_intact("model='out'", killed)
+    if use == "check":
+        check_output(killed, "facts.json")
+    elif use == "tidy":
+        remove_leftovers(killed.parent)
+    elif use == "write":
+        write_folder(killed, lambda folder: (folder / "facts.json").write_text("new"))
+    else:
+        with pytest.raises(ZeroDivisionError):
+            write_folder(killed, lambda folder: 1 // 0)
+    check_intact("model='out'", killed)
+    assert (killed / "facts.json").read_text() == ("new" if use == "write" else "old")
+    left = {path.name for path in killed.parent.iterdir()}
+    assert left == {"out"} | ({".unfinished-out"} if use == "check" else set())

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import ModernBertConfig
 
-from linformers.commands.benchmark import Plan, Settings
+from linformers.commands.benchmark import BenchmarkSettings, Plan
 from linformers.measure.cell import _takes_short_inputs, build_model, measure_cell
 from linformers.measure.contenders import RIVALS, Contender, Shape, linformer, rival, saved
 
@@ -14,7 +14,7 @@ SHAPE = Shape(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, vocab_
 
 
 def built(contender: Contender, length: int) -> Any:
-    plan = Plan(contenders=[contender], lengths=[length], settings=Settings(repeats=1))
+    plan = Plan(contenders=[contender], lengths=[length], settings=BenchmarkSettings(repeats=1))
     return build_model(plan.task(contender, length))
 
 
@@ -22,7 +22,7 @@ def built(contender: Contender, length: int) -> Any:
 @pytest.mark.parametrize("name", RIVALS)
 def test_rivals_have_the_shape_and_run(name: str, length: int) -> None:
     contender = rival(name, SHAPE)
-    plan = Plan(contenders=[contender], lengths=[length], settings=Settings(repeats=1))
+    plan = Plan(contenders=[contender], lengths=[length], settings=BenchmarkSettings(repeats=1))
     cell = measure_cell(plan.task(contender, length))
     assert cell.seconds > 0 and length <= cell.length < length + 64
     config = built(contender, length).config
@@ -86,7 +86,7 @@ def test_a_saved_model_brings_its_shape(name: str, tmp_path: Any) -> None:
     built(rival(name, SHAPE), 64).config.save_pretrained(tmp_path)
     own, shape = saved(str(tmp_path))
     assert shape == SHAPE and own.name == "model"
-    plan = Plan(contenders=[own], lengths=[300], settings=Settings(repeats=1))
+    plan = Plan(contenders=[own], lengths=[300], settings=BenchmarkSettings(repeats=1))
     assert measure_cell(plan.task(own, 300)).seconds > 0  # longer than its own positions
     with pytest.raises(ValueError, match="--model=.* cannot be loaded"):
         saved(str(tmp_path / "nowhere"))

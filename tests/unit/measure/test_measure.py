@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from linformers.measure import sweep
-from linformers.measure.cell import Cell, Task, measure_cell
+from linformers.measure.cell import Measurement, Workload, measure_cell
 from linformers.measure.memory import DoesNotFit, parse_bytes
 from linformers.measure.sweep import in_fresh_process, largest_batch, measure, run_cell
 
@@ -21,11 +21,13 @@ CONFIG: dict[str, Any] = {
 SOFTMAX = {name: value for name, value in CONFIG.items() if name != "projected_dim"}
 
 
-def task(length: int, **options: Any) -> Task:
-    return Task(**{"name": "ours", "fields": CONFIG, "length": length, "repeats": 3, "seconds_limit": 10.0, **options})
+def task(length: int, **options: Any) -> Workload:
+    return Workload(
+        **{"name": "ours", "fields": CONFIG, "length": length, "repeats": 3, "seconds_limit": 10.0, **options}
+    )
 
 
-def eager(length: int, **options: Any) -> Task:
+def eager(length: int, **options: Any) -> Workload:
     fields = {**SOFTMAX, "max_position_embeddings": length + 2}
     return task(length, model_type="roberta", fields=fields, eager=True, **options)
 
@@ -78,7 +80,7 @@ def test_a_killed_cell_is_named() -> None:
 
 
 def test_sweep_takes_each_cell_in_a_process_of_its_own() -> None:
-    seen: list[Cell] = []
+    seen: list[Measurement] = []
     models = {"ours": CONFIG, "softmax": {**CONFIG, "attention_type": "softmax"}}
     cells = measure(models, [128, 64], repeats=1, on_cell=seen.append)
     assert [(c.length, c.name) for c in cells] == [(64, "ours"), (64, "softmax"), (128, "ours"), (128, "softmax")]
@@ -105,7 +107,7 @@ class Machine:
         self.fixed, self.each, self.noise, self.breaks_at = fixed, each, noise, breaks_at
         self.trials: list[int] = []
 
-    def __call__(self, one: Task) -> Cell:
+    def __call__(self, one: Workload) -> Measurement:
         batch = one.batch_size
         self.trials.append(batch)
         if batch >= self.breaks_at:
@@ -113,7 +115,7 @@ class Machine:
         peak = self.fixed + self.each * batch + self.noise * (batch % 3)
         times = {"seconds": 1.0, "seconds_min": 1.0, "seconds_max": 1.0, "repeats": 1}
         sizes = {"peak_bytes": peak, "weight_bytes": 1000, "hidden_bytes": 1}
-        return Cell(name=one.name, length=one.length, batch_size=batch, **times, **sizes)
+        return Measurement(name=one.name, length=one.length, batch_size=batch, **times, **sizes)
 
 
 @pytest.mark.parametrize(

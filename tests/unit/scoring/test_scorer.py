@@ -11,8 +11,9 @@ from finetune_helpers import make_model
 from scoring_helpers import make_classifier, texts
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
+from linformers.scoring.batches import batches
 from linformers.scoring.networks import hash_model, load_network
-from linformers.scoring.scorer import Scorer, _pool, batches
+from linformers.scoring.scorer import Scorer, _pool
 from linformers.scoring.settings import Reading
 
 TEXTS = texts(40)

@@ -81,7 +81,7 @@ def test_what_is_done_is_left_out_and_nothing_else(
     for unit in rest:
         write(out, unit)
     totals = check_units(out, [file], "parquet", tmp_path / "rejects.jsonl")
-    assert (totals.rows, totals.scored, totals.rejected, totals.shards) == (10, 6, 4, 3)
+    assert (totals.rows, totals.done, totals.rejected, totals.shards) == (10, 6, 4, 3)
     assert totals.reasons == {"wrong JSON": 4}
     lines = (tmp_path / "rejects.jsonl").read_text().splitlines()
     assert [json.loads(line)["row"] for line in lines] == [1, 4, 7, 10]

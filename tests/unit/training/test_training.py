@@ -196,7 +196,7 @@ def test_finetuning_from_a_saved_encoder(tmp_path: Path) -> None:
     training, data = recipe(steps=20, batch_size=4), LabelledPassages(blocks, labels, total=80)
     batches = Batches(data, step_batches(training, LAYOUT), collate)
     Engine(classifier, Objective(), training, batches, layout=LAYOUT, rates={"classifier.": 3e-2}).train()
-    shares = predict(classifier, blocks, batch_size=16)
+    shares = predict(classifier, blocks)
     assert shares.shape == (40, 2) and (shares.argmax(1) == labels).all()
     assert np.allclose(shares.sum(1), 1)
 

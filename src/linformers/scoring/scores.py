@@ -1,0 +1,100 @@
+"""Scores of documents: labels and probabilities, values, or mean hidden states."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from linformers.data.tokenise import Tokens
+from linformers.files.inputs import Input
+from linformers.files.rows import Wanted
+from linformers.scoring.columns import TrainedInputs, columns_to_score
+from linformers.scoring.networks import Network
+from linformers.scoring.scorer import Scorer, Scores
+from linformers.scoring.settings import Format, ScoreSettings
+from linformers.scoring.units import Unit
+from linformers.scoring.work import Job, Reader, id_columns, leave_out
+
+
+@dataclass(frozen=True)
+class ScoreJob(Job):
+    """Scoring of files; see `Job`."""
+
+    NAME, SHARDS, DOING = "score", "scores", "scoring"
+    COLUMNS = ("label", "probabilities", "value", "flagged", "embedding")
+    COUNTS = ("tokens", "long", "windows", "flagged")
+
+    settings: ScoreSettings
+
+    @classmethod
+    def columns(cls, settings: ScoreSettings, files: Sequence[Input]) -> Wanted:
+        """The columns to read: those asked for, or those that the model was trained on."""
+        trained = TrainedInputs.of_folder(settings.model)
+        return columns_to_score(trained, files, settings.text, settings.pair, settings.id)
+
+    def open(self) -> "ScoreReader":
+        """The model."""
+        return ScoreReader(self.settings)
+
+    def prepare(self, reader: "ScoreReader") -> dict[str, Any]:
+        """Refuse a threshold of a label that the model does not have."""
+        labels = reader.scorer.network.labels
+        if unknown := [label for label in self.settings.threshold if label not in labels]:
+            there = f"it has {', '.join(labels)}" if labels else "it is no classifier"
+            raise ValueError(f"threshold={unknown[0]!r} is no label of the model: {there}")
+        return {}
+
+    @property
+    def format(self) -> Format:
+        """Format of the shards."""
+        return self.settings.format
+
+
+class ScoreReader(Reader):
+    """A classifier, or an encoder, and how it scores."""
+
+    def __init__(self, settings: ScoreSettings) -> None:
+        self.scorer = Scorer(settings)
+
+    def encode(self, unit: Unit) -> Tokens:
+        """Tokens of a unit."""
+        tokens = self.scorer.encode(unit.texts, unit.pairs or None)
+        leave_out(unit, tokens.empty)
+        return tokens
+
+    def read(
+        self, job: ScoreJob, unit: Unit, encoded: Tokens, seen: Callable[[int], None]
+    ) -> tuple[pa.Table, dict[str, int]]:
+        """Scores of a unit."""
+        table = _table(job, self.scorer.network, unit, self.scorer.score(encoded, seen))
+        flagged = sum(table["flagged"].to_pylist()) if "flagged" in table.column_names else 0
+        counts = {"tokens": encoded.count, "long": encoded.long, "windows": len(encoded.windows), "flagged": flagged}
+        return table, counts
+
+    def describe(self) -> dict[str, Any]:
+        """What a manifest should say of the model."""
+        return self.scorer.network.describe()
+
+
+def _table(job: ScoreJob, network: Network, unit: Unit, scores: Scores) -> pa.Table:
+    columns, values = id_columns(job.wanted, unit), scores.values
+    if values is not None and network.kind == "regression":
+        columns["value"] = pa.array(values[:, 0], pa.float32())
+    elif values is not None:
+        names = np.array(network.labels, dtype=object)
+        if network.kind == "multi_label":
+            columns["label"] = pa.array([names[row >= 0.5].tolist() for row in values], pa.list_(pa.string()))
+        else:
+            columns["label"] = pa.array(names[values.argmax(1)], pa.string())
+        each = [pa.array(values[:, place], pa.float32()) for place in range(len(names))]
+        columns["probabilities"] = pa.StructArray.from_arrays(each, network.labels)
+        if job.settings.threshold:
+            least = job.settings.threshold.items()
+            flags = [values[:, network.labels.index(label)] >= share for label, share in least]
+            columns["flagged"] = pa.array(np.any(flags, axis=0))
+    if scores.embeddings is not None:
+        flat = pa.array(scores.embeddings.astype(np.float32).ravel(), pa.float32())
+        columns["embedding"] = pa.FixedSizeListArray.from_arrays(flat, network.hidden_size)
+    return pa.table(columns)

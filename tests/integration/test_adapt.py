@@ -1,0 +1,149 @@
+"""Adaptation to long texts: what it gains, what it leaves alone, what it refuses, and that it goes on."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from finetune_helpers import BAD, GOOD, make_model, sentence
+from rich.console import Console
+from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+from transformers import AutoModel, AutoTokenizer
+
+import linformers
+from linformers.cli import main
+from linformers.commands.adapt import AdaptSettings, run_adapt
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An encoder, and long texts that each have words of their own."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("adapt")
+    make_model(folder / "encoder", "bert", pad_token_id=1, max_position_embeddings=64)
+    rng = random.Random(0)
+    texts = []
+    for _ in range(60):
+        own = rng.sample(GOOD + BAD, 6)
+        texts.append(" ".join(sentence(rng, own) for _ in range(20)))
+    (folder / "texts.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts), encoding="utf-8")
+    (folder / "short.jsonl").write_text('{"text": "a good film"}\n' * 60, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def own_cache(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LINFORMERS_CACHE", str(work / "cache"))
+
+
+def settings(work: Path, name: str, **changes: Any) -> AdaptSettings:
+    found: dict[str, Any] = {
+        "model": str(work / "encoder"),
+        "texts": (str(work / "texts.jsonl"),),
+        "output": str(work / name),
+        "segment_length": 48,
+        "max_length": 512,
+        "projected_dim": 8,
+        "length": 144,
+        "steps": 12,
+        "learning_rate": 1e-3,
+        "evaluation_share": 0.3,
+        "evaluation_passages": 16,
+        "evaluate_every": 6,
+        "save_every": 6,
+        "device": "cpu",
+    }
+    return AdaptSettings(**(found | changes))
+
+
+def run(given: AdaptSettings) -> dict[str, Any]:
+    assert run_adapt(given, console=Console(quiet=True)) == 0
+    return json.loads((Path(given.output) / "results.json").read_text())
+
+
+def test_text_is_found_better_and_the_folder_is_ready(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = run(settings(work, "run"))
+    assert results["best"]["loss"] < 0.95 * results["before"]["loss"]
+    assert results["best"]["passages"] > results["before"]["passages"]
+    assert [step for step, _ in results["evaluations"]] == [0, 6, 12]
+    assert set(results["alone"]) == {"loss", "segments", "passages"}
+    folder = work / "run" / "model"
+    assert "Adaptation to long texts" in (folder / "README.md").read_text()
+    model = AutoModel.from_pretrained(folder)
+    assert type(model).__name__ == "BertModel" and model.config.linformers["segment_length"] == 48
+    assert model.config._attn_implementation == "linformers" and model.config.max_position_embeddings == 512
+    encoder = SentenceTransformer(str(folder), device="cpu")
+    text = json.loads((work / "texts.jsonl").read_text().splitlines()[0])["text"]
+    ids = AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt")
+    assert ids["input_ids"].shape[1] > 100
+    with torch.no_grad():
+        expected = model(**ids).last_hidden_state.mean(1)
+    torch.testing.assert_close(encoder.encode(text, convert_to_tensor=True)[None], expected, atol=1e-5, rtol=1e-5)
+    assert run(settings(work, "run")) == results  # finished: nothing is done again
+
+    again = settings(work, "again", model=str(folder), segment_length=None, steps=1, evaluate_every=1, save_every=1)
+    assert run(again)["before"]["loss"] == pytest.approx(results["best"]["loss"], rel=1e-4), "it goes on from there"
+    with pytest.raises(ValueError, match="segment_length=64, but .* has segments of 48"):
+        run_adapt(settings(work, "other", model=str(folder), segment_length=64), console=Console(quiet=True))
+
+
+def test_a_stopped_run_goes_on_as_if_nothing_had_been(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from linformers.training import engine
+
+    whole = run(settings(work, "whole"))
+    step = engine.Engine._step
+
+    def die(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.history.step == 8:
+            raise KeyError("power cut")
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(engine.Engine, "_step", die)
+    with pytest.raises(KeyError):
+        run(settings(work, "cut"))
+    monkeypatch.undo()
+    monkeypatch.setenv("LINFORMERS_CACHE", str(work / "cache"))
+    assert run(settings(work, "cut"))["evaluations"] == whole["evaluations"]
+    a, b = (load_file(work / name / "model" / "model.safetensors") for name in ("whole", "cut"))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"texts": ("short.jsonl",)}, "none of .* is longer than a segment of 48 tokens"),
+        ({"length": 1024}, "length=1024 is more than max_length=512"),
+        ({"model": "linformer"}, "reads a text as a whole"),
+        ({"model": "slots"}, r"segment_length=0\); give the encoder"),
+        ({"model": "first"}, "pools tokens by cls"),
+        ({"segment_length": 100}, "tile_length=100 is more than the 64 positions"),
+    ],
+)
+@pytest.mark.usefixtures("bad_input")
+def test_what_cannot_be_adapted(work: Path, changes: dict[str, Any], said: str) -> None:
+    for name, made in (("linformer", linformers.to_linformer), ("slots", linformers.linearise)):
+        if changes.get("model") == name:
+            made(str(work / "encoder"), projected_dim=4).save_pretrained(work / name)
+            AutoTokenizer.from_pretrained(work / "encoder").save_pretrained(work / name)
+    if changes.get("model") == "first":
+        first = SentenceTransformer(
+            modules=[Transformer(str(work / "encoder")), Pooling(32, pooling_mode="cls")], device="cpu"
+        )
+        first.save(str(work / "first"))
+    places = {name: str(work / value) if name == "model" else value for name, value in changes.items()}
+    if "texts" in places:
+        places["texts"] = tuple(str(work / text) for text in changes["texts"])
+    with pytest.raises(ValueError, match=said):
+        run_adapt(settings(work, f"refused-{abs(hash(said))}", **places), console=Console(quiet=True))
+
+
+def test_the_command(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--model", work / "encoder", "--texts", work / "texts.jsonl", "--output", work / "command"]
+    options += ["--segment-length", 48, "--max-length", 512, "--length", 144, "--evaluation-share", 0.3]
+    assert main.run(["adapt", *map(str, options), "--steps", "1", "--device", "cpu"]) == 0
+    shown = capsys.readouterr().out
+    assert "after" in shown and f"Next: linformers embed --model {work / 'command' / 'model'}" in shown
