@@ -148,14 +148,14 @@ def test_changes_are_refused(work: Path, capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--chunks", "words"], "chunks='words' is unknown"),
+        (["--chunks", "words"], "--chunks 'words' is unknown"),
         (["--chunks", "sentence", "--pooling", "cls"], "give --pooling mean, or --context chunk"),
-        (["--pooling", "sum"], "pooling='sum' is unknown: choose one of mean, cls, max"),
+        (["--pooling", "sum"], "--pooling 'sum' is unknown: choose one of mean, cls, max"),
         (["--prompt-name", "quarry"], "it has document, query"),
-        (["--max-length", "65"], "max_length=65 is more than the 64 tokens"),
-        (["--dtype", "int8", "--ranges", "nowhere"], "ranges='nowhere' holds no int8 embeddings"),
-        (["--workers", "2"], "workers=2 is of Ray"),
-        (["--text", "txet"], "text='txet' is no column"),
+        (["--max-length", "65"], "--max-length 65 is more than the 64 tokens"),
+        (["--dtype", "int8", "--ranges", "nowhere"], "--ranges 'nowhere' holds no int8 embeddings"),
+        (["--workers", "2"], "--workers 2 is of Ray"),
+        (["--text", "txet"], "--text 'txet' is no column"),
     ],
 )
 def test_options_that_cannot_be(work: Path, more: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -167,9 +167,9 @@ def test_options_that_cannot_be(work: Path, more: list[str], said: str, capsys: 
 def test_columns_that_the_vectors_have_and_int8_of_nothing(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_jsonl(work / "own.jsonl", [{"chunk": 1, "text": "the day"}])
     assert run(work, "nothing", "--id", "chunk", documents="own.jsonl") == 1
-    assert "id='chunk' is a name that the embeddings have" in capsys.readouterr().err
+    assert "--id 'chunk' is a name that the embeddings have" in capsys.readouterr().err
     assert run(work, "nothing", "--dtype", "int8", documents="own.jsonl") == 1
-    assert "dtype='int8' takes its ranges of the first vectors, and the input has 1" in capsys.readouterr().err
+    assert "--dtype 'int8' takes its ranges of the first vectors, and the input has 1" in capsys.readouterr().err
 
 
 def test_folders_without_pooling_and_with_a_head(work: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -200,7 +200,7 @@ def command(*arguments: object) -> int:
 def run_distil(work: Path, docs: Path, output: Path) -> int:
     given = ("--model", work / "student", "--teacher", work / "teacher", "--texts", docs, "--output", output / "run")
     more = ("--length", 32, "--steps", 1, "--batch-size", 2, "--evaluation-sequences", 2, "--device", "cpu")
-    return command("distil", *given, *more)
+    return command("distil", *given, *more, "--max-reject-share", 0.5)
 
 
 def run_finetune(work: Path, docs: Path, output: Path) -> int:

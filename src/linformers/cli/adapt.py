@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from linformers.cli.reading import Delimiter, Encoding
 from linformers.cli.training import calm_threads, leave_with
 
 
@@ -19,6 +20,10 @@ def adapt(
         list[str], typer.Option(help="File, folder or glob of long text. Repeatable.", show_default=False)
     ],
     output: Annotated[str, typer.Option(help="Folder for the run.", show_default=False)],
+    text: Annotated[str | None, typer.Option(help="Column of the texts; found by itself if usual.")] = None,
+    delimiter: Delimiter = None,
+    encoding: Encoding = None,
+    max_reject_share: Annotated[float, typer.Option(help="Stop when more of the records are unusable.")] = 0.01,
     segment_length: Annotated[
         int | None,
         typer.Option(

@@ -16,6 +16,7 @@ def distil(
     text: Annotated[str | None, typer.Option(help="Column of the texts; found by itself if usual.")] = None,
     delimiter: Delimiter = None,
     encoding: Encoding = None,
+    max_reject_share: Annotated[float, typer.Option(help="Stop when more of the records are unusable.")] = 0.01,
     length: Annotated[int, typer.Option(help="Tokens of a sequence.")] = 512,
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 1000,
     batch_size: Annotated[int, typer.Option(help="Sequences a step.")] = 8,

@@ -87,7 +87,8 @@ def _with_flags(message: str, arguments: Sequence[str]) -> str:
 
     def flag(found: re.Match[str]) -> str:
         name, sign = found.groups()
-        return flags[name] + " " * bool(sign) if sign or "_" in name else name
+        missing = message.startswith(" is missing", found.end())
+        return flags[name] + " " * bool(sign) if sign or missing or "_" in name else name
 
     return known.sub(flag, message)
 

@@ -22,7 +22,7 @@ from linformers.data.masking import unmasked
 from linformers.data.streams import Example
 from linformers.data.tokenise import forget_limits
 from linformers.files.run_folder import MODEL, Folder
-from linformers.files.settings import Count, Natural, Positive, RunSettings
+from linformers.files.settings import Count, Natural, Positive, RunSettings, Share
 from linformers.files.sources import Source
 from linformers.report.cards import CARD, adapted_card
 from linformers.scoring.sentence import read_sentences
@@ -46,6 +46,10 @@ class AdaptSettings(RunSettings):
         model: Path of a folder, or hub id, of an encoder whose vectors are means of its tokens, of
             sentence-transformers too. What is not linear yet becomes it, in its own class.
         texts: Paths of files or folders, or globs, with long text of the kind to come.
+        text: The column of the texts; None = found by its usual name.
+        delimiter: What stands between the fields of CSV; None = found, as for the next.
+        encoding: The encoding of CSV, JSON and text.
+        max_reject_share: The largest share of records that cannot be read; with more the run stops.
         segment_length: Tokens of a segment; None = as the model is read, or 128 where it is not linear yet.
         max_length: Tokens of the longest text that the result reads; of a model that is linear already, what it reads.
         projected_dim: Slots for all other segments, of a model that is not linear yet.
@@ -66,6 +70,10 @@ class AdaptSettings(RunSettings):
 
     model: str
     texts: tuple[str, ...]
+    text: str | None = None
+    delimiter: str | None = None
+    encoding: str | None = None
+    max_reject_share: Share = 0.01
     segment_length: Annotated[int, Field(ge=32)] | None = None
     max_length: Count = MAX_LENGTH
     projected_dim: Count = 32
@@ -134,9 +142,10 @@ class AdaptJob(Job):
         self.tokenizer: Any = load_tokenizer("model", settings.model)
         self.encoder: Any = self.model.base_model
         segment_length = settings_of(self.model.config).segment_length
-        caches = tokenise(
-            [Source(path=text) for text in settings.texts], self.tokenizer, cache_folder(), console=self.console
-        )
+        given: Any = {"text_column": settings.text, "delimiter": settings.delimiter, "encoding": settings.encoding}
+        more: Any = {"max_reject_share": settings.max_reject_share, "console": self.console}
+        sources = [Source(path=path, **given) for path in settings.texts]
+        caches = tokenise(sources, self.tokenizer, cache_folder(), **more)
         cut = [cache.split(settings.evaluation_share) for cache in caches]
         train = self._blocks([part for part, _ in cut], total=settings.steps * settings.batch_size)
         held_out = self._blocks([part for _, part in cut], limit=settings.evaluation_passages)

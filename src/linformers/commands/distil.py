@@ -21,7 +21,7 @@ from linformers.data.masking import unmasked
 from linformers.data.streams import collate
 from linformers.data.tokenise import forget_limits
 from linformers.files.run_folder import MODEL, Folder
-from linformers.files.settings import Count, Natural, Positive, RunSettings
+from linformers.files.settings import Count, Natural, Positive, RunSettings, Share
 from linformers.files.sources import Source
 from linformers.models.silence import silenced
 from linformers.report.cards import CARD, distilled_card
@@ -48,6 +48,7 @@ class DistilSettings(RunSettings):
         text: The column of the texts; None = found by its usual name.
         delimiter: What stands between the fields of CSV; None = found, as for the next.
         encoding: The encoding of CSV, JSON and text.
+        max_reject_share: The largest share of records that cannot be read; with more the run stops.
         length: Tokens of a sequence.
         steps: Steps of the optimiser.
         batch_size: Sequences a step.
@@ -71,6 +72,7 @@ class DistilSettings(RunSettings):
     text: str | None = None
     delimiter: str | None = None
     encoding: str | None = None
+    max_reject_share: Share = 0.01
     length: Annotated[int, Field(ge=8)] = 512
     steps: Count = 1000
     batch_size: Count = 8
@@ -172,10 +174,9 @@ class DistilJob(Job):
         self._check_length(teacher)
         given: Any = {"text_column": settings.text, "delimiter": settings.delimiter, "encoding": settings.encoding}
         sources = [Source(path=path, **given) for path in settings.texts]
-        cut = [
-            cache.split(settings.evaluation_share)
-            for cache in tokenise(sources, self.tokenizer, cache_folder(), console=self.console)
-        ]
+        more: Any = {"max_reject_share": settings.max_reject_share, "console": self.console}
+        caches = tokenise(sources, self.tokenizer, cache_folder(), **more)
+        cut = [cache.split(settings.evaluation_share) for cache in caches]
         train = _blocks([part for part, _ in cut], settings, total=settings.steps * settings.batch_size)
         evaluation = _blocks([part for _, part in cut], settings, limit=settings.evaluation_sequences)
         prints = "\n".join(part.fingerprint for pair in cut for part in pair)

@@ -23,7 +23,7 @@ def example(kind: Kind, classes: int, rows: int = 60) -> tuple[np.ndarray, np.nd
 def test_resamples_against_scikit_learn(kind: Kind, classes: int) -> None:
     labels, scores = example(kind, classes)
     counts = np.random.default_rng(1).multinomial(60, np.full(60, 1 / 60), size=5)
-    functions = _weighted(labels, scores, kind)
+    functions = _weighted(labels, scores, kind, positive=1)
     for resample in counts:
         drawn = np.repeat(np.arange(60), resample)
         for name, value in measure(labels[drawn], scores[drawn], kind).items():
