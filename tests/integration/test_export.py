@@ -149,7 +149,7 @@ def test_a_graph_that_differs_leaves_nothing(
         ("classifier", "new", ["--format", "tflite"], 2, "'tflite' is not one of 'onnx', 'onnx-int8'"),
         ("classifier", "classifier", [], 1, "holds other files; name a new folder"),
         ("classifier", "rows.jsonl", [], 1, "rows.jsonl is a file; name a folder"),
-        ("classifier", "new", ["--task", "sst2"], 1, "task='sst2' measures int8"),
+        ("classifier", "new", ["--task", "sst2"], 1, "--task 'sst2' measures int8"),
         ("classifier", "new", ["--format", "onnx-int8", "--task", "sst2"], 1, "has the classes"),
         ("classifier", "new", ["--format", "onnx-int8", "--data", "x"], 1, "name it with task"),
         ("classifier", "new", ["--format", "onnx-int8", "--task", "none.csv"], 1, "none.csv"),

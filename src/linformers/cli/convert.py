@@ -47,8 +47,6 @@ def _dims(text: Any) -> Any:
     parts = str(text).split(",")
     if not all(part == "softmax" or part.removeprefix("-").isdecimal() for part in parts):
         raise ValueError("must be a whole number, or numbers and 'softmax' with commas between them")
-    if any(part != "softmax" and int(part) < 1 for part in parts):
-        raise ValueError("must be at least 1")
     dims = [None if part == "softmax" else int(part) for part in parts]
     return dims[0] if len(dims) == 1 else dims
 

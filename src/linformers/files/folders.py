@@ -114,7 +114,7 @@ def check_intact(model: str, folder: Path) -> None:
     Raises:
         ValueError: A file differs or is missing; the message names it.
     """
-    aside = folder.with_name(OLD + folder.name)
+    aside = folder.absolute().with_name(OLD + folder.absolute().name)  # "." has no name
     if aside.is_dir() and not folder.exists():
         raise ValueError(
             f"{model} was being replaced by a command that was killed: run that command again, or, to have back what "
@@ -229,7 +229,7 @@ def restore(target: Path) -> None:
 
     For a process that is about to write there: a process that writes now would be disturbed.
     """
-    old = target.with_name(OLD + target.name)
+    old = target.absolute().with_name(OLD + target.absolute().name)  # "." has no name
     if os.path.lexists(old) and not os.path.lexists(target):
         old.rename(target)
 

@@ -96,7 +96,8 @@ def test_converts_measures_and_writes(ours: bool, teacher: Path, text_file: Path
         assert model.config.layer_attention == [("linformer", 4), ("softmax", None)]
     else:
         kept = {"projected_dim": [4, None], "exact_length": 8, "projection_kind": "cluster"}
-        assert model.config.linformers == kept | {"local_window": 0, "global_tokens": 1}
+        others = {"local_window": 0, "global_tokens": 1, "segment_length": 0, "context_weight": 0.125}
+        assert model.config.linformers == kept | others
         assert model.config._attn_implementation == "linformers"
     assert tokenizer.model_max_length == 64 and len(tokenizer(" ".join(WORDS[:20]))["input_ids"]) == 20
     fidelity = json.loads((output / "fidelity.json").read_text())
@@ -153,16 +154,17 @@ def test_a_bar_only_where_it_fits(fits: bool, teacher: Path, text_file: Path, tm
         (["--model", "."], "no config.json"),
         (["--softmax-layers", "7"], "there are 2 layers"),
         ([*OURS, "--projection-init", "fit"], "nothing to fit"),
-        ([*OURS, "--fit-texts", "texts.jsonl"], "fit_texts) are read only by"),
-        (["--texts", "folder"], "path=folder: none of its 0 files is readable"),
-        (["--projected-dim", "0"], "projected_dim must be at least 1, got 0"),
-        (["--max-length", "16"], "max_length=16 is below the 48 tokens of the teacher"),
+        ([*OURS, "--fit-texts", "texts.jsonl"], "--fit-texts) are read only by"),
+        (["--texts", "folder"], "--texts folder: none of its 0 files is readable"),
+        (["--projected-dim", "-5"], "--projected-dim must be at least 1, got -5"),
+        (["--projected-dim", "0"], "--projected-dim must be at least 1, got 0"),
+        (["--max-length", "16"], "--max-length 16 is below the 48 tokens of the teacher"),
         (
             [*OURS, "--exact-length", "8", "--projection-kind", "conv"],
-            "exact_length=8 needs slots that stand for tokens",
+            "--exact-length 8 needs slots that stand for tokens",
         ),
-        (["--exact-length", "-1"], "exact_length must be at least 0, got -1"),
-        (["--positions", "stretch"], "positions='stretch'"),
+        (["--exact-length", "-1"], "--exact-length must be at least 0, got -1"),
+        (["--positions", "stretch"], "--positions 'stretch'"),
         (["--output", "texts.jsonl/out"], "texts.jsonl is a file"),
     ],
 )
