@@ -9,7 +9,7 @@
 No encoder sees the labels or the test documents of a task before. Retrieval: of passages from ten books that none was
 trained on, the one (and the part of it) that a query is made of; queries are half of the words of 50 tokens, a whole
 sentence, or words of an encyclopaedia's article beside its title, which stands elsewhere in it. A reader has one vector
-for a document, or one for each part, of which the best match counts. Classification: logistic regression on one vector
+for a document, or one for each part, of which the best match counts, or the sums of both. Classification: logistic regression on one vector
 a document, ten-fold. Beside them, words: TF-IDF. All read the same first tokens; seconds are medians a document.
 """
 
@@ -244,10 +244,14 @@ def by_vectors(task: Task, reader: Reader, progress: ReadProgress) -> dict[str, 
     if task.labels is not None:
         return {"one vector": classify(one.numpy(), task.labels, LogisticRegression(C=10, max_iter=2000))}
     asked = torch.stack([F.normalize(reader.query(query), dim=-1) for query in task.queries])
-    best = torch.stack([(asked @ parts.T).amax(1) for _, parts in found], dim=1)
+
+    def best(vectors: list[Tensor]) -> np.ndarray:
+        return rank(torch.stack([(asked @ parts.T).amax(1) for parts in vectors], dim=1).numpy(), task.own)
+
     return {
         "one vector": rank((asked @ one.T).numpy(), task.own),
-        "best part": rank(best.numpy(), task.own),
+        "best part": best([parts for _, parts in found]),
+        "best part, with its document": best([F.normalize(parts + whole, dim=-1) for whole, parts in found]),
     }
 
 
