@@ -7,9 +7,9 @@
     python benchmarks/long_documents.py --data DIR --adapted runs/adapted/model --alone runs/alone/model
 
 No encoder has seen the labels or the test documents of a task. Retrieval: of passages from ten books that none was
-trained on, the one that a query is made of; queries are half of the words of 50 tokens, or a whole sentence. Of articles
-of an encyclopaedia, the one of which a query has the title and words that stand far from it. A reader has one vector for
-a document, or one for each part, of which the best match counts, or each part's with the document's added.
+trained on, the one that a query is made of; queries are half of the words of 50 tokens, or a whole sentence. Of
+articles of an encyclopaedia, the one of which a query has the title and words that stand far from it. A reader has one
+vector for a document, or one for each part, of which the best match counts, or each part's with the document's added.
 Classification: logistic regression on one vector a document, five-fold. Beside them, words: TF-IDF. All read the same
 first tokens; seconds are medians a document.
 """
