@@ -17,6 +17,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.
 class LinformerEncoderLayer(nn.Module):
     """``nn.TransformerEncoderLayer`` with ``LinformerAttention``; also works inside ``nn.TransformerEncoder``.
 
+    >>> import torch
     >>> layer = LinformerEncoderLayer(32, 4, batch_first=True, max_length=512, projected_dim=64)
     >>> layer(torch.randn(2, 300, 32)).shape
     torch.Size([2, 300, 32])

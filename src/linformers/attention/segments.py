@@ -18,7 +18,7 @@ from torch import Tensor
 from linformers.attention.distances import Distances
 from linformers.attention.documents import Documents
 from linformers.attention.keys import Keys, attend, bias_of
-from linformers.attention.memory import gather_tokens, with_global
+from linformers.attention.memory import gather_tokens
 from linformers.attention.slots import AttentionPoolProjection
 
 
@@ -73,23 +73,31 @@ def read_in_segments(
     bias_of_slots = slots.bias.transpose(1, 2) + left.transpose(1, 2) + weight  # (batch, segments, heads, slots)
     own = (places >= g) & (places < documents.totals[:, None, None])
     near = bias_of(own, slots.bias.dtype)[:, :, None, None]
+    first = torch.arange(g, device=query.device)
+    there = first < documents.totals[:, None]
+    of_first = bias_of(there, slots.bias.dtype)[:, None, None, None]
     if distances is not None:
         near = near + distances.between(places[0], places[0])
-    first = torch.arange(g, device=query.device)[None]
-    tokens = (documents.rows(keys, first), documents.rows(values, first)) if g else None
-    seen = with_global(Keys(slots.keys, slots.values), tokens, documents)
-    bias = F.pad(bias_of_slots, (0, g))[:, :, :, None]
-    shape = torch.broadcast_shapes(bias.shape[:-1], near.shape[:-1])
-    bias = torch.cat([bias.expand(*shape, -1), near.expand(*shape, -1)], dim=-1)
+        of_first = of_first + distances.between(places.flatten(), first).unflatten(1, (count, length)).transpose(0, 1)
+    biases = [bias_of_slots[:, :, :, None], of_first, near]
+    shape = torch.broadcast_shapes(*(x.shape[:-1] for x in biases))
+    bias = torch.cat([x.expand(*shape, -1) for x in biases], dim=-1)
     none = (bias == -torch.inf).all(-1, keepdim=True)  # padding, whose output is dropped, but stays finite
     bias = bias.masked_fill(none, 0).expand(batch, *shape[1:], -1).flatten(0, 1)
+    seen = [slots.keys, slots.values]
+    if g:
+        rows = (documents.rows(x, first[None]).transpose(1, 2) for x in (keys, values))
+        seen = [torch.cat(pair, dim=2) for pair in zip(seen, rows, strict=True)]
     union = Keys(
-        torch.cat([given(seen.keys), cut(keys)], dim=2),
-        torch.cat([given(seen.values), cut(values)], dim=2),
+        torch.cat([given(seen[0]), cut(keys)], dim=2),
+        torch.cat([given(seen[1]), cut(values)], dim=2),
         bias.to(query.dtype),
     )
     read, _ = attend(cut(query), union, dropout)
-    return read.transpose(1, 2).unflatten(0, (batch, count)).flatten(1, 2)[:, :seq]
+    read = read.transpose(1, 2).unflatten(0, (batch, count)).flatten(1, 2)
+    if torch.compiler.is_compiling():  # a slice would ask whether it is the whole, and tie the graph to an answer
+        return read.index_select(1, torch.arange(seq, device=read.device))
+    return read[:, :seq]
 
 
 def _outside(
@@ -99,8 +107,8 @@ def _outside(
     pad = (0, count * length - slots.shape[2])
     slots, shares = (F.pad(x, pad).unflatten(2, (count, length)) for x in (slots, shares))
     held = torch.where(slots[..., None] == torch.arange(k, device=slots.device), shares[..., None], 0).sum(3)
-    before = F.pad(held.cumsum(2)[:, :, :-1], (0, 0, 1, 0))
-    after = F.pad(held.flip(2).cumsum(2)[:, :, :-1].flip(2), (0, 0, 0, 1))
+    before = F.pad(held.cumsum(2), (0, 0, 1, 0))[:, :, :-1]
+    after = F.pad(held.flip(2).cumsum(2), (0, 0, 1, 0))[:, :, :-1].flip(2)
     if distances is not None:
         first, last = distances.table[:, [0, -1]].exp().to(held.dtype)[:, None, None].unbind(-1)
         before, after = first * before, last * after

@@ -165,6 +165,11 @@ class AdaptJob(Job):
             seed=settings.seed,
             device=self.layout.device,
         )
+        if not self.objective.measurable:
+            raise ValueError(
+                f"evaluation_share={settings.evaluation_share}: the held-out text has no segment long enough to make "
+                "a query of; give more text or a greater share"
+            )
         prints = "\n".join(part.fingerprint for pair in cut for part in pair)
         return Prepared(
             model=self.encoder,

@@ -23,7 +23,7 @@ from linformers.training.engine import Batch, Objective
 
 KEPT = (1.0, 0.8, 0.5)  # shares of the words of a stretch that a query keeps, alike often
 STRETCH = (8, 60)  # tokens of a stretch
-SHORTEST_SEGMENT = 40  # tokens, below which no query is made of it
+SHORTEST_SEGMENT = 24  # tokens, below which no query is made of it
 FOREIGN_SHARE, FOREIGN_WORDS = 0.3, 3  # queries with words from elsewhere, and the most of them
 DISTINCTIVE = 12  # words of a passage that set it apart
 RARE, FREQUENT = 3, 1e-3  # a word that sets apart is seen so often at least, and is at most this share of all
@@ -152,6 +152,12 @@ class Contrast(Objective):
         loss = self.weights.anchor * torch.stack(far).sum()
         asked = self._ask(model, batch, read, rng)
         return (loss + self._info_nce(asked, read) if len(asked.vectors) else loss) / items
+
+    @property
+    def measurable(self) -> bool:
+        """Whether any query can be made of the held-out passages."""
+        some = (row for batch in self.evaluation for row in self._segments(batch))
+        return any(len(self.queries.text(ids)) >= SHORTEST_SEGMENT for row in some for ids in row)
 
     @torch.no_grad()
     def measure(self, model: PreTrainedModel) -> dict[str, float]:

@@ -90,14 +90,14 @@ def test_what_is_seen_exactly_does_not_count_in_its_slot(kind):
     torch.testing.assert_close(own[:, LENGTH], expected, atol=1e-10, rtol=1e-10)
 
 
-def test_other_segments_are_far_away():
+@pytest.mark.parametrize("global_tokens", [0, 2])
+def test_other_segments_are_far_away(global_tokens):
     tensors = drawn()
     table = torch.randn(3, 2 * LENGTH + 1, dtype=torch.float64)
     distances, i = Distances(table), torch.arange(SEQ)
-    own = found(*tensors, distances=distances, global_tokens=0)
+    own = found(*tensors, distances=distances, global_tokens=global_tokens)
     same = i[:, None] // LENGTH == i // LENGTH
-    bias = torch.where(
-        same, distances.between(i, i), torch.where(i < i[:, None], table[:, :1, None], table[:, -1:, None])
-    )
-    expected = written_out(*tensors, global_tokens=0, bias=bias)
+    far = torch.where(i < i[:, None], table[:, :1, None], table[:, -1:, None])
+    bias = torch.where(same | (i < global_tokens), distances.between(i, i), far)
+    expected = written_out(*tensors, global_tokens=global_tokens, bias=bias)
     torch.testing.assert_close(own, expected, atol=1e-10, rtol=1e-10)
