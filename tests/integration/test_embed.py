@@ -214,3 +214,27 @@ def test_minilm_knows_what_it_speaks_of() -> None:
     np.testing.assert_allclose(alone.values, theirs(folder, chunks), rtol=0, atol=1e-6)
     (berlin,) = read("Berlin").values
     assert inside.values[1] @ berlin > alone.values[1] @ berlin + 0.2  # 0.49 and 0.22: "Its" is Berlin's
+
+
+def test_a_table_from_a_spreadsheet(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [f"t{row};the day {row};of the caf\xe9" for row in range(12)]
+    (work / "sheet.csv").write_bytes("\r\n".join(["id;subject;body", *rows, "t12;;", ""]).encode("cp1252"))
+    columns = ["--text", "subject", "--text", "body", "--id", "id"]
+    assert run(work, "sheet", *columns, documents="sheet.csv") == 0
+    said = capsys.readouterr().out
+    assert "read as semicolon-separated, cp1252" in said and "columns read: subject + body" in said
+    assert table(work / "sheet")["id"].to_pylist() == [f"t{row}" for row in range(12)]
+    given = [f"the day {row}\n\nof the caf\xe9" for row in range(12)]
+    np.testing.assert_allclose(vectors(work / "sheet"), theirs(work / "model", given), rtol=0, atol=2e-6)
+    assert '"id": "t12"' in (work / "sheet" / "rejects.jsonl").read_text()
+    assert run(work, "sheet", *columns, "--max-reject-share", 0, documents="sheet.csv") == 1
+    assert "1 of 13 records are unusable, more than --max-reject-share 0 allows" in capsys.readouterr().err
+    assert run(work, "comma", *columns, "--delimiter", "comma", documents="sheet.csv") == 1
+    assert "--text 'subject' is no column" in capsys.readouterr().err
+
+
+def test_nothing_to_embed_is_a_failure(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (work / "blank.csv").write_text("id,text\n1,\n2,nan\n")
+    assert run(work, "blank", documents="blank.csv") == 1
+    error = capsys.readouterr().err
+    assert "nothing was embedded: all 2 rows were rejected. The first is" in error and "empty: no text" in error

@@ -103,8 +103,8 @@ class TaskSources:
     columns: Columns = Columns()
     kind: Kind | None = None
     train_size: int | None = None
-    validation_size: float | None = None
-    test_size: float | None = None
+    validation_size: int | float | None = None
+    test_size: int | float | None = None
     split_seed: int = 0
     form: Form = Form()
     positive: str | None = None
@@ -351,7 +351,7 @@ def _check_once(sources: TaskSources) -> None:
 
 
 def _set_aside(
-    option: str, train: list[Example], kind: Kind, size: float, seed: int
+    option: str, train: list[Example], kind: Kind, size: int | float, seed: int
 ) -> tuple[list[Example], list[Example]]:
     """The rows set aside, and the others."""
     chosen = set(draw(train, kind, _rows(option, size, len(train), len(train) - 1), seed).tolist())
@@ -361,11 +361,11 @@ def _set_aside(
     )
 
 
-def _subset(option: str, examples: list[Example], kind: Kind, size: float, seed: int) -> list[Example]:
+def _subset(option: str, examples: list[Example], kind: Kind, size: int | float, seed: int) -> list[Example]:
     return [examples[row] for row in draw(examples, kind, _rows(option, size, len(examples), len(examples)), seed)]
 
 
-def _rows(option: str, size: float, rows: int, most: int) -> int:
+def _rows(option: str, size: int | float, rows: int, most: int) -> int:
     """A number of rows, or a share of them, as a number."""
     count = round(size * rows) if size < 1 else int(size)
     if not 1 <= count <= most:

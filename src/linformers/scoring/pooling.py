@@ -49,14 +49,14 @@ def _pool(mode: str, tokens: Float[Tensor, "tokens hidden"], first: int) -> tupl
         case "max":
             return tokens.amax(0), 1.0
         case "cls":
-            return tokens[0] * count, count
+            return tokens[0] * count, float(count)
         case "lasttoken":
-            return tokens[-1] * count, count
+            return tokens[-1] * count, float(count)
         case "weightedmean":
             places = torch.arange(first + 1, first + count + 1, device=tokens.device, dtype=tokens.dtype)
             return (tokens * places[:, None]).sum(0), float(places.sum())
         case _:
-            return tokens.sum(0), count
+            return tokens.sum(0), float(count)
 
 
 class Pool:
