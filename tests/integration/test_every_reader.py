@@ -91,7 +91,7 @@ FILES: dict[str, tuple[Callable[[str], bytes], list[tuple[int, str]]]] = {
     ),
     "semicolons.csv": (lambda name: cells(name, ";", b'"one; two",ham;spam'), [(14, "wrong CSV")]),
     "excel.csv": (
-        lambda name: b"sep=;\r\n" + cells(name, ";", "caf\xe9 \x80 5;ham".encode("latin-1"), end=b"\r\n"),
+        lambda name: b"sep=;\r\n" + cells(name, ";", "café \x80 5;ham".encode("latin-1"), end=b"\r\n"),
         [(15, "café € 5")],
     ),
     "bars.csv": (lambda name: cells(name, "|", b"commas, here|ham"), [(14, "commas, here")]),

@@ -113,7 +113,7 @@ def test_a_killed_run_goes_on_to_the_same_figures(encoder: Path, texts: Path, tm
         assert process.exitcode == -signal.SIGKILL and (output / "state.safetensors").is_file()
     capsys.readouterr()
     assert run(command(encoder, texts, output, "--max-texts", "4")) == 1
-    assert "max_texts was 200 and is now 4" in capsys.readouterr().err
+    assert "--max-texts was 200 and is now 4" in capsys.readouterr().err
     assert run(command(encoder, texts, output)) == 0
     assert "Going on after 3 of 5 texts" in capsys.readouterr().out
     for name in ("curves.csv", "heads.csv"):
@@ -144,10 +144,10 @@ def test_changed_text_or_damaged_state_is_noticed(encoder: Path, texts: Path, tm
     [
         (["--model", "nothing/there"], "nothing/there"),
         (["--texts", "nothing.jsonl"], "nothing.jsonl"),
-        (["--texts", "short.jsonl"], "texts=short.jsonl: none of 1 has 32 tokens"),
-        (["--length", "65"], "length=65 exceeds the 64 tokens"),
-        (["--index", "33"], "index=33 exceeds length=32"),
-        (["--max-texts", "0"], "max_texts must be at least 1"),
+        (["--texts", "short.jsonl"], "--texts short.jsonl: none of 1 has 32 tokens"),
+        (["--length", "65"], "--length 65 exceeds the 64 tokens"),
+        (["--index", "33"], "--index 33 exceeds --length 32"),
+        (["--max-texts", "0"], "--max-texts must be at least 1"),
         (["--output", "short.jsonl"], "is a file"),
         (["--output", "."], "holds other files"),
     ],
@@ -201,7 +201,7 @@ def test_advise_measures_this_machine(encoder: Path, texts: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "give exactly one of target_mass, target_error, mean_dim"),
+        ([], "give exactly one of --target-mass, --target-error, --mean-dim"),
         (["--mean-dim", "4", "--target-mass", "0.5"], "give exactly one"),
         (["--mean-dim", "17"], "must be between 1 and 16"),
         (["--mean-dim", "4", "--output", "."], "holds other files"),

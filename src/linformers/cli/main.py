@@ -83,7 +83,7 @@ def _with_flags(message: str, arguments: Sequence[str]) -> str:
     if not flags:
         return message
     # Not inside paths, and no keys of recipes as training.steps=10.
-    known = re.compile(rf"(?<![\w./\-])({'|'.join(map(re.escape, flags))})(=|(?![\w./\-]))")
+    known = re.compile(rf"(?<![\w./\-])({'|'.join(map(re.escape, flags))})(=|(?![\w/\-]|\.\w))")
 
     def flag(found: re.Match[str]) -> str:
         name, sign = found.groups()

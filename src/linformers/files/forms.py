@@ -20,8 +20,6 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
-import pyarrow as pa
-
 from linformers.checks import closest
 
 if TYPE_CHECKING:
@@ -127,6 +125,8 @@ def find_form(file: "Input") -> Form:
     Raises:
         Unavailable: The file has changed, or its store does not answer.
     """
+    import pyarrow as pa  # slow, and this module is imported by all command lines
+
     form, data = file.form, b""
     if file.kind == "parquet":
         return form
@@ -145,6 +145,8 @@ def find_form(file: "Input") -> Form:
 
 def unpacked(stream: BinaryIO, compression: str | None) -> Any:
     """The bytes of a stream behind its compression."""
+    import pyarrow as pa
+
     return stream if compression is None else io.BufferedReader(pa.CompressedInputStream(stream, compression))  # type: ignore[arg-type]
 
 
