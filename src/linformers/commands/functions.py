@@ -102,8 +102,8 @@ def adapt(settings: AdaptSettings, console: Console | None = None) -> dict[str, 
     >>> settings = AdaptSettings(
     ...     model="my-encoder", texts=("corpus.txt",), output="runs/long", segment_length=32, length=64, steps=4
     ... )
-    >>> sorted(adapt(settings, console=Console(quiet=True))["alone"])
-    ['loss', 'passages', 'segments']
+    >>> print(*sorted(adapt(settings, console=Console(quiet=True))["alone"]))
+    loss passages segments
 
     Args:
         settings: Model, texts, output folder, and how to train.
@@ -125,7 +125,8 @@ def score(settings: ScoreSettings, console: Console | None = None) -> dict[str, 
     """Score files of documents, each exactly once, as ``linformers score`` does.
 
     >>> settings = ScoreSettings(model="my-classifier", input=("reviews.jsonl",), output="runs/scores")
-    >>> score(settings, console=Console(quiet=True))["counts"]["scored"]
+    >>> counts = score(settings, console=Console(quiet=True))["counts"]
+    >>> counts["scored"]
     40
 
     Args:
@@ -146,7 +147,8 @@ def embed(settings: EmbedSettings, console: Console | None = None) -> dict[str, 
     """Embed files of documents, each exactly once, as ``linformers embed`` does.
 
     >>> settings = EmbedSettings(model="my-encoder", input=("reviews.jsonl",), output="runs/vectors")
-    >>> embed(settings, console=Console(quiet=True))["counts"]["vectors"]
+    >>> counts = embed(settings, console=Console(quiet=True))["counts"]
+    >>> counts["vectors"]
     40
 
     Args:
