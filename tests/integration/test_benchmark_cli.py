@@ -183,7 +183,7 @@ def test_the_largest_batch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         (["--lengths", "64,x"], "--lengths='64,x' is no list of whole numbers above 0"),
         (["--against", "robert"], "Did you mean 'roberta'?"),
         (["--memory", "8GB", "--batch-size", "2"], "contradict each other"),
-        (["--heads", "3"], "num_attention_heads=3 does not divide hidden_size=32"),
+        (["--heads", "3"], "num_attention_heads=3 does not divide --hidden-size 32"),
         (["--model", "somewhere"], "--heads has no effect with --model"),
         (["--repeats", "0"], "repeats must be at least 1, got 0"),
         (["--against", "roberta,roberta"], "roberta is named twice"),

@@ -91,7 +91,7 @@ def test_everything_that_is_missing_is_named(tmp_path: Path, capsys: pytest.Capt
     ("arguments", "said"),
     [
         (["table4"], "target='table4' is unknown"),
-        (["table3", "--scale", "huge"], "scale='huge' is unknown"),
+        (["table3", "--scale", "huge"], "--scale 'huge' is unknown"),
         (["table3", "tabel3.dims=[8]"], "Did you mean 'table3'?"),
         (["table3", "table3.dims=8"], "table3.dims must be a list"),
         (
@@ -109,7 +109,7 @@ def test_everything_that_is_missing_is_named(tmp_path: Path, capsys: pytest.Capt
         (["table3", "--output", "notes.txt"], "is a file; name a folder"),
         (["table3", "--output", "notes.txt/below"], "is a file; name a folder"),
         (["table3", "--output", "."], "holds other files (notes.txt)"),
-        (["table3", "--device", "tpu"], "device='tpu' is unknown"),
+        (["table3", "--device", "tpu"], "--device 'tpu' is unknown"),
     ],
 )
 def test_mistakes_are_named_and_leave_nothing(
