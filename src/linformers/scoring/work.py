@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import pyarrow as pa
 
@@ -15,6 +15,7 @@ from linformers.scoring.settings import Files, Format
 from linformers.scoring.units import SCORED, Done, Unit, find_done, read_units, write_unit
 
 
+@runtime_checkable
 class Encoded(Protocol):
     """What a model is to read of a unit."""
 
