@@ -87,8 +87,10 @@ def test_text_is_found_better_and_the_folder_is_ready(work: Path, capsys: pytest
 
     again = settings(work, "again", model=str(folder), segment_length=None, steps=1, evaluate_every=1, save_every=1)
     assert run(again)["before"]["loss"] == pytest.approx(results["best"]["loss"], rel=1e-4), "it goes on from there"
-    with pytest.raises(ValueError, match="segment_length=64, but .* has segments of 48"):
-        run_adapt(settings(work, "other", model=str(folder), segment_length=64), console=Console(quiet=True))
+    kept: dict[str, Any] = {"segment_length": None, "max_length": None, "projected_dim": None}
+    for name, value in {"segment_length": 64, "max_length": 256, "projected_dim": 9, "context_weight": 0.0}.items():
+        with pytest.raises(ValueError, match=f"{name}={value}, but .* is linear already"):
+            run_adapt(settings(work, "other", model=str(folder), **kept | {name: value}), console=Console(quiet=True))
 
 
 def test_a_stopped_run_goes_on_as_if_nothing_had_been(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,18 +118,24 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_been(work: Path, monkeypatch: p
     ("changes", "said"),
     [
         ({"texts": ("short.jsonl",)}, "none of .* is longer than a segment of 48 tokens"),
-        ({"length": 1024}, "length=1024 is more than max_length=512"),
+        ({"length": 1024}, "length=1024 is more than the 512 tokens"),
+        ({"model": "narrow", "segment_length": None}, "in segments of 16 tokens"),
         ({"model": "linformer"}, "reads a text as a whole"),
-        ({"model": "slots"}, r"segment_length=0\); give the encoder"),
+        ({"model": "slots", "segment_length": None}, r"as a whole \(segment_length=0\)"),
         ({"model": "first"}, "pools tokens by cls"),
-        ({"segment_length": 100}, "tile_length=100 is more than the 64 positions"),
+        ({"segment_length": 100}, "segments of 100 tokens are longer than the 64 positions"),
     ],
 )
 @pytest.mark.usefixtures("bad_input")
 def test_what_cannot_be_adapted(work: Path, changes: dict[str, Any], said: str) -> None:
-    for name, made in (("linformer", linformers.to_linformer), ("slots", linformers.linearise)):
+    linear: dict[str, Any] = {"projected_dim": 8, "max_length": 512}
+    for name, made, more in (
+        ("linformer", linformers.to_linformer, {}),
+        ("slots", linformers.linearise, {}),
+        ("narrow", linformers.linearise, {"segment_length": 16}),
+    ):
         if changes.get("model") == name:
-            made(str(work / "encoder"), projected_dim=4).save_pretrained(work / name)
+            made(str(work / "encoder"), **linear, **more).save_pretrained(work / name)
             AutoTokenizer.from_pretrained(work / "encoder").save_pretrained(work / name)
     if changes.get("model") == "first":
         first = SentenceTransformer(

@@ -140,7 +140,7 @@ def test_what_is_refused_leaves_nothing(work: Path, changes: dict[str, Any], wor
 
 def test_only_texts_longer_than_the_exact_ones_have_something_to_teach(work: Path) -> None:
     student = {"model": str(work / "student-32"), "steps": 2, "evaluate_every": 2}
-    with pytest.raises(ValueError, match="length=32: texts of up to exact_length=32 tokens are read by softmax"):
+    with pytest.raises(ValueError, match="length=32: texts of up to 32 tokens are read by softmax"):
         run_distil(settings(work, "refused", **student), console=Console(quiet=True))
     assert run(settings(work, "longer", **student, length=33))["before"]["loss"] > 1e-3
     assert AutoConfig.from_pretrained(work / "longer" / "model").exact_length == 32

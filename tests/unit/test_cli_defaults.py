@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from linformers.classification.settings import FinetuneSettings
+from linformers.cli.adapt import adapt
 from linformers.cli.advise import advise
 from linformers.cli.calibrate import calibrate
 from linformers.cli.convert import convert
@@ -15,10 +16,12 @@ from linformers.cli.export import export
 from linformers.cli.finetune import finetune
 from linformers.cli.score import score
 from linformers.cli.spectrum import spectrum
+from linformers.commands.adapt import AdaptSettings
 from linformers.commands.advise import AdviseSettings
 from linformers.commands.distil import DistilSettings
 from linformers.commands.export import export_onnx
 from linformers.commands.spectrum import SpectrumSettings
+from linformers.convert.interface import Settings
 from linformers.convert.linformer import to_linformer
 from linformers.measure.memory import parse_bytes
 from linformers.scoring.settings import EmbedSettings, Reading, ScoreSettings
@@ -35,6 +38,7 @@ def defaults(function: Any) -> dict[str, Any]:
     [
         (finetune, FinetuneSettings),
         (distil, DistilSettings),
+        (adapt, AdaptSettings),
         (spectrum, SpectrumSettings),
         (advise, AdviseSettings),
         (score, ScoreSettings),
@@ -58,6 +62,8 @@ def test_options_of_convert_have_the_defaults_of_linearise() -> None:
     for name, value in defaults(to_linformer).items():
         if name in options and value is not inspect.Parameter.empty and name != "texts":  # here, texts to measure on
             assert (options[name] or None) == (value or None), name
+    for name in ("segment_length", "context_weight"):
+        assert options[name] == Settings.__dataclass_fields__[name].default
 
 
 def test_options_of_calibrate_have_the_defaults_of_score() -> None:

@@ -31,11 +31,19 @@ def adapt(
             show_default="the model's, or 128",
         ),
     ] = None,
-    max_length: Annotated[int, typer.Option(help="Longest text of the result, in tokens.")] = 8192,
-    projected_dim: Annotated[int, typer.Option(help="Slots for the rest of a text.")] = 32,
+    max_length: Annotated[
+        int | None, typer.Option(help="Longest text of the result, in tokens.", show_default="the model's, or 8192")
+    ] = None,
+    projected_dim: Annotated[
+        int | None, typer.Option(help="Slots for the rest of a text.", show_default="the model's, or 32")
+    ] = None,
     context_weight: Annotated[
-        float, typer.Option(help="The most that the rest of a text weighs, at equal scores, of what a segment weighs.")
-    ] = 0.25,
+        float | None,
+        typer.Option(
+            help="The most that the rest of a text weighs, at equal scores, of what a segment weighs.",
+            show_default="the model's, or 0.25",
+        ),
+    ] = None,
     length: Annotated[int, typer.Option(help="Tokens of a passage in training.")] = 1024,
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 200,
     batch_size: Annotated[int, typer.Option(help="Passages a step, told apart from each other.")] = 4,

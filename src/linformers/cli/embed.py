@@ -94,7 +94,6 @@ def embed(
     calm_threads()
 
     from rich.console import Console
-    from transformers.utils import logging
 
     from linformers.commands.embed import run_embed
     from linformers.measure.memory import parse_bytes
@@ -102,5 +101,4 @@ def embed(
 
     options["memory"] = parse_bytes("memory", memory)
     options["limit_bytes"] = parse_bytes("limit_bytes", limit_bytes)
-    logging.disable_progress_bar()  # of files that are read in a moment
     run_embed(EmbedSettings(**options), Console(highlight=False, soft_wrap=True, markup=False))

@@ -82,8 +82,9 @@ def linearise(
     if len(softmax_layers):
         settings["projected_dim"] = _without(softmax_layers, settings.get("projected_dim"), model)
     configure(model, **settings)
-    if max_length is not None:
-        extend_positions(model, max_length, positions, tile_length=settings.get("segment_length") or None)
+    segment_length = settings.get("segment_length") or None
+    if max_length is not None or segment_length is not None:
+        extend_positions(model, max_length, positions, tile_length=segment_length)
     return model.eval()
 
 

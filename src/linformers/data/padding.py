@@ -30,6 +30,8 @@ class PadBatch:
         fill = {"input_ids": self.pad_token_id, "labels": IGNORED}
         batch: Example = {}
         for name, value in fill.items():
+            if name not in examples[0]:
+                continue
             batch[name] = torch.full((len(examples), longest), value, dtype=torch.int64)
             for row, example in zip(batch[name], examples, strict=True):
                 row[: len(example[name])] = example[name]

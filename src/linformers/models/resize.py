@@ -31,7 +31,7 @@ def resize_max_length(model: PreTrainedModel, max_length: int, positions: str = 
 
 
 def extend_positions(
-    model: ModelT, max_length: int, positions: str = "tile", *, tile_length: int | None = None
+    model: ModelT, max_length: int | None, positions: str = "tile", *, tile_length: int | None = None
 ) -> ModelT:
     """Make room for longer inputs in a model with learned positions, in its own class and in place.
 
@@ -46,7 +46,7 @@ def extend_positions(
     Args:
         model: A BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, ELECTRA or ALBERT, with any head, or what embeds
             its tokens as these do; of a ``SentenceTransformer`` or ``CrossEncoder`` also ``max_seq_length`` is raised.
-        max_length: Tokens to make room for.
+        max_length: Tokens to make room for; None = as many as before.
         positions: ``tile``, or ``interpolate`` between the positions that it has.
         tile_length: Positions that are tiled; None = all that it has.
 
@@ -58,7 +58,8 @@ def extend_positions(
         ValueError: A model that has no such table and reads less, or one that reads more already.
     """
     check_module(model)
-    check_int("max_length", max_length)
+    if max_length is not None:
+        check_int("max_length", max_length)
     check_choice("positions", positions, get_args(Positions))
     if tile_length is not None:
         check_int("tile_length", tile_length)
@@ -67,7 +68,7 @@ def extend_positions(
         for module in model.modules()
         if isinstance(getattr(module, "position_embeddings", None), nn.Embedding) and hasattr(module, "word_embeddings")
     ]
-    if not found and max_length > (longest := _longest_without_table(model)):
+    if not found and max_length is not None and max_length > (longest := _longest_without_table(model)):
         raise ValueError(
             f"{type(model).__name__} has no table of learned positions beside its words, and reads {longest:,} tokens, "
             f"not {max_length:,}; if it rotates queries and keys, its configuration says how far (rope_parameters, "
@@ -76,13 +77,15 @@ def extend_positions(
     tables = [module.get_submodule("position_embeddings") for module in found]
     for table in tables:
         assert isinstance(table, nn.Embedding)
-        if max_length < (length := table.num_embeddings - reserved_positions(table)):
+        length = table.num_embeddings - reserved_positions(table)
+        if max_length is not None and max_length < length:
             raise ValueError(f"max_length={max_length} is less than the {length} positions that the model has")
         if tile_length is not None and tile_length > length:
-            raise ValueError(f"tile_length={tile_length} is more than the {length} positions that the model has")
+            raise ValueError(f"segments of {tile_length} tokens are longer than the {length} positions of the model")
     for embeddings, table in zip(found, tables, strict=True):
         assert isinstance(table, nn.Embedding)
-        resize_table(table, max_length, positions, tile_length)
+        length = table.num_embeddings - reserved_positions(table) if max_length is None else max_length
+        resize_table(table, length, positions, tile_length)
         for name in ("position_ids", "token_type_ids"):
             if isinstance(ids := getattr(embeddings, name, None), Tensor):
                 fresh = torch.arange(table.num_embeddings, device=ids.device)[None]
@@ -92,7 +95,7 @@ def extend_positions(
                 continue
             if hasattr(part.config, "max_position_embeddings"):
                 part.config.max_position_embeddings = table.num_embeddings
-    if hasattr(model, "max_seq_length"):
+    if hasattr(model, "max_seq_length") and max_length is not None:
         model.max_seq_length = max_length  # pyright: ignore[reportArgumentType]
     return model
 

@@ -93,31 +93,18 @@ def converted_card(facts: Results, fidelity: Fidelity | None, model: str, folder
     return _card(header, "converted.md", facts, fidelity=fidelity, loader=loader(facts), distillable=distillable)
 
 
-def distilled_card(source: Path, name: str, results: Results, settings: Any, stored: str) -> str:
-    """The card of the model that was distilled, with a section on what distillation did.
+def continued_card(template: str, source: Path, name: str, results: Results, settings: Any, stored: str) -> str:
+    """The card that a model had, with a section on what was done with it since.
 
     Args:
+        template: Of the section, as ``distilled.md``.
         source: Folder of the model before.
         name: Name of the run, for a model without a card.
         results: What ``results.json`` holds.
         settings: Settings of the run.
         stored: Dtype of the weights before.
     """
-    section = render("distilled.md", results=results, settings=settings, stored=stored)
-    return (_text_of(source) or f"# {name}\n") + f"\n{section}\n"
-
-
-def adapted_card(source: Path, name: str, results: Results, settings: Any, stored: str) -> str:
-    """The card of the model that was adapted to long texts, with a section on what that did.
-
-    Args:
-        source: Folder of the model before.
-        name: Name of the run, for a model without a card.
-        results: What ``results.json`` holds.
-        settings: Settings of the run.
-        stored: Dtype of the weights before.
-    """
-    section = render("adapted.md", results=results, settings=settings, stored=stored)
+    section = render(template, results=results, settings=settings, stored=stored)
     return (_text_of(source) or f"# {name}\n") + f"\n{section}\n"
 
 

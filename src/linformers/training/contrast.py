@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from linformers.attention.documents import masked_mean
+from linformers.data.padding import PadBatch
 from linformers.training.engine import Batch, Objective
 
 KEPT = (1.0, 0.8, 0.5)  # shares of the words of a stretch that a query keeps, alike often
@@ -77,7 +77,7 @@ class Queries:
         return queries, numbers
 
 
-class Vectors(NamedTuple):
+class PassageVectors(NamedTuple):
     """Of all segments of a batch in their order, and of its passages; of length 1."""
 
     segments: Float[Tensor, "segments hidden"]
@@ -112,12 +112,12 @@ class Contrast(Objective):
 
     Args:
         teacher: The encoder as it was, without gradients, which reads every segment by itself.
-        evaluation: Batches of held-out passages: ``input_ids`` and ``attention_mask``.
+        evaluation: Batches of held-out passages.
         queries: Makes the queries.
         segment_length: Tokens of a segment.
         first: Token that opens a text.
         last: Token that closes it.
-        padding: Token that fills up.
+        pad: Makes batches.
         weights: What counts for how much.
         seed: Seed of the queries.
         device: Where the models are.
@@ -132,14 +132,14 @@ class Contrast(Objective):
         segment_length: int,
         first: int,
         last: int,
-        padding: int,
+        pad: PadBatch,
         weights: Weights,
         seed: int,
         device: torch.device,
     ) -> None:
         self.teacher = teacher.to(device)  # type: ignore[arg-type]  (a decorator hides the signature)
         self.evaluation, self.queries, self.weights, self.seed = evaluation, queries, weights, seed
-        self.segment_length, self.first, self.last, self.padding = segment_length, first, last, padding
+        self.segment_length, self.first, self.last, self.pad = segment_length, first, last, pad
         self.device = device
 
     def loss(self, model: nn.Module, batch: Batch, items: int, step: int) -> Tensor:
@@ -172,7 +172,7 @@ class Contrast(Objective):
         """The same of the encoder as it was, which reads every segment by itself."""
         return self._measured(self.teacher, lambda model, batch: self._read_alone(batch))
 
-    def _measured(self, model: nn.Module, read: Callable[[nn.Module, Batch], Vectors]) -> dict[str, float]:
+    def _measured(self, model: nn.Module, read: Callable[[nn.Module, Batch], PassageVectors]) -> dict[str, float]:
         vectors, asked, losses = [], [], []
         for number, batch in enumerate(self.evaluation):
             some = read(model, batch)
@@ -186,45 +186,53 @@ class Contrast(Objective):
         questions = torch.cat([some.vectors for some in asked])
         segments = torch.cat([some.segments + start for some, (start, _) in zip(asked, starts, strict=True)])
         passages = torch.cat([some.passages + start for some, (_, start) in zip(asked, starts, strict=True)])
+
+        def mean_rank(name: str, own: Tensor) -> float:
+            return float(reciprocal_rank(questions @ torch.cat([getattr(x, name) for x in vectors]).T, own).mean())
+
         return {
             "loss": float(np.mean(losses)),
-            "segments": reciprocal_rank(questions @ torch.cat([some.segments for some in vectors]).T, segments),
-            "passages": reciprocal_rank(questions @ torch.cat([some.passages for some in vectors]).T, passages),
+            "segments": mean_rank("segments", segments),
+            "passages": mean_rank("passages", passages),
         }
+
+    def _rows(self, batch: Batch, x: Tensor) -> list[Tensor]:
+        """What is no padding, of each passage."""
+        keep = batch.get("attention_mask")
+        return list(x) if keep is None else [row[kept] for row, kept in zip(x, keep, strict=True)]
 
     def _segments(self, batch: Batch) -> list[list[np.ndarray]]:
         """The tokens of each segment of each passage."""
-        rows = [ids[keep.bool()].cpu() for ids, keep in zip(batch["input_ids"], batch["attention_mask"], strict=True)]
-        return [[part.numpy() for part in row.split(self.segment_length)] for row in rows]
+        rows = self._rows(batch, batch["input_ids"])
+        return [[part.cpu().numpy() for part in row.split(self.segment_length)] for row in rows]
 
-    def _read(self, model: nn.Module, batch: Batch) -> Vectors:
+    def _states(self, model: nn.Module, batch: Batch) -> list[Float[Tensor, "tokens hidden"]]:
+        """The last hidden states of each text."""
+        inputs = {name: x.to(self.device) for name, x in batch.items() if name != "labels"}
+        return self._rows(inputs, model(**inputs).last_hidden_state)
+
+    def _read(self, model: nn.Module, batch: Batch) -> PassageVectors:
         """Passages read whole."""
-        keep = batch["attention_mask"].bool().to(self.device)
-        states = model(input_ids=batch["input_ids"].to(self.device), attention_mask=keep.long()).last_hidden_state
-        segments = [
-            part.mean(0)
-            for row, mask in zip(states, keep, strict=True)
-            for part in row[mask].split(self.segment_length)
-        ]
-        return Vectors(F.normalize(torch.stack(segments), dim=-1), F.normalize(masked_mean(states, keep), dim=-1))
+        rows = self._states(model, batch)
+        segments = [part.mean(0) for row in rows for part in row.split(self.segment_length)]
+        return PassageVectors(*(F.normalize(torch.stack(x), dim=-1) for x in (segments, [row.mean(0) for row in rows])))
 
     @torch.no_grad()
-    def _read_alone(self, batch: Batch) -> Vectors:
+    def _read_alone(self, batch: Batch) -> PassageVectors:
         """Each segment read by itself, with the tokens that open and close a text; passages are means of segments."""
         segments = self._segments(batch)
         bodies = [self.queries.text(ids)[: self.segment_length - 2] for row in segments for ids in row]
         vectors = self._short(self.teacher, bodies)
         passages = torch.stack([part.mean(0) for part in vectors.split([len(row) for row in segments])])
-        return Vectors(vectors, F.normalize(passages, dim=-1))
+        return PassageVectors(vectors, F.normalize(passages, dim=-1))
 
     def _short(self, model: nn.Module, bodies: Sequence[np.ndarray]) -> Float[Tensor, "texts hidden"]:
         """Vectors of short texts, each opened and closed."""
-        rows = [np.concatenate([[self.first], ids, [self.last]]) for ids in bodies]
-        batch = padded([torch.from_numpy(row.astype(np.int64)) for row in rows], self.padding)
-        batch = {name: x.to(self.device) for name, x in batch.items()}
-        return F.normalize(masked_mean(model(**batch).last_hidden_state, batch["attention_mask"].bool()), dim=-1)
+        rows = [np.concatenate([[self.first], ids, [self.last]]).astype(np.int64) for ids in bodies]
+        states = self._states(model, self.pad([{"input_ids": torch.from_numpy(row)} for row in rows]))
+        return F.normalize(torch.stack([row.mean(0) for row in states]), dim=-1)
 
-    def _ask(self, model: nn.Module, batch: Batch, read: Vectors, rng: np.random.Generator) -> Questions:
+    def _ask(self, model: nn.Module, batch: Batch, read: PassageVectors, rng: np.random.Generator) -> Questions:
         """Queries for the segments of a batch, read by the same model."""
         bodies: list[np.ndarray] = []
         segments, passages, start = [], [], 0
@@ -239,7 +247,7 @@ class Contrast(Objective):
             vectors, *(torch.tensor(x, dtype=torch.long, device=self.device) for x in (segments, passages))
         )
 
-    def _info_nce(self, asked: Questions, read: Vectors) -> Tensor:
+    def _info_nce(self, asked: Questions, read: PassageVectors) -> Tensor:
         heat = self.weights.temperature
         of_segments = F.cross_entropy(asked.vectors @ read.segments.T / heat, asked.segments)
         return of_segments + self.weights.passage * F.cross_entropy(
@@ -247,14 +255,8 @@ class Contrast(Objective):
         )
 
 
-def reciprocal_rank(similarities: Float[Tensor, "queries items"], own: Tensor) -> float:
-    """Mean of 1 / rank of each query's own item."""
-    ranks = (similarities >= similarities.gather(1, own[:, None])).sum(1)
-    return float((1 / ranks).mean())
-
-
-def padded(rows: Sequence[Tensor], padding: int) -> Batch:
-    """Token ids of several lengths as one batch."""
-    ids = nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=padding)
-    lengths = torch.tensor([len(row) for row in rows])
-    return {"input_ids": ids, "attention_mask": (torch.arange(ids.shape[1]) < lengths[:, None]).long()}
+def reciprocal_rank(
+    similarities: Float[Tensor, "queries items"], own: Int[Tensor, " queries"]
+) -> Float[Tensor, " queries"]:
+    """1 / rank of each query's own item."""
+    return 1 / (similarities >= similarities.gather(1, own[:, None])).sum(1)

@@ -311,7 +311,11 @@ def test_segments_start_at_the_first_position(family):
         whole = model(ids).last_hidden_state
         parts = [build(family, SOFTMAX)(part).last_hidden_state for part in ids.split(length, dim=1)]
     torch.testing.assert_close(whole, torch.cat(parts, dim=1), atol=1e-4, rtol=1e-4)
-    with pytest.raises(ValueError, match="tile_length=1000 is more than"):
+    as_long = linformers.linearise(build(family, SOFTMAX), segment_length=length)
+    table = next(x for name, x in as_long.named_modules() if name.endswith("position_embeddings")).weight
+    kept = {"roberta": 1, "mpnet": 2}.get(family, 0)
+    torch.testing.assert_close(table[kept + length : kept + 2 * length], table[kept : kept + length])
+    with pytest.raises(ValueError, match="segments of 1000 tokens are longer than"):
         linformers.extend_positions(build(family), 2000, tile_length=1000)
 
 

@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from linformers.classification.settings import FinetuneSettings
-from linformers.report.cards import converted_card, distilled_card, finetuned_card
+from linformers.report.cards import continued_card, converted_card, finetuned_card
 
 ENVIRONMENT = {
     "processor": "A processor",
@@ -111,11 +111,13 @@ def test_distillation_adds_a_section(tmp_path: Path) -> None:
     base = "---\nlicense: mit\n---\n# Mine\n\nAll of it.\n"
     results = {"tokens": 5000, "before": {"cosine": 0.9, "loss": 0.2}, "best": {"cosine": 0.95, "loss": 0.1}}
     settings: Any = SimpleNamespace(length=512, dtype="float32")
-    card = distilled_card(with_card(tmp_path, base), "run", results, settings, "float32")
+    card = continued_card("distilled.md", with_card(tmp_path, base), "run", results, settings, "float32")
     assert card.startswith(f"{base}\n## Distillation\n\n") and card.endswith("Weights trained in float32.\n")
     assert "0.9000 to 0.9500" in " ".join(card.split())
-    again = distilled_card(with_card(tmp_path, card), "run", results, settings, "float16")
+    again = continued_card("distilled.md", with_card(tmp_path, card), "run", results, settings, "float16")
     assert again.startswith(card) and again.endswith("they were stored in float16.\n")
     bare = tmp_path / "bare"
     bare.mkdir()
-    assert distilled_card(bare, "run", results, settings, "float32").startswith("# run\n\n## Distillation\n")
+    assert continued_card("distilled.md", bare, "run", results, settings, "float32").startswith(
+        "# run\n\n## Distillation\n"
+    )
