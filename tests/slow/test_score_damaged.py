@@ -43,9 +43,10 @@ def test_a_thousand_damaged_files(tmp_path: Path) -> None:
             )
         if path.suffix == ".jsonl":
             data = path.read_bytes()
-            if data.count(b"\0") > len(data) / 3:  # UTF-16 or UTF-32, whose line ends are several bytes
-                data = data.replace(b"\0", b"")
-            rows = scored[str(path)] + rejected[str(path)]
-            marked = path.read_bytes().startswith((b"\xff\xfe", b"\xfe\xff"))  # though it may not be UTF-16
-            assert rows == len(data.splitlines()) or b"\r" in data or (marked and rows)
+            lines, rows = len(data.splitlines()), scored[str(path)] + rejected[str(path)]
+            if data.count(b"\0") > len(data) / 3:  # UTF-16 or UTF-32, where no line end is seen behind a lost byte
+                lines = len(data.replace(b"\0", b"").splitlines())
+                assert rows == lines or (rows < lines and rejected[str(path)])
+            else:
+                assert rows == lines or b"\r" in data
     print(f"{len(files)} files: {counts['scored']:,} rows scored, {counts['rejected']:,} rejected: {counts['reasons']}")

@@ -1,6 +1,7 @@
 """How a file of text is written: its encoding, and for CSV the delimiter and quotation marks; given, or found in it.
 
-- *Encoding*: a byte-order mark decides (UTF-8, UTF-16, UTF-32). Without one, every second byte being zero is UTF-16,
+- *Encoding*: a byte-order mark decides (UTF-8, UTF-16, UTF-32), unless no zero follows one of UTF-16: it is a
+  damaged byte then, and costs its row alone. Without one, every second byte being zero is UTF-16,
   and what is valid UTF-8 is UTF-8. CSV and text that are not are cp1252 (Windows, Western Europe) if no byte above 127
   is part of a UTF-8 character and at least one stands in a word. All else counts as UTF-8; its bad rows
   are rejected.
@@ -136,7 +137,7 @@ def find_form(file: "Input") -> Form:
     except (OSError, ValueError, pa.ArrowException):  # shows when its rows are read
         pass
     if form.encoding is None:
-        form = replace(form, encoding=_find_encoding(data, guess=file.kind in ("csv", "tsv", "text")))
+        form = replace(form, encoding=_find_encoding(data, file.kind))
     text = codecs.getincrementaldecoder(form.encoding or "utf-8")("replace").decode(data).removeprefix("\ufeff")
     if file.kind in USUAL:
         return _find_csv(form, text, USUAL[file.kind])
@@ -150,25 +151,33 @@ def unpacked(stream: BinaryIO, compression: str | None) -> Any:
     return stream if compression is None else io.BufferedReader(pa.CompressedInputStream(stream, compression))  # type: ignore[arg-type]
 
 
-def _find_encoding(data: bytes, *, guess: bool) -> str:
+def _find_encoding(data: bytes, kind: str) -> str:
     for mark, name in _BOMS.items():
         if data.startswith(mark):
-            return name
+            # In UTF-16 every comma, bracket and line end has a zero, and they stand in all files but plain text.
+            rest = data[len(mark) :]
+            return "utf-8" if b"\0" not in rest and (kind != "text" or _is_utf8(rest)) else name
     start = data[:4096]
     if len(start) > 3:
         even, odd = start[::2].count(0) / len(start[::2]), start[1::2].count(0) / len(start[1::2])
         if max(even, odd) > 0.4 and min(even, odd) < 0.05:
             return "utf-16-le" if odd > even else "utf-16-be"
+    if kind in ("csv", "tsv", "text") and not _is_utf8(data) and not _CHARACTER.search(data) and _IN_WORD.search(data):
+        try:
+            data.decode("cp1252")
+            return "cp1252"
+        except UnicodeDecodeError:
+            pass
+    return "utf-8"
+
+
+def _is_utf8(data: bytes) -> bool:
+    """Whether bytes are text in UTF-8."""
     try:
         codecs.getincrementaldecoder("utf-8")().decode(data)  # a character may be cut at the end
     except UnicodeDecodeError:
-        if guess and not _CHARACTER.search(data) and _IN_WORD.search(data):
-            try:
-                data.decode("cp1252")
-                return "cp1252"
-            except UnicodeDecodeError:
-                pass
-    return "utf-8"
+        return False
+    return True
 
 
 def _find_csv(form: Form, text: str, usual: str) -> Form:

@@ -65,6 +65,19 @@ def test_encodings(tmp_path: Path, encoding: str, found: str, name: str) -> None
         assert list(read_rows(Input.of(path), wanted, start=rows[1].after)) == rows[2:]
 
 
+def test_a_mark_of_utf16_before_utf8_costs_its_row(tmp_path: Path) -> None:
+    for name, data in {
+        "a.csv": table(","),
+        "b.jsonl": '{"text": "one"}\n{"text": "two"}\n',
+        "c.txt": "one\ntwo\n",
+    }.items():
+        path = tmp_path / name
+        assert form(path, codecs.BOM_UTF16_LE + data.encode()).encoding == "utf-8", name
+    rows = list(read_rows(Input.of(tmp_path / "b.jsonl"), find_columns([Input.of(tmp_path / "b.jsonl")], "text", ())))
+    assert [row.text for row in rows] == [None, "two"]
+    assert form(tmp_path / "d.txt", "中国".encode("utf-16")).encoding == "utf-16", "no zero in it, and no UTF-8"
+
+
 def test_what_is_no_cp1252(tmp_path: Path) -> None:
     assert form(tmp_path / "a.csv", table(",").encode() + b"x,\xff,ham\n").encoding == "utf-8"  # in no word
     mixed = table(",").encode() + "Größe,x,ham\n".encode() + b"Gr\xf6\xdfe,x,ham\n"
