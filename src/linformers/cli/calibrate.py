@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from linformers.cli.reading import Delimiter, Encoding, columns
+from linformers.cli.reading import Columns, Delimiter, Encoding, Pair, columns
 from linformers.cli.training import calm_threads
 
 
@@ -19,12 +19,8 @@ def calibrate(
     target: Annotated[str | None, typer.Option(help="Label to find; to be given.", show_default=False)] = None,
     precision: Annotated[float | None, typer.Option(help="Least share of the target in what is flagged.")] = None,
     recall: Annotated[float | None, typer.Option(help="Least share of the target that is flagged.")] = None,
-    text: Annotated[
-        list[str] | None, typer.Option(help="Column of the text; several are joined. Repeatable.", show_default="found")
-    ] = None,
-    pair: Annotated[
-        str | None, typer.Option(help="Column of the second text, of models of pairs.", show_default="found")
-    ] = None,
+    text: Columns = None,
+    pair: Pair = None,
     label: Annotated[str | None, typer.Option(help="Column of the label.", show_default="found")] = None,
     labels: Annotated[
         str | None, typer.Option(help="In its place columns of 0 and 1, as toxic,insult.", show_default="none")

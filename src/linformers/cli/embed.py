@@ -5,9 +5,25 @@ from typing import Annotated
 
 import typer
 
-from linformers.cli.reading import Delimiter, Encoding, columns
+from linformers.cli.reading import (
+    Address,
+    Carried,
+    Columns,
+    Delimiter,
+    Documents,
+    Encoding,
+    Engine,
+    Inputs,
+    LimitBytes,
+    MaxLength,
+    Memory,
+    RejectShare,
+    Restart,
+    ShardRows,
+    Workers,
+    read_options,
+)
 from linformers.cli.training import calm_threads
-from linformers.files.sources import DocumentUnit
 
 
 def embed(
@@ -17,13 +33,7 @@ def embed(
             help="Folder of an encoder, of sentence-transformers or not: safetensors, or an export.", show_default=False
         ),
     ],
-    input: Annotated[
-        list[str],
-        typer.Option(
-            help="File, folder, glob or fsspec URL of Parquet, JSONL, CSV or text (.gz, .zst). Repeatable.",
-            show_default=False,
-        ),
-    ],
+    input: Inputs,
     output: Annotated[Path, typer.Option(help="Folder for the vectors.", show_default=False)],
     chunks: Annotated[
         str | None,
@@ -33,16 +43,12 @@ def embed(
     context: Annotated[
         str, typer.Option(help="What a chunk is read in: its document (late chunking, arXiv 2409.04701), or chunk.")
     ] = "document",
-    text: Annotated[
-        list[str] | None, typer.Option(help="Column of the text; several are joined. Repeatable.", show_default="found")
-    ] = None,
+    text: Columns = None,
     delimiter: Delimiter = None,
     encoding: Encoding = None,
-    id: Annotated[
-        list[str] | None, typer.Option(help="Column to carry over. Repeatable.", show_default="file and row")
-    ] = None,
-    documents: Annotated[DocumentUnit, typer.Option(help="A document of .txt files.")] = "file",
-    max_length: Annotated[int | None, typer.Option(help="Tokens read at once.", show_default="the model's")] = None,
+    id: Carried = None,
+    documents: Documents = "file",
+    max_length: MaxLength = None,
     long: Annotated[
         str | None,
         typer.Option(
@@ -69,20 +75,14 @@ def embed(
         typer.Option(help="Output folder of an int8 run, for its ranges.", show_default="of the first 1,024 vectors"),
     ] = None,
     arithmetic: Annotated[str, typer.Option(help="float32, or bfloat16 where the machine has it.")] = "float32",
-    memory: Annotated[str, typer.Option(help="For a batch, beside the model.")] = "1GB",
-    shard_rows: Annotated[int, typer.Option(help="Documents of a shard at most: the work that a kill costs.")] = 4096,
-    limit_bytes: Annotated[str, typer.Option(help="Reject larger documents.")] = "10MB",
-    max_reject_share: Annotated[
-        float, typer.Option(help="Exit with 1, after embedding, when more of the rows are rejected.")
-    ] = 0.1,
-    engine: Annotated[str, typer.Option(help="local or ray.")] = "local",
-    address: Annotated[
-        str | None, typer.Option(help="Of a Ray cluster that sees the same folders.", show_default="start Ray here")
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Ray processes with a model each.", show_default="a GPU, or CPU less one, each")
-    ] = None,
-    restart: Annotated[bool, typer.Option("--restart", help="Forget what the output folder holds.")] = False,
+    memory: Memory = "1GB",
+    shard_rows: ShardRows = 4096,
+    limit_bytes: LimitBytes = "10MB",
+    max_reject_share: RejectShare = 0.1,
+    engine: Engine = "local",
+    address: Address = None,
+    workers: Workers = None,
+    restart: Restart = False,
 ) -> None:
     """Turn documents into vectors, each document exactly once, whole or chunk by chunk in its context.
 
@@ -90,15 +90,12 @@ def embed(
     rows in are rows embedded and rows rejected, and counted again at the end. Exit codes: 0 done, 1 failed, or nothing
     was embedded, or more rows were rejected than --max-reject-share allows.
     """
-    options = {**locals(), "input": tuple(input), "id": tuple(id or ()), "output": str(output), "text": columns(text)}
+    options = read_options(locals())
     calm_threads()
 
     from rich.console import Console
 
     from linformers.commands.embed import run_embed
-    from linformers.measure.memory import parse_bytes
     from linformers.scoring.settings import EmbedSettings
 
-    options["memory"] = parse_bytes("memory", memory)
-    options["limit_bytes"] = parse_bytes("limit_bytes", limit_bytes)
     run_embed(EmbedSettings(**options), Console(highlight=False, soft_wrap=True, markup=False))
