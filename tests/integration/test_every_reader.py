@@ -203,6 +203,12 @@ def run_distil(work: Path, docs: Path, output: Path) -> int:
     return command("distil", *given, *more, "--max-reject-share", 0.5)
 
 
+def run_adapt(work: Path, docs: Path, output: Path) -> int:
+    given = ("--model", work / "teacher", "--texts", docs, "--output", output / "run", "--segment-length", 32)
+    more = ("--length", 64, "--max-length", 64, "--steps", 1, "--batch-size", 2, "--evaluation-share", 0.3)
+    return command("adapt", *given, *more, "--device", "cpu", "--max-reject-share", 0.5)
+
+
 def run_finetune(work: Path, docs: Path, output: Path) -> int:
     first, *others = sorted(docs.iterdir()) if docs.is_dir() else [docs]
     given = ("--model", work / "teacher", "--task", first, "--output", output / "run", "--max-reject-share", 0.5)
@@ -276,7 +282,7 @@ def test_every_command_reads_the_same(
     assert encoded[SPECIAL] == plain.encode(SPECIAL, add_special_tokens=False).ids
     assert not {0, 1, 2, 3, 4} & set(encoded[SPECIAL])
     whole = plain.encode(LONG, add_special_tokens=False).ids
-    least = len(whole) if name in ("pretrain", "distil") else 62  # what the models read at once
+    least = len(whole) if name in ("pretrain", "distil", "adapt") else 62  # what the models read at once
     assert encoded[LONG] == whole[: len(encoded[LONG])] and len(encoded[LONG]) >= least
 
 

@@ -52,6 +52,7 @@ COMMANDS = {
     "finetune, teacher": "finetune --model INTACT --teacher MODEL --task ROWS --output OUT",
     "distil": "distil --model MODEL --teacher INTACT --texts ROWS --output OUT",
     "distil, teacher": "distil --model LINEAR --teacher MODEL --texts ROWS --output OUT",
+    "adapt": "adapt --model MODEL --texts ROWS --output OUT",
     "spectrum": "spectrum --model MODEL --texts ROWS --output OUT",
     "advise": "advise --model MODEL --texts ROWS --output OUT",
     "export": "export --model MODEL --output OUT",

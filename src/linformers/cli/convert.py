@@ -149,7 +149,7 @@ def convert(
     conv); longer ones are approximated, in time linear in their length.
     """
     given = {**locals(), "softmax_layers": softmax_layers or ()}
-    chosen, where, remedy = _OF_LINFORMER, "", ""
+    chosen, where, remedy = _OF_LINFORMER, "a Linformer of ours", ""
     if Path(model).is_file():
         chosen, where, remedy = _OF_FAIRSEQ, "a fairseq Linformer, which has its projections", ""
     elif architecture == "own":

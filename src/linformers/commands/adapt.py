@@ -80,7 +80,7 @@ class AdaptJob(PlainTextJob):
         self.take(self._linear(model))
         segment_length = settings_of(self.model.config).segment_length
         texts, held_out, fingerprint = self.read_texts()
-        self._check_lengths(texts, segment_length)
+        self._check_lengths([*texts, *held_out], segment_length)
         train = self.blocks(texts, total=settings.steps * settings.batch_size, documents="apart")
         passages = self.blocks(held_out, limit=settings.evaluation_passages, documents="apart")
         held_out_batches = evaluation_batches(len(passages), settings.batch_size, self.layout)

@@ -66,6 +66,21 @@ def text_file(tmp_path: Path) -> Path:
     return path
 
 
+def test_segments(teacher: Path, tmp_path: Path, capsys) -> None:
+    output = tmp_path / "out"
+    command = ["convert", "--model", str(teacher), "--output", str(output), "--max-length", "64"]
+    assert run([*command, "--segment-length", "8", "--context-weight", "0.5", "--projected-dim", "4"]) == 0
+    assert "gives what its teacher gives on texts of up to 8 tokens" in capsys.readouterr().out
+    facts = json.loads((output / "conversion.json").read_text())
+    assert (facts["exact_length"], facts["exact_up_to"]) == (8, 8)
+    model = AutoModelForMaskedLM.from_pretrained(output)
+    assert model.config.linformers["segment_length"] == 8 and model.config.linformers["context_weight"] == 0.5
+    table = model.bert.embeddings.position_embeddings.weight
+    assert len(table) == 64 and torch.equal(table[8:16], table[:8])
+    assert run([*command[:4], str(tmp_path / "other"), *OURS, "--segment-length", "8"]) == 1
+    assert "--segment-length has no effect on a Linformer of ours: leave it out" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("ours", [False, True])
 def test_converts_measures_and_writes(ours: bool, teacher: Path, text_file: Path, tmp_path: Path, capsys) -> None:
     output = tmp_path / "out"

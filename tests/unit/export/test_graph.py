@@ -49,6 +49,7 @@ QUICK: dict[str, tuple[str, dict[str, Any]]] = {
 # In the model's own class: its type, head, and fields beside those of TINY.
 OWN: dict[str, tuple[str, str, dict[str, Any]]] = {
     "bert with a pooler": ("bert", "", {"type_vocab_size": 2}),
+    "bert in segments": ("bert", "", {}),
     "modernbert": (
         "modernbert",
         "ForMaskedLM",
@@ -102,14 +103,16 @@ def assert_equal(session: Session, model: Any, mask: torch.Tensor) -> None:
         np.testing.assert_allclose(found[name][rows], value[rows], rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["bert with a pooler", pytest.param("modernbert", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["bert with a pooler", "bert in segments", pytest.param("modernbert", marks=pytest.mark.slow)]
+)
 def test_graph_is_the_model_in_its_own_class(name: str) -> None:
     family, head, fields = OWN[name]
     torch.manual_seed(0)
     config = AutoConfig.for_model(family, **{key: x for key, x in TINY.items() if key != "projected_dim"} | fields)
     auto = getattr(transformers, f"AutoModel{head}")
     model = auto.from_config(config).eval().requires_grad_(False)
-    linformers.configure(model, exact_length=0, projected_dim=8)
+    linformers.configure(model, exact_length=0, projected_dim=8, segment_length=8 if "segments" in name else 0)
     graph = graph_of(model)
     assert len(check(graph, model)) == 5
     mask = torch.ones(3, 33, dtype=torch.long)
