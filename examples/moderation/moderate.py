@@ -146,15 +146,8 @@ def main() -> None:
         model = output / "exported"
     given = {"model": model, "output": output / "calibration", "precision": arguments.precision}
     linformers("calibrate", labelled=files["calibrate"], target="spam", **given)
-    threshold = json.loads((output / "calibration" / "calibration.json").read_text())["threshold"]
-    linformers(
-        "score",
-        model=model,
-        input=files["stream"],
-        output=output / "scored",
-        id="id",
-        threshold=f"spam={threshold:.7f}",
-    )
+    scored = {"input": files["stream"], "id": "id", "queue": output / "calibration", "output": output / "scored"}
+    linformers("score", model=model, **scored)
     queue, counts = read_queue(output / "scored", files["stream"])
     write_report(output, queue, counts, arguments.precision)
     (output / "queue.json").write_text(json.dumps({"counts": counts, **dict(shares(counts))}, indent=1) + "\n")

@@ -1,7 +1,6 @@
 """``linformers score`` as its user meets it: everything once, kills and restarts, refusals, models and formats."""
 
 import json
-import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -44,7 +43,7 @@ def run(work: Path, name: str, *more: str, documents: str = "docs") -> int:
 def test_everything_once(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from transformers import pipeline
 
-    assert run(work, "first", "--threshold", "spam=0.5") == 0
+    assert run(work, "first", "--queue", "spam=0.5") == 0
     said = capsys.readouterr().out
     total = 3 * ROWS + 4
     assert f"{total} rows in = {total - BAD_ROWS} scored + {BAD_ROWS} rejected" in said
@@ -109,11 +108,6 @@ def test_changes_are_refused(work: Path, capsys: pytest.CaptureFixture[str]) -> 
 
     said = refused("--max-length", "32")
     assert "options.max_length was None and is now 32" in said and "--restart" in said and said.count("\n") == 1
-    (documents / "d.txt").write_text("one more")
-    assert "d.txt" in refused()
-    (documents / "d.txt").unlink()
-    os.utime(documents / "b.jsonl", (1, 1))
-    assert "b.jsonl" in refused()
     make_classifier(work / "other", hidden_act="relu")
     assert main.run(
         ["score", "--model", str(work / "other"), "--input", str(documents), "--output", str(work / "changed")]
@@ -142,8 +136,8 @@ def test_folders_that_are_not_ours(work: Path, capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--threshold", "spam"], "--threshold 'spam' must be LABEL=P"),
-        (["--threshold", "scam=0.5"], "'scam' is no label of the model: it has ham, spam"),
+        (["--queue", "spam"], "--queue 'spam' must be LABEL=P"),
+        (["--queue", "scam=0.5"], "'scam' is no label of the model: it has ham, spam"),
         (["--memory", "plenty"], "--memory 'plenty' is no amount"),
         (["--text", "txet"], "--text 'txet' is no column"),
         (["--max-length", "65"], "--max-length 65 is more than the 64 tokens"),
@@ -229,9 +223,26 @@ def test_calibrate_and_flag(work: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert facts["flagged"] == sum(flagged)
     assert facts["documents"]["rows"] == 80 and facts["documents"]["rejected"] == 1
     assert (work / "calibration" / "reliability.png").stat().st_size > 1000
-    threshold = said.partition("--threshold ")[2].split()[0]
-    score(options(work, "flagged", input=(str(work / "labelled.jsonl"),), threshold={"spam": float(threshold[5:])}))
+    queue = said.partition("--queue ")[2].split()[0]
+    assert (
+        main.run(
+            [
+                "score",
+                "--model",
+                str(work / "model"),
+                "--input",
+                str(work / "labelled.jsonl"),
+                "--queue",
+                queue,
+                "--output",
+                str(work / "flagged"),
+            ]
+        )
+        == 0
+    )
     assert [row["flagged"] for row in read_scores(work / "flagged")] == flagged
+    assert run(work, "other-way", "--queue", queue, "--max-length", "32") == 1
+    assert "is not None, with which --queue" in capsys.readouterr().err
     assert main.run([*map(str, given), "--precision", "0.5", "--recall", "0.5"]) == 1
     assert main.run([*map(str, given), "--recall", "0.5", "--target", "scam"]) == 1
     assert "--target 'scam' is no label" in capsys.readouterr().err

@@ -35,7 +35,7 @@ def calibrate(
     dtype: Annotated[str, typer.Option(help="As of score.")] = "float32",
     memory: Annotated[str, typer.Option(help="As of score.")] = "1GB",
 ) -> None:
-    """Choose a threshold for `linformers score --threshold` on labelled documents, and plot the calibration.
+    """Choose a threshold for `linformers score --queue` on labelled documents, and plot the calibration.
 
     Give one target: --precision (as much recall as it leaves) or --recall (as much precision).
     """

@@ -87,8 +87,9 @@ def embed(
     """Turn documents into vectors, each document exactly once, whole or chunk by chunk in its context.
 
     Vectors equal those of sentence-transformers for the same folder. Killed at any moment, the same command goes on;
-    rows in are rows embedded and rows rejected, and counted again at the end. Exit codes: 0 done, 1 failed, or nothing
-    was embedded, or more rows were rejected than --max-reject-share allows.
+    rows in are rows embedded and rows rejected, and counted again at the end. Run every night, it reads the files that
+    are new, and those that have changed in place of what was there. Exit codes: 0 done, 1 failed, or of this night's
+    files nothing was embedded, or more rows were rejected than --max-reject-share allows.
     """
     options = read_options(locals())
     calm_threads()

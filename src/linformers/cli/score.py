@@ -43,8 +43,9 @@ def score(
     long: Annotated[str, typer.Option(help="Of longer documents: truncate, or windows (all, in pieces).")] = "truncate",
     pool: Annotated[str, typer.Option(help="Windows' probabilities as a document's: mean or max.")] = "mean",
     embeddings: Annotated[bool, typer.Option("--embeddings", help="Also the mean of the last hidden states.")] = False,
-    threshold: Annotated[
-        list[str] | None, typer.Option(help="LABEL=P: flag rows of this probability or more. Repeatable.")
+    queue: Annotated[
+        list[str] | None,
+        typer.Option(help="LABEL=P, or a calibration's folder: queue rows of this probability or more. Repeatable."),
     ] = None,
     format: Annotated[str, typer.Option(help="Of the scores: parquet or jsonl.")] = "parquet",
     dtype: Annotated[str, typer.Option(help="float32, or bfloat16 where the machine has it.")] = "float32",
@@ -60,24 +61,17 @@ def score(
     """Classify or embed everything, each document exactly once, in memory that does not grow with the input.
 
     Killed at any moment, the same command goes on; rows in are rows scored and rows rejected, and counted again at the
-    end. A changed model, input or option is refused. Exit codes: 0 done, 1 failed, or nothing was scored, or more rows
-    were rejected than --max-reject-share allows.
+    end. Run every night, it reads the files that are new, and those that have changed in place of what was there. A
+    changed model or option is refused. Exit codes: 0 done, 1 failed, or of this night's files nothing was scored, or
+    more rows were rejected than --max-reject-share allows.
     """
     options = read_options(locals())
     calm_threads()
 
     from rich.console import Console
 
-    from linformers.commands.score import run_score
+    from linformers.commands.score import run_score, thresholds
     from linformers.scoring.settings import ScoreSettings
 
-    options["threshold"] = dict(_threshold(one) for one in threshold or ())
+    options["queue"] = thresholds(queue or (), options)
     run_score(ScoreSettings(**options), Console(highlight=False, soft_wrap=True, markup=False))
-
-
-def _threshold(text: str) -> tuple[str, float]:
-    label, _, least = text.rpartition("=")
-    try:
-        return label, float(least)
-    except ValueError as error:
-        raise ValueError(f"threshold={text!r} must be LABEL=P, for instance spam=0.9") from error

@@ -232,7 +232,7 @@ def _conclude(facts: dict[str, Any], reading: Reading, output: Path, console: Co
     if documents["rejected"]:
         console.print(f"rejected, each with its reason: {output.parent / f'{output.name}-rejects.jsonl'}")
     console.print(f"facts and a plot in {output}: {FACTS}, {RELIABILITY}")
-    options = [*("--model", reading.model), *("--threshold", f"{target}={facts['threshold']:.7f}")]
+    options = [*("--model", reading.model), *("--queue", str(output))]
     for name, default in (("max_length", None), ("long", "truncate"), ("pool", "mean"), ("dtype", "float32")):
         if (value := getattr(reading, name)) != default:
             options += [f"--{name.replace('_', '-')}", str(value)]

@@ -8,31 +8,31 @@ from rich.console import Console
 
 from linformers.files.run_folder import RESULTS
 from linformers.scoring.networks import hash_model
-from linformers.scoring.runs import check_totals, describe_totals, run_job
+from linformers.scoring.runs import Outcome, check_totals, describe_output, describe_totals, run_job
 from linformers.scoring.settings import EmbedSettings
-from linformers.scoring.units import Totals
 from linformers.scoring.vectors import EmbedJob
 
 
 def run_embed(settings: EmbedSettings, console: Console) -> dict[str, Any]:
-    """Embed everything, or what an earlier start has left; returns what ``results.json`` holds.
+    """Embed everything that is new, or what an earlier start has left; returns what ``results.json`` holds.
 
     Raises:
-        ValueError: an option, a model or an output folder that cannot be used, an input or option that has changed, or
-            (with all vectors written) no row was embedded, or too many were rejected.
+        ValueError: an option, a model or an output folder that cannot be used, an option that has changed, or (with
+            all vectors written) no row was embedded, or too many were rejected.
         OSError: an input that is not there, or cannot be read now.
     """
     digest = hash_model(Path(settings.model), vectors=True)
-    results, totals = run_job(EmbedJob, settings, digest, console)
-    for line in _conclude(settings, results, totals):
+    outcome = run_job(EmbedJob, settings, digest, console)
+    for line in _conclude(settings, outcome):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
-    check_totals(EmbedJob, settings, totals)
-    return results
+    check_totals(outcome)
+    return outcome.results
 
 
-def _conclude(settings: EmbedSettings, results: dict[str, Any], totals: Totals) -> Iterator[str]:
-    counts, vectors = totals.more, results["model"]["vectors"]
-    yield from describe_totals(EmbedJob, settings, totals)
+def _conclude(settings: EmbedSettings, outcome: Outcome) -> Iterator[str]:
+    results, counts = outcome.results, outcome.new.more
+    vectors = results["model"]["vectors"]
+    yield from describe_totals(outcome)
     length = "of length 1" if vectors["normalized"] else "not normalised"
     yield (
         f"{counts['vectors']:,} vectors of {vectors['dim']:,} numbers ({vectors['dtype']}), "
@@ -54,8 +54,8 @@ def _conclude(settings: EmbedSettings, results: dict[str, Any], totals: Totals) 
         yield f"{unread}: --long windows reads all"
     if counts["chunks_without_token"]:
         yield f"{counts['chunks_without_token']:,} chunks have no token, and so no vector"
+    yield from describe_output(outcome)
     shards = f"{settings.output}/{EmbedJob.SHARDS}"
-    yield f"{totals.shards:,} shards in {shards}; counts, options and versions in {settings.output}/{RESULTS}"
     yield (
         f"next: python -c \"import pyarrow.parquet as pq; print(pq.read_table('{shards}').slice(0, 10).to_pandas())\""
     )

@@ -11,6 +11,7 @@ import numpy as np
 from linformers.files.folders import write_file
 from linformers.report import plots, quickstart, words
 from linformers.report.document import Chart, Report, Section, Table, machine
+from linformers.report.scores import scores
 
 REPORT = "report.html"
 Results = dict[str, Any]
@@ -345,6 +346,8 @@ READERS: dict[str, Reader] = {
     "linformers finetune": _finetune,
     "linformers distil": _distil,
     "linformers adapt": _adapt,
+    "linformers score": scores,
+    "linformers embed": scores,
     "linformers benchmark": _benchmark,
     "linformers spectrum": _spectrum,
     "linformers advise": _advise,

@@ -56,6 +56,13 @@ class Input:
         return self.path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
     @property
+    def identity(self) -> str:
+        """What the file is called wherever a run is started: its URL, or its path without links."""
+        if _URL.match(self.path):
+            return self.path
+        return os.path.abspath(self.path) if self.refused else os.path.realpath(self.path)
+
+    @property
     def kind(self) -> str:
         """``text``, ``jsonl``, ``json``, ``csv``, ``tsv`` or ``parquet``."""
         return self._format[0]
@@ -74,8 +81,8 @@ class Input:
     @property
     def key(self) -> str:
         """A name for the folder of its shards: its own name, made harmless, and a hash of what the file is."""
-        name = re.sub(r"[^A-Za-z0-9-]+", "-", PurePosixPath(self.path).name)[:40].strip("-")
-        facts = f"{self.path}\n{self.bytes}\n{self.stamp}"
+        name = re.sub(r"[^A-Za-z0-9-]+", "-", PurePosixPath(self.identity).name)[:40].strip("-")
+        facts = f"{self.identity}\n{self.bytes}\n{self.stamp}"
         return f"{name}-{hashlib.sha256(facts.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}"
 
     def open(self) -> BinaryIO:
@@ -90,7 +97,7 @@ class Input:
             found = os.fstat(file.fileno())
             if (found.st_size, str(found.st_mtime_ns)) != (self.bytes, self.stamp):
                 file.close()
-                raise Unavailable(f"{self.path} has changed since the run began; restore it, or add --restart")
+                raise Unavailable(f"{self.path} has just changed; run the same command again, which reads it anew")
             return file
         try:
             import fsspec
@@ -147,9 +154,8 @@ def find_inputs(patterns: Iterable[str], form: Form = Form()) -> list[Input]:  #
     """
     found: dict[str, Input] = {}
     for pattern in patterns:
-        remote = _URL.match(pattern)
-        for file in _remote(pattern, form) if remote else _local(pattern, form):
-            found.setdefault(file.path if remote or file.refused else os.path.realpath(file.path), file)
+        for file in _remote(pattern, form) if _URL.match(pattern) else _local(pattern, form):
+            found.setdefault(file.identity, file)
     return list(found.values())
 
 

@@ -37,7 +37,13 @@ _TRANSFORMERS_KEYS = {
 
 
 # What other parts of transformers, and of the libraries around it, read from config.json themselves.
-_READ_ELSEWHERE = {"auto_map", "quantization_config", "task_specific_params", "sentence_transformers"}
+_READ_ELSEWHERE = {
+    "auto_map",
+    "quantization_config",
+    "task_specific_params",
+    "sentence_transformers",
+    "trained_inputs",
+}
 
 logger = logging.get_logger(__name__)
 

@@ -9,9 +9,10 @@ import pyarrow as pa
 
 from linformers.data.tokenise import Tokens
 from linformers.files.inputs import Input
-from linformers.files.rows import Wanted
+from linformers.files.rows import JOINT, Wanted
 from linformers.scoring.columns import TrainedInputs, columns_to_score
 from linformers.scoring.networks import Network
+from linformers.scoring.queue import CHARACTERS
 from linformers.scoring.scorer import Scorer, Scores
 from linformers.scoring.settings import Format, ScoreSettings
 from linformers.scoring.units import Unit
@@ -23,7 +24,7 @@ class ScoreJob(Job):
     """Scoring of files; see `Job`."""
 
     NAME, SHARDS, DOING = "score", "scores", "scoring"
-    COLUMNS = ("label", "probabilities", "value", "flagged", "embedding")
+    COLUMNS = ("label", "probabilities", "value", "flagged", "text", "embedding")
     COUNTS = ("tokens", "long", "windows", "flagged")
 
     settings: ScoreSettings
@@ -39,11 +40,11 @@ class ScoreJob(Job):
         return ScoreReader(self.settings)
 
     def prepare(self, reader: "ScoreReader") -> dict[str, Any]:
-        """Refuse a threshold of a label that the model does not have."""
+        """Refuse a queue of a label that the model does not have."""
         labels = reader.scorer.network.labels
-        if unknown := [label for label in self.settings.threshold if label not in labels]:
+        if unknown := [label for label in self.settings.queue if label not in labels]:
             there = f"it has {', '.join(labels)}" if labels else "it is no classifier"
-            raise ValueError(f"threshold={unknown[0]!r} is no label of the model: {there}")
+            raise ValueError(f"queue={unknown[0]!r} is no label of the model: {there}")
         return {}
 
     @property
@@ -56,12 +57,18 @@ class ScoreReader(Reader):
     """A classifier, or an encoder, and how it scores."""
 
     def __init__(self, settings: ScoreSettings) -> None:
-        self.scorer = Scorer(settings)
+        self.settings, self.scorer = settings, Scorer(settings)
 
     def encode(self, unit: Unit) -> Tokens:
-        """Tokens of a unit."""
+        """Tokens of a unit; where there is a queue, the beginnings of its texts stay."""
         tokens = self.scorer.encode(unit.texts, unit.pairs or None)
+        texts, kept = [unit.texts, *([unit.pairs] if unit.pairs else [])], []
+        if self.settings.queue:
+            gone = set(tokens.empty)
+            joined = [JOINT.join(parts) for place, parts in enumerate(zip(*texts, strict=True)) if place not in gone]
+            kept = [text if len(text) <= CHARACTERS else f"{text[:CHARACTERS]} ..." for text in joined]
         leave_out(unit, tokens.empty)
+        unit.texts = kept
         return tokens
 
     def read(
@@ -90,10 +97,12 @@ def _table(job: ScoreJob, network: Network, unit: Unit, scores: Scores) -> pa.Ta
             columns["label"] = pa.array(names[values.argmax(1)], pa.string())
         each = [pa.array(values[:, place], pa.float32()) for place in range(len(names))]
         columns["probabilities"] = pa.StructArray.from_arrays(each, network.labels)
-        if job.settings.threshold:
-            least = job.settings.threshold.items()
-            flags = [values[:, network.labels.index(label)] >= share for label, share in least]
-            columns["flagged"] = pa.array(np.any(flags, axis=0))
+        if job.settings.queue:
+            least = job.settings.queue.items()
+            flags = np.any([values[:, network.labels.index(label)] >= share for label, share in least], axis=0)
+            columns["flagged"] = pa.array(flags)
+            shown = [text if flag else None for text, flag in zip(unit.texts, flags, strict=True)]
+            columns["text"] = pa.array(shown, pa.string())
     if scores.embeddings is not None:
         flat = pa.array(scores.embeddings.astype(np.float32).ravel(), pa.float32())
         columns["embedding"] = pa.FixedSizeListArray.from_arrays(flat, network.hidden_size)

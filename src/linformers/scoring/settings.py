@@ -127,20 +127,21 @@ class ScoreSettings(Reading, Files):
     Args:
         pair: The column of the second text, for models of pairs; None = the one it was trained on, or a usual name.
         format: The format of the shards.
-        threshold: The least probability from which a row is flagged for review, by label.
+        queue: The least probability from which a row is flagged, by label; flagged rows are queued for review, with
+            their texts.
     """
 
     pair: str | None = None
     format: Format = "parquet"
-    threshold: dict[str, float] = {}
+    queue: dict[str, float] = {}
 
     def _check(self) -> None:
         super()._check()
         if self.pair is not None and self.long == "windows":
             raise ValueError(f"long='windows' is of single texts, and pair={self.pair!r} is given: leave one out")
-        for label, least in self.threshold.items():
+        for label, least in self.queue.items():
             if not 0 < least <= 1:
-                raise ValueError(f"threshold={label}={least:g} must be a probability above 0")
+                raise ValueError(f"queue={label}={least:g} must be a probability above 0")
 
 
 class VectorSettings(Loading):

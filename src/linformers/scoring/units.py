@@ -240,6 +240,14 @@ class Totals:
     more: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, int] = field(default_factory=dict)
 
+    def add(self, other: "Totals") -> None:
+        """Count what another has counted."""
+        self.rows, self.done = self.rows + other.rows, self.done + other.done
+        self.rejected, self.shards = self.rejected + other.rejected, self.shards + other.shards
+        for mine, theirs in ((self.more, other.more), (self.reasons, other.reasons)):
+            for name, count in theirs.items():
+                mine[name] = mine.get(name, 0) + count
+
     def as_dict(self, done: str = SCORED) -> dict[str, Any]:
         """For a file of results; ``done`` is the word for good rows."""
         first = {"rows": self.rows, done: self.done, "rejected": self.rejected}
@@ -254,7 +262,8 @@ def check_units(
     done: str = SCORED,
     counts: Sequence[str] = (),
     unread: Sequence[str] = (),
-) -> Totals:
+    fresh: int | None = None,
+) -> tuple[Totals, Totals]:
     """Count what is there again, row by row, and gather the rejects of all units into one file.
 
     Args:
@@ -265,23 +274,30 @@ def check_units(
         done: The word for good rows in the notes.
         counts: What else is added up.
         unread: Files that no reader takes; they are named among the rejects, and count as no rows.
+        fresh: How many files, from the first, are this run's; None = all.
+
+    Returns:
+        What all files add up to, and what this run's do.
 
     Raises:
         ValueError: rows of a file are missing or there twice; the message names them.
     """
-    totals = Totals(more=dict.fromkeys(counts, 0))
+    totals, new = Totals(more=dict.fromkeys(counts, 0)), Totals(more=dict.fromkeys(counts, 0))
 
     def gather(target: Path) -> None:
         with target.open("w", encoding="utf-8") as lines:
-            for file in files:
-                _check_file(folder / file.key, file, shard_format, totals, done, lines.write)
+            for place, file in enumerate(files):
+                of_file = Totals(more=dict.fromkeys(counts, 0))
+                _check_file(folder / file.key, file, shard_format, of_file, done, lines.write)
+                for counted in (totals, new) if fresh is None or place < fresh else (totals,):
+                    counted.add(of_file)
             for name in map(_plain, unread):
                 lines.write(json.dumps({"file": name, "row": 0, "reason": NOT_READ, "value": ""}) + "\n")
 
     write_file(rejects, gather, intact=INTACT)
     if totals.rows != totals.done + totals.rejected:
         raise ValueError(f"{totals.rows:,} rows in are not {totals.done:,} {done} and {totals.rejected:,} rejected")
-    return totals
+    return totals, new
 
 
 def _check_file(

@@ -217,7 +217,7 @@ def test_unreadable_files_are_rejects_and_changed_ones_stop(tmp_path: Path) -> N
     path = write(tmp_path / "a.jsonl", '{"text": "a"}\n')
     (file,) = find_inputs([str(path)])
     write(path, '{"text": "other"}\n')
-    with pytest.raises(Unavailable, match="has changed"):
+    with pytest.raises(Unavailable, match="has just changed"):
         next(read_rows(file, TEXT, documents="file", limit_bytes=100))
     path.unlink()
     (found,) = read_rows(file, TEXT, documents="file", limit_bytes=100)

@@ -80,7 +80,8 @@ def test_what_is_done_is_left_out_and_nothing_else(
             check_units(out, [file], "parquet", tmp_path / "rejects.jsonl")
     for unit in rest:
         write(out, unit)
-    totals = check_units(out, [file], "parquet", tmp_path / "rejects.jsonl")
+    totals, new = check_units(out, [file], "parquet", tmp_path / "rejects.jsonl")
+    assert totals == new
     assert (totals.rows, totals.done, totals.rejected, totals.shards) == (10, 6, 4, 3)
     assert totals.reasons == {"wrong JSON": 4}
     lines = (tmp_path / "rejects.jsonl").read_text().splitlines()
@@ -127,7 +128,7 @@ def test_a_unit_that_does_not_add_up_is_not_written(tmp_path: Path, file: Input,
         ({"long": "cut"}, "long='cut' is unknown"),
         ({"engine": "spark"}, "engine='spark' is unknown"),
         ({"workers": 2}, "workers=2 is of Ray"),
-        ({"threshold": {"spam": 0.0}}, "threshold=spam=0 must be a probability above 0"),
+        ({"queue": {"spam": 0.0}}, "queue=spam=0 must be a probability above 0"),
         ({"id": ("a", "a")}, "names a column twice"),
         ({"shard_rows": 0}, "shard_rows must be at least 1"),
     ],
