@@ -24,7 +24,7 @@ def test_a_messy_csv_becomes_a_nightly_queue(tmp_path: Path) -> None:
     said = done.stdout + done.stderr
     assert done.returncode == 0, said
     assert "mails.csv: read as semicolon-separated, cp1252" in said
-    assert "left out: 1 empty, 1 duplicate" in said and "mails.csv:68: empty" in said  # row 18 of the texts of many lines
+    assert "left out: 1 empty, 1 duplicate" in said and "mails.csv:68: empty" in said  # line 68: the 18th row
     assert "2 classes (rows for train / validation): fine" in said and "bag of words" in said
     assert "not read: 1 files of other formats (1 .png)" in said and "Run 2: new files 1, files of before 1." in said
     assert "is kept, but no field" not in said
