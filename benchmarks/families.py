@@ -3,7 +3,7 @@
     pip install -c constraints.txt -e '.[dev]'
     python benchmarks/families.py [--covered | --others]
 
-Families of tests/unit/convert/test_interface.py, as tiny random models whose attention is far from uniform: the largest
+Families of tests/unit/convert/interface_helpers.py, as tiny random models whose attention is far from uniform: the largest
 difference to softmax attention on inputs that it reads (``exact_length``), and on longer ones with a slot for each
 token; the largest difference that padding and its contents make with 8 slots; the largest difference of a gradient to
 that of softmax attention, by the largest gradient; and whether torch.compile, torch.export for every length, LoRA
@@ -33,7 +33,7 @@ from transformers.utils import logging
 import linformers
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "unit" / "convert"))
-from test_interface import FAMILIES, PADDED, SOFTMAX, build, inputs, sharpen, states  # noqa: E402  (of the tests)
+from interface_helpers import FAMILIES, PADDED, SOFTMAX, build, inputs, sharpen, states  # noqa: E402  (of the tests)
 
 SLOTS: dict[str, Any] = {"exact_length": 0, "projected_dim": 8}
 # Tried for model types that the tests do not have; a field that a configuration lacks is left out.

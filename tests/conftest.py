@@ -9,7 +9,7 @@ import pytest
 from hypothesis import settings
 
 # Helpers are plain modules, which child processes import as well; importlib mode adds no folder to the path.
-for _name in ("", "unit/attention", "unit/models"):
+for _name in ("", "unit/attention", "unit/models", "unit/convert"):
     sys.path.insert(0, str(Path(__file__).parent / _name))
 
 # Before any test imports the libraries that read these.

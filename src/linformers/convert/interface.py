@@ -237,31 +237,13 @@ def read_tokens(
         elif k is None or documents.exact:
             tokens = token_keys(key.transpose(1, 2), value.transpose(1, 2), documents)
             memory = Memory(tokens if distances is None else tokens.raised(distances.of_all(key.shape[1])), documents)
-        elif settings.segment_length:
-            return read_in_segments(
-                query,
-                key,
-                value,
-                documents,
-                POOLING_KINDS[settings.projection_kind](None, k),
-                length=settings.segment_length,
-                context_weight=settings.context_weight,
-                global_tokens=settings.global_tokens,
-                dropout=dropout,
-                distances=distances,
-            )
         else:
-            memory = memory_of_tokens(
-                query,
-                key,
-                value,
-                documents,
-                POOLING_KINDS[settings.projection_kind](None, k),
-                window=settings.local_window,
-                global_tokens=settings.global_tokens,
-                dropout=dropout,
-                distances=distances,
-            )
+            slots = POOLING_KINDS[settings.projection_kind](None, k)
+            common = {"global_tokens": settings.global_tokens, "dropout": dropout, "distances": distances}
+            if settings.segment_length:
+                common |= {"length": settings.segment_length, "context_weight": settings.context_weight}
+                return read_in_segments(query, key, value, documents, slots, **common)
+            memory = memory_of_tokens(query, key, value, documents, slots, window=settings.local_window, **common)
         return memory.read(query.transpose(1, 2), dropout=dropout)[0].transpose(1, 2)
 
     read = documents.grouped(exact_length).map(read_documents, query, key, value)
