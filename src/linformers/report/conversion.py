@@ -1,4 +1,4 @@
-"""The first section of the page: a trained encoder made linear, beside itself."""
+"""The first section of the page: a trained encoder that reads long passages, beside what people do with it instead."""
 
 from typing import Any
 
@@ -11,10 +11,6 @@ from linformers.report.words import Results
 
 Conversion = dict[str, Any]
 LABELS = {"linformer": "linearised", "transformer": "softmax"}  # of the models whose cost is measured
-_POSITIONS = {
-    "tile": "positions beyond {window} repeat those before",
-    "interpolate": "the teacher's {window} positions are stretched over the new length",
-}
 
 
 def section(results: Results) -> Section:
@@ -25,25 +21,20 @@ def section(results: Results) -> Section:
         title="A trained model made linear",
         blocks=[
             _what_it_is(conversion),
-            f"Which of {conversion['books']} books is a passage of {conversion['tokens']:,} tokens from? A logistic "
-            f"regression answers, from the embeddings of {conversion['train']} passages; it is asked about "
-            f"{conversion['held_out']} passages from other parts of the books. All ways of reading get the same ones.",
-            accuracy(results),
-            _accuracy_chart(conversion["readers"]),
-            accuracy_table(conversion),
+            f"From which of {conversion['passages']} passages of {conversion['tokens']:,} tokens, out of "
+            f"{conversion['books']} books, is a sentence? Its vector is compared with those of the parts of each "
+            "passage; the nearest part decides. All ways of reading get the same passages and sentences.",
+            finding(results),
+            _chart(conversion["readers"]),
+            finding_table(conversion),
             Section(
                 title="What length costs",
                 blocks=[
-                    f"One pass over one text, on {conversion['cost']['device']}, against the teacher's own "
-                    "architecture with its softmax attention, taken to the same lengths. (In chunks time grows in a "
-                    "straight line too, but no word sees those of another chunk.)",
+                    f"One pass over one text, on {conversion['cost']['device']}, against the same encoder with its "
+                    "softmax attention, taken to the same lengths.",
                     cost(conversion),
                     time_chart("conversion-time", cells, LABELS),
-                    cost_table(
-                        f"One forward pass of {conversion['teacher']}: time and peak memory beyond the model",
-                        cells,
-                        LABELS,
-                    ),
+                    cost_table(f"One forward pass of {conversion['teacher']}", cells, LABELS),
                 ],
             ),
         ],
@@ -51,54 +42,30 @@ def section(results: Results) -> Section:
 
 
 def _what_it_is(conversion: Conversion) -> Markup:
-    options, window = conversion["options"], conversion["window"]
     return Markup(
-        "{teacher}, a sentence encoder that reads {window} tokens at most, was given attention that is linear in the "
-        "length of the text by <code>linformers.to_linformer</code>: {how}. <strong>Nothing was trained:</strong> all "
-        "weights are the teacher's, and {positions}, so it has never learned to read that far. {exact} its embeddings "
-        "have a cosine of {cosine:.3f} to the teacher's."
+        "{teacher}, a sentence encoder that reads {window} tokens at most, was made linear in the length of the text, "
+        "in its own class, by <code>linformers.linearise</code>: it reads in segments of {segment} tokens, each of "
+        "which sees the rest of the text as {slots} summaries that weigh less. <strong>Nothing was trained:</strong> "
+        "all weights are the teacher's. <code>linformers adapt</code> trains it on plain text, in minutes, and then it "
+        "finds much more."
     ).format(
         teacher=conversion["teacher"],
-        window=window,
-        how=_how(options),
-        positions=_POSITIONS[options["positions"]].format(window=window),
-        exact=_exact(options, window),
-        cosine=conversion["fidelity"]["embedding_cosine"],
+        window=conversion["window"],
+        segment=conversion["options"]["segment_length"],
+        slots=conversion["options"]["projected_dim"],
     )
 
 
-def _accuracy_chart(readers: list[dict[str, Any]]) -> Chart:
+def _chart(readers: list[dict[str, Any]]) -> Chart:
     rows = [
-        ("linformer" if reader["name"] == "linearised" else "transformer", reader["label"], reader["accuracy"])
+        ("linformer" if reader["name"] == "linearised" else "transformer", reader["label"], reader["found"])
         for reader in readers
     ]
     return Chart(
         name="conversion",
         picture=plots.plot_passages(rows, [reader["interval"] for reader in readers]),
-        alt=f"Bars of accuracy: {', '.join(f'{label} {share:.0%}' for _, label, share in rows)}.",
-        caption="Held-out passages given to the right book; the lines are 95% intervals.",
-    )
-
-
-def _how(options: dict[str, Any]) -> str:
-    """What a token sees, in words."""
-    width, first = options["local_window"], options["global_tokens"]
-    seen = [f"{options['projected_dim']} summaries of the text"]
-    if width:
-        seen.append(f"{width} exact neighbours on each side")
-    if first:
-        seen.append("the first token, which sees all" if first == 1 else f"the first {first} tokens, which see all")
-    return f"a token sees {' and '.join(filter(None, [', '.join(seen[:-1]), seen[-1]]))}"
-
-
-def _exact(options: dict[str, Any], window: int) -> str:
-    """How the model reads texts as short as its teacher's, and how those were read whose cosine follows."""
-    exact = options.get("exact_length", 0)  # runs before there was one have none
-    if not exact:
-        return f"On texts of {window} tokens"
-    return (
-        f"Texts of up to {exact:,} tokens are read by softmax attention itself, as the teacher reads "
-        f"them. Where texts of {window} tokens are read through the summaries all the same,"
+        alt=f"Bars of sentences found: {', '.join(f'{label} {share:.0%}' for _, label, share in rows)}.",
+        caption="Sentences whose own passage is the nearest; the lines are 95% intervals.",
     )
 
 
@@ -107,10 +74,10 @@ def facts(conversion: Conversion) -> list[tuple[str, str, str]]:
     ours, chunks, truncated = (reader(conversion, name) for name in ("linearised", "chunks", "truncated"))
     name = f"{conversion['teacher']}, linearised"
     quality = (
-        f"{name}: passages of {conversion['tokens']:,} tokens given to the right book",
-        f"{ours['accuracy']:.0%}",
-        f"teacher on the first {conversion['window']} tokens {truncated['accuracy']:.0%}, over chunks "
-        f"{chunks['accuracy']:.0%}",
+        f"{name}: sentences found in passages of {conversion['tokens']:,} tokens",
+        f"{ours['found']:.0%}",
+        f"teacher on the first {conversion['window']} tokens {truncated['found']:.0%}, over chunks "
+        f"{chunks['found']:.0%}",
     )
     return [quality, *headlines(name, conversion["cost"]["cells"], LABELS)]
 
@@ -120,35 +87,39 @@ def reader(conversion: Conversion, name: str) -> dict[str, Any]:
     return next(reader for reader in conversion["readers"] if reader["name"] == name)
 
 
-def accuracy(results: Results) -> str:
-    """Which way of reading tells books apart best, and what each takes."""
-    from scipy.stats import binomtest
-
+def finding(results: Results) -> str:
+    """Which way of reading finds most, and what each takes."""
     conversion = results["conversion"]
-    ours, chunks, truncated = (reader(conversion, name) for name in ("linearised", "chunks", "truncated"))
-    gained, lost = conversion["only_right"]["linearised"], conversion["only_right"]["chunks"]
-    first = (
-        f"The linearised model reads a passage whole and is right on {ours['accuracy']:.1%} (95% interval: "
-        f"{ours['interval'][0]:.0%} to {ours['interval'][1]:.0%}). The teacher is right on {truncated['accuracy']:.1%} "
-        f"from the first {conversion['window']} tokens, and on {chunks['accuracy']:.1%} where it reads the passage in "
-        "chunks and their embeddings are averaged."
-    )
-    if results["fast"]:
-        second = "A fast run has too few passages to tell them apart."
-    elif gained + lost == 0 or binomtest(gained, gained + lost).pvalue > 0.05:
-        second = (
-            "Between whole and in chunks there is no clear difference: of the passages, only the first is right on "
-            f"{gained}, only the second on {lost}."
-        )
-    else:
-        second = f"So reading whole is {'better' if gained > lost else 'worse'} here than reading in chunks."
+    ours, chunks, short = (reader(conversion, name) for name in ("linearised", "chunks", "short"))
+    said = [
+        f"The linearised model reads a passage at once and finds {ours['found']:.0%} of {conversion['sentences']} "
+        f"sentences; {chunks['label']} finds {chunks['found']:.0%}, {short['label']} {short['found']:.0%}."
+    ]
+    for one in (chunks, short):
+        low, high = conversion["gain"][one["name"]]
+        size = one["label"].rsplit(" ", 1)[-1]
+        if results["fast"]:
+            continue
+        if low > 0:
+            said.append(
+                f"That is more than in chunks of {size} (95% interval of the difference {low:+.0%} to {high:+.0%})."
+            )
+        elif high < 0:
+            said.append(
+                f"That is less than in chunks of {size} (95% interval of the difference {low:+.0%} to {high:+.0%})."
+            )
+        else:
+            said.append(f"From chunks of {size} it is not clearly different ({low:+.0%} to {high:+.0%}).")
     ratio = words.times(ours["seconds"] / chunks["seconds"], "less", "more")
-    third = (
-        f"A passage takes it {words.seconds(ours['seconds'])}, and the chunks {words.seconds(chunks['seconds'])} "
-        f"({ratio}). Counting words (TF-IDF and logistic regression) reaches {conversion['tfidf']:.1%} on the same "
-        "passages."
+    said.append(
+        f"A passage takes it {words.seconds(ours['seconds'])}, and {chunks['label'].removeprefix('teacher, ')} "
+        f"{words.seconds(chunks['seconds'])} ({ratio})."
     )
-    return f"{first} {second} {third}"
+    said.append(
+        f"Counting words (TF-IDF) finds {conversion['words']:.0%}: what is asked for stands in the passage word by "
+        "word. Vectors are for questions in other words."
+    )
+    return " ".join(said)
 
 
 def cost(conversion: Conversion) -> str:
@@ -159,23 +130,23 @@ def cost(conversion: Conversion) -> str:
         f"A pass over {ours['length']:,} tokens takes the linear model {words.seconds(ours['seconds'])}, and softmax "
         f"attention {words.seconds(softmax['seconds'])}."
     )
-    slower = [n for n in words.slower_lengths(cells) if n > conversion["options"].get("exact_length", 0)]
-    if slower:
+    if slower := words.slower_lengths(cells):
         text += f" Up to {max(slower):,} tokens softmax is the faster one: keep the teacher there."
     return text
 
 
-def accuracy_table(conversion: Conversion) -> Table:
-    """Each way of reading: how often it is right, and what a passage takes (median)."""
-    readers = conversion["readers"]
-    rows = []
+def finding_table(conversion: Conversion) -> Table:
+    """Each way of reading: sentences found, vectors that it keeps, and what a passage takes (median)."""
+    readers, rows = conversion["readers"], []
     for one in readers:
         low, high = one["interval"]
-        rows.append((one["label"], f"{one['accuracy']:.1%}", f"{low:.0%} to {high:.0%}", words.seconds(one["seconds"])))
+        found = (f"{one['found']:.1%}", f"{low:.0%} to {high:.0%}" if low < high else "none: all resamples alike")
+        rows.append((one["label"], *found, f"{one['vectors']:.0f}", words.seconds(one["seconds"])))
+    rows.append(("words: TF-IDF", f"{conversion['words']:.1%}", "", "", ""))
     return Table(
-        caption=f"{conversion['teacher']} on {conversion['held_out']:,} held-out passages of {conversion['tokens']:,} "
-        f"tokens, after {conversion['train']:,} for the logistic regression",
-        head=["way of reading", "right book", "95% interval", "a passage takes"],
+        caption=f"{conversion['teacher']}, untrained: {conversion['sentences']:,} sentences looked for in "
+        f"{conversion['passages']:,} passages of {conversion['tokens']:,} tokens",
+        head=["way of reading", "found", "95% interval", "vectors", "a passage takes"],
         rows=rows,
         highlight=[number for number, one in enumerate(readers) if one["name"] == "linearised"],
     )

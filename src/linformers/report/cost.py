@@ -45,8 +45,9 @@ def headlines(model: str, cells: Cells, labels: Labels) -> list[tuple[str, str, 
 
 
 def cost_table(caption: str, cells: Cells, labels: Labels) -> Table:
-    """Time and memory by length."""
+    """Time, and memory where it was measured, by length."""
     found = {(cell["name"], cell["length"]): cell for cell in cells}
+    measured = any(cell["peak_bytes"] for cell in cells)
     rows = []
     for length in sorted({n for _, n in found}):
         both = [found.get((name, length)) for name in ("linformer", "transformer")]
@@ -56,9 +57,9 @@ def cost_table(caption: str, cells: Cells, labels: Labels) -> Table:
                 f"{length:,}",
                 *(words.seconds(cell["seconds"]) if cell else "not measured" for cell in both),
                 f"{times[1] / times[0]:.2g}x" if len(times) == 2 else "-",
-                *(words.memory(cell["peak_bytes"] if cell else None) for cell in both),
+                *(words.memory(cell["peak_bytes"] if cell else None) for cell in both if measured),
             )
         )
     ours, softmax = labels["linformer"], labels["transformer"]
-    head = ["tokens", ours, softmax, "faster by", f"{ours}, memory", f"{softmax}, memory"]
+    head = ["tokens", ours, softmax, "faster by", *([f"{ours}, memory", f"{softmax}, memory"] if measured else [])]
     return Table(caption=caption, head=head, rows=rows)

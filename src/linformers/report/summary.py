@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from linformers.report import words
-from linformers.report.conversion import accuracy_table, cost
+from linformers.report.conversion import cost, finding_table
 from linformers.report.document import Table
 
 
@@ -33,9 +33,9 @@ def next_commands(output: Path, seed: int, teacher: Path | None = None) -> list[
         ("See how much of it is luck.", f"{python} -m linformers quickstart --seed {seed + 1} --output {again}"),
     ]
     if teacher is not None:
-        target = output.with_name("minilm-4096")
-        convert = f"{python} -m linformers convert --model {_short(teacher)} --max-length 4096 --output {target}"
-        commands.insert(2, ("Keep the linearised MiniLM, for 4,096 tokens.", convert))
+        target = output.with_name("minilm-long")
+        adapt = f"{python} -m linformers adapt --model {_short(teacher)} --texts FOLDER --output {target}"
+        commands.insert(2, ("Teach MiniLM to read long texts, on a folder of your own (minutes).", adapt))
     return commands
 
 
@@ -70,7 +70,7 @@ def summary_table(results: dict[str, Any]) -> Table:
 def conclude(results: dict[str, Any], output: Path, console: Console) -> None:
     """Print the table, where the results are, and what to try next."""
     if words.converted(results):
-        console.print(accuracy_table(results["conversion"]).for_terminal())
+        console.print(finding_table(results["conversion"]).for_terminal())
         console.print(cost(results["conversion"]), highlight=False)
     console.print(summary_table(results).for_terminal())
     console.print(
