@@ -3,10 +3,10 @@
     pip install -c constraints.txt -e '.[dev]'
     python benchmarks/families.py [--covered | --others]
 
-Families of tests/unit/convert/interface_helpers.py, as tiny random models whose attention is far from uniform: the largest
-difference to softmax attention on inputs that it reads (``exact_length``), and on longer ones with a slot for each
-token; the largest difference that padding and its contents make with 8 slots; the largest difference of a gradient to
-that of softmax attention, by the largest gradient; and whether torch.compile, torch.export for every length, LoRA
+Families of tests/unit/convert/interface_helpers.py, as tiny random models whose attention is far from uniform: the
+largest difference to softmax attention on inputs that it reads (``exact_length``), and on longer ones with a slot for
+each token; the largest difference that padding and its contents make with 8 slots; the largest difference of a gradient
+to that of softmax attention, by the largest gradient; and whether torch.compile, torch.export for every length, LoRA
 (merged equals unmerged) and int8 (quantize_dynamic; cosine to float32, beside that of softmax attention) work.
 
 Then, or alone by --others, and not by --covered, every other model type that AutoModel knows: built small, read by both

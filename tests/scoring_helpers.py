@@ -111,18 +111,23 @@ def score(options: dict[str, Any], die_at_flush: int | None = None, late: float 
         run_score(ScoreSettings(**options), Console(quiet=True))
 
 
-def _jsonl(rng: random.Random) -> bytes:
-    lines = [json.dumps({"text": text}) for text in texts(rng.randint(1, 12), rng.random())]
+def _jsonl(rng: random.Random, labelled: bool) -> bytes:
+    found = enumerate(texts(rng.randint(1, 12), rng.random()))
+    lines = [json.dumps({"text": text} | ({"label": LABELS[i % 2]} if labelled else {})) for i, text in found]
     return ("\n".join(lines) + "\n" * rng.randint(0, 1)).encode()
 
 
-def _csv(rng: random.Random) -> bytes:
-    return ("text,n\n" + "".join(f'"{text}",{i}\n' for i, text in enumerate(texts(8, rng.random())))).encode()
+def _csv(rng: random.Random, labelled: bool) -> bytes:
+    last = [*LABELS * 4] if labelled else range(8)
+    rows = "".join(f'"{text}",{one}\n' for text, one in zip(texts(8, rng.random()), last, strict=True))
+    return (f"text,{'label' if labelled else 'n'}\n" + rows).encode()
 
 
-def _parquet(rng: random.Random) -> bytes:
+def _parquet(rng: random.Random, labelled: bool) -> bytes:
     buffer = io.BytesIO()
     found = pa.table({"text": texts(rng.randint(1, 40), rng.random())})
+    if labelled:
+        found = found.append_column("label", pa.array([LABELS[i % 2] for i in range(len(found))]))
     packing = rng.choice(("none", "snappy", "zstd"))
     pq.write_table(
         found, buffer, row_group_size=rng.randint(1, 20), compression=packing, use_dictionary=rng.random() < 0.5
@@ -130,18 +135,18 @@ def _parquet(rng: random.Random) -> bytes:
     return buffer.getvalue()
 
 
-def _text(rng: random.Random) -> bytes:
+def _text(rng: random.Random, labelled: bool) -> bytes:
     return "\n".join(texts(5, rng.random())).encode()
 
 
-MAKERS: dict[str, Callable[[random.Random], bytes]] = {
+MAKERS: dict[str, Callable[[random.Random, bool], bytes]] = {
     "jsonl": _jsonl,
     "csv": _csv,
-    "tsv": lambda rng: _csv(rng).replace(b",", b"\t"),
+    "tsv": lambda rng, labelled: _csv(rng, labelled).replace(b",", b"\t"),
     "parquet": _parquet,
     "txt": _text,
-    "jsonl.gz": lambda rng: gzip.compress(_jsonl(rng)),
-    "csv.zst": lambda rng: pa.compress(_csv(rng), codec="zstd", asbytes=True),
+    "jsonl.gz": lambda rng, labelled: gzip.compress(_jsonl(rng, labelled)),
+    "csv.zst": lambda rng, labelled: pa.compress(_csv(rng, labelled), codec="zstd", asbytes=True),
 }
 
 
@@ -172,10 +177,10 @@ DAMAGES: dict[str, Callable[[random.Random, bytes], bytes]] = {
 }
 
 
-def damaged(rng: random.Random, folder: Path, number: int) -> Path:
-    """A file of some format with some damage (also: two damages, or none)."""
+def damaged(rng: random.Random, folder: Path, number: int, *, labelled: bool = False) -> Path:
+    """A file of some format with some damage (also: two damages, or none); with labels, where asked for."""
     suffix, kind = rng.choice(list(MAKERS)), rng.choice(list(DAMAGES))
-    data = DAMAGES[kind](rng, MAKERS[suffix](rng))
+    data = DAMAGES[kind](rng, MAKERS[suffix](rng, labelled))
     if rng.random() < 0.3:
         data = rng.choice(list(DAMAGES.values()))(rng, data)
     path = folder / f"{number:04}-{kind.replace(' ', '-')}.{suffix}"

@@ -16,8 +16,10 @@ from linformers.cli.export import export
 from linformers.cli.finetune import finetune
 from linformers.cli.score import score
 from linformers.cli.spectrum import spectrum
+from linformers.cli.tokenizer import tokenizer
 from linformers.commands.adapt import AdaptSettings
 from linformers.commands.advise import AdviseSettings
+from linformers.commands.convert import convert_to_folder
 from linformers.commands.distil import DistilSettings
 from linformers.commands.export import export_onnx
 from linformers.commands.spectrum import SpectrumSettings
@@ -75,4 +77,11 @@ def test_options_of_calibrate_have_the_defaults_of_score() -> None:
 def test_options_of_export_have_the_defaults_of_the_function() -> None:
     options, known = defaults(export), defaults(export_onnx)
     shared = options.keys() & known.keys() - {"model", "output"}
-    assert len(shared) == 5 and all((options[name] or None) == (known[name] or None) for name in shared)
+    assert len(shared) == 6 and all((options[name] or None) == (known[name] or None) for name in shared)
+
+
+def test_every_command_that_reads_text_takes_the_share_of_rejects() -> None:
+    commands = (finetune, distil, adapt, spectrum, advise, convert, export, calibrate, tokenizer, score, embed)
+    shares = {command.__name__: defaults(command)["max_reject_share"] for command in commands}
+    assert {share for name, share in shares.items() if name not in ("score", "embed")} == {0.01}
+    assert defaults(convert_to_folder)["max_reject_share"] == 0.01

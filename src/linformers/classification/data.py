@@ -1,6 +1,7 @@
 """A task as token ids, and batches of inputs that are about as long as each other."""
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from linformers.data.tokenise import TextEncoder
 
 TOKENISED_AT_ONCE = 512
 COUNTED = 1000  # rows whose whole length is measured
+BARS = 24  # of their histogram
 POOL = 50  # batches that are sorted by length together
 
 
@@ -73,8 +75,8 @@ class EncodedPart(Dataset):
         return digest.digest()
 
 
-def count_cut(part: Part, tokenizer: PreTrainedTokenizerBase, lengths: Sequence[int]) -> list[int]:
-    """How many rows each length would cut; of more than 1,000 rows, an estimate from 1,000 of them."""
+def whole_lengths(part: Part, tokenizer: PreTrainedTokenizerBase) -> Int[np.ndarray, " rows"]:
+    """Tokens of rows before they are cut, special ones included; of more than 1,000 rows, those of 1,000."""
     rows = np.random.default_rng(0).permutation(len(part))[:COUNTED]
     encoder, special = TextEncoder(tokenizer), tokenizer.num_special_tokens_to_add(part.examples[0].pair is not None)
     sizes = np.zeros(len(rows), dtype=np.int64)
@@ -82,7 +84,28 @@ def count_cut(part: Part, tokenizer: PreTrainedTokenizerBase, lengths: Sequence[
         examples = [part.examples[row] for row in rows[start : start + TOKENISED_AT_ONCE]]
         for column in zip(*(example.texts for example in examples), strict=True):
             sizes[start : start + len(examples)] += [len(ids) for ids in encoder.ids(column)]
-    return [round(float((sizes + special > length).mean()) * len(part)) for length in lengths]
+    return sizes + special
+
+
+def count_cut(sizes: Int[np.ndarray, " rows"], rows: int, lengths: Sequence[int]) -> list[int]:
+    """How many of all rows each length would cut, by the ``whole_lengths`` of some of them."""
+    return [round(float((sizes > length).mean()) * rows) for length in lengths]
+
+
+def length_counts(sizes: Int[np.ndarray, " rows"], max_length: int) -> dict[str, Any]:
+    """A histogram of lengths in tokens; what is longer than four times ``max_length`` is in its last bar."""
+    longest = int(sizes.max())
+    end = min(longest, 4 * max_length)
+    width = max(1, math.ceil((end + 1) / BARS))
+    edges = list(range(0, end + width + 1, width))
+    counts, _ = np.histogram(np.minimum(sizes, edges[-1] - 1), edges)
+    return {
+        "measured": len(sizes),
+        "median": int(np.median(sizes)),
+        "longest": longest,
+        "edges": edges,
+        "counts": counts.tolist(),
+    }
 
 
 class PadInputs:

@@ -142,7 +142,7 @@ def _class_table(classes: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _limits(results: dict[str, Any]) -> list[str]:
+def limits(results: dict[str, Any]) -> list[str]:
     """What the figures do not say."""
     found = []
     if results["reported_on"] == "validation":
@@ -178,7 +178,7 @@ def conclude(results: dict[str, Any], path: Path, console: Console) -> None:
     console.print(table)
     if results.get("per_class"):
         console.print(_class_table(results["per_class"]))
-    for line in (*_limits(results), *results.get("warnings", ())):
+    for line in (*limits(results), *results.get("warnings", ())):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     model = path / MODEL
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
@@ -196,6 +196,7 @@ def conclude(results: dict[str, Any], path: Path, console: Console) -> None:
         f"Weights of step {results['best']['step']:,} of {results['steps']:,}, the best on the validation rows; "
         f"{results['seconds']:,.0f} s of training.\n"
         f"Model and card: {model}\nMetrics: {path / RESULTS}; predictions: {path / PREDICTIONS}\n"
+        f"A page with its charts and worst errors: {shlex.join(['linformers', 'report', str(path)])}\n"
         f"Next: import linformers, then {use}"
         + (f"\nFor longer inputs: {shlex.join(['linformers', 'convert', *convert])}" if short else ""),
         highlight=False,

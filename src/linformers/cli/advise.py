@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from linformers.cli.reading import Delimiter, Encoding
+from linformers.cli.reading import Delimiter, Encoding, MaxRejectShare
 from linformers.files.sources import DocumentUnit
 
 
@@ -33,6 +33,7 @@ def advise(
     delimiter: Delimiter = None,
     encoding: Encoding = None,
     documents: Annotated[DocumentUnit, typer.Option(help="A text of .txt files.")] = "file",
+    max_reject_share: MaxRejectShare = 0.01,
 ) -> None:
     """Find how many slots each layer needs, on your text, before you convert a model.
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from linformers.cli.reading import Delimiter, Encoding
+from linformers.cli.reading import Delimiter, Encoding, MaxRejectShare
 from linformers.files.sources import DocumentUnit
 
 _OF_LINFORMER = (
@@ -39,7 +39,7 @@ _OF_OWN = (
 # What a Linformer-RoBERTa of fairseq leaves a choice about, and what its weights do not say.
 _OF_FAIRSEQ = ("max_length", "positions", "num_attention_heads", "classification_head")
 _ALWAYS = {"model", "output", "architecture"}
-_MEASURING = {"texts", "text_column", "delimiter", "encoding", "documents", "max_texts"}
+_MEASURING = {"texts", "text_column", "delimiter", "encoding", "documents", "max_reject_share", "max_texts"}
 
 
 def _dims(text: Any) -> Any:
@@ -141,6 +141,7 @@ def convert(
     delimiter: Delimiter = None,
     encoding: Encoding = None,
     documents: Annotated[DocumentUnit, typer.Option(help="A text of .txt files.")] = "file",
+    max_reject_share: MaxRejectShare = 0.01,
     max_texts: Annotated[int, typer.Option(min=1, help="Texts that are used at most.")] = 64,
 ) -> None:
     """Give an encoder linear attention and room for long inputs, with its weights, head, tokenizer and modules.
@@ -179,6 +180,7 @@ def convert(
         sources=sources(texts),
         fit_sources=sources(fit_texts),
         max_texts=max_texts,
+        max_reject_share=max_reject_share,
         console=console,
     )
     console.print(_next(facts, model, output))

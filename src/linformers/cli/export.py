@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from linformers.cli.reading import Delimiter, Encoding
+from linformers.cli.reading import Delimiter, Encoding, MaxRejectShare
 from linformers.cli.training import calm_threads
 from linformers.files.sources import DocumentUnit
 
@@ -30,6 +30,7 @@ def export(
     delimiter: Delimiter = None,
     encoding: Encoding = None,
     documents: Annotated[DocumentUnit, typer.Option(help="A text of .txt files.")] = "file",
+    max_reject_share: MaxRejectShare = 0.01,
     max_texts: Annotated[int, typer.Option(min=1, help="Texts that are used at most.")] = 64,
     task: Annotated[
         str | None,
@@ -57,6 +58,7 @@ def export(
         format=format,
         texts=[Source(path=path, text_column=text_column, documents=documents, **form) for path in texts or []],
         max_texts=max_texts,
+        max_reject_share=max_reject_share,
         task=task,
         data=data,
         console=console,

@@ -15,6 +15,8 @@ Encoding = Annotated[
     typer.Option(help="Encoding of CSV, JSON and text, as utf-8, utf-16 or cp1252.", show_default="found"),
 ]
 
+MaxRejectShare = Annotated[float, typer.Option(help="Stop when more of the records that are read are unusable.")]
+
 Columns = Annotated[
     list[str] | None, typer.Option(help="Column of the text; several are joined. Repeatable.", show_default="found")
 ]

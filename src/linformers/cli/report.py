@@ -11,7 +11,8 @@ def report(
 ) -> None:
     """Write report.html into the folder of a run: one page with its charts and their data, which opens offline.
 
-    For runs of pretrain, finetune, distil, spectrum, advise, benchmark, quickstart and reproduce.
+    For the folder of any command but tokenizer. The page of finetune shows each class, the errors it was surest of with
+    their texts, lengths, and a baseline.
     """
     from linformers.commands.report import write_report
     from linformers.reproduce.present import document_of

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from linformers.cli.reading import Delimiter, Encoding
+from linformers.cli.reading import Delimiter, Encoding, MaxRejectShare
 from linformers.files.sources import DocumentUnit
 
 
@@ -15,7 +15,13 @@ def spectrum(
     length: Annotated[int, typer.Option(help="Tokens of a text; shorter ones are passed over.")] = 512,
     max_texts: Annotated[int, typer.Option(help="Texts that are measured at most.")] = 200,
     windows_per_text: Annotated[int, typer.Option(help="Stretches of a text that are measured at most.")] = 1,
-    index: Annotated[int, typer.Option(help="The heat map shows the share of so many singular values.")] = 128,
+    index: Annotated[
+        int | None,
+        typer.Option(
+            help="The heat map shows the share of so many singular values.",
+            show_default="128, or a quarter of a --length of at most 128",
+        ),
+    ] = None,
     exact: Annotated[bool, typer.Option(help="Never approximate, at any length.")] = False,
     text_column: Annotated[
         str | None, typer.Option("--text", help="Column of the texts; found by itself if usual.")
@@ -23,6 +29,7 @@ def spectrum(
     delimiter: Delimiter = None,
     encoding: Encoding = None,
     documents: Annotated[DocumentUnit, typer.Option(help="A text of .txt files.")] = "file",
+    max_reject_share: MaxRejectShare = 0.01,
 ) -> None:
     """Measure the singular values of an encoder's attention on text (Linformer, Figure 1).
 

@@ -4,9 +4,10 @@ import json
 import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedModel
@@ -18,6 +19,7 @@ from linformers.data.documents import read_texts
 from linformers.files.environment import describe_environment
 from linformers.files.folders import check_output, write_folder
 from linformers.files.progress import ReadProgress
+from linformers.files.rejects import Rejects
 from linformers.files.settings import Count, Natural, StrictModel
 from linformers.files.sources import DocumentUnit, Source
 from linformers.report import words
@@ -49,6 +51,7 @@ class AdviseSettings(StrictModel):
     delimiter: str | None = None
     encoding: str | None = None
     documents: DocumentUnit = "file"
+    max_reject_share: Annotated[float, Field(ge=0, le=1)] = 0.01
 
 
 def run_advise(settings: AdviseSettings, console: Console) -> None:
@@ -61,15 +64,17 @@ def run_advise(settings: AdviseSettings, console: Console) -> None:
     output = Path(settings.output)
     check_output(output, ADVICE)
     model, tokenizer = load_teacher(settings.model, FAMILIES), find_tokenizer(settings.model)
+    rejects = Rejects(max_share=settings.max_reject_share)
     with ReadProgress(console, "measuring", unit="layers of a text") as progress:
 
         def show(done: int, whole: int) -> None:
+            rejects.finish()  # all texts are read before the first is measured
             progress.reached(done / whole)
             progress.add(done - progress.count)
 
         advice = advise_projected_dims(
             model,
-            _texts(settings, console.print),
+            _texts(settings, rejects, console.print),
             target_mass=settings.target_mass,
             target_error=settings.target_error,
             mean_dim=settings.mean_dim,
@@ -82,6 +87,8 @@ def run_advise(settings: AdviseSettings, console: Console) -> None:
             on_progress=show,
         )
     console.print(advice_table(advice))
+    for line in rejects.unused():
+        console.print(line)
     costs = measure_costs(model, advice, console) if settings.timing else []
     facts = {
         "model": name_of(settings.model),
@@ -111,11 +118,11 @@ def run_advise(settings: AdviseSettings, console: Console) -> None:
     console.print(f"next: {convert_command(settings.model, advice, f'{output}-converted')}")
 
 
-def _texts(settings: AdviseSettings, say: Callable[[str], None]) -> Iterator[str]:
+def _texts(settings: AdviseSettings, rejects: Rejects, say: Callable[[str], None]) -> Iterator[str]:
     names = ("text_column", "documents", "delimiter", "encoding")
     given = {name: getattr(settings, name) for name in names}
     sources = [Source(path=path, **given) for path in settings.texts]
-    return read_texts("texts", sources, say=say)
+    return read_texts("texts", sources, rejects, say=say)
 
 
 def convert_command(model: str, advice: Advice, output: str) -> str:

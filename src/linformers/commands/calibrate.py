@@ -22,16 +22,16 @@ from linformers.files.inputs import Input
 from linformers.files.progress import ReadProgress
 from linformers.files.rejects import Rejects
 from linformers.files.sources import file_format
-from linformers.report.plots import plot_lines, save_png
+from linformers.report.plots import plot_reliability, plot_thresholds, save_png
 from linformers.scoring.columns import TrainedInputs, columns_to_score
 from linformers.scoring.networks import hash_model
 from linformers.scoring.scorer import Scorer
 from linformers.scoring.settings import Reading
 from linformers.training.evaluate import wilson_interval
 
-FACTS, RELIABILITY = "calibration.json", "reliability.png"
+FACTS, RELIABILITY, THRESHOLDS = "calibration.json", "reliability.png", "thresholds.png"
 AT_ONCE = 1024  # documents
-BINS = 10
+BINS, POINTS = 10, 200  # of the plots
 
 
 def run_calibrate(
@@ -102,14 +102,15 @@ def run_calibrate(
         "brier": float(brier_score_loss(truth, scores)),
         "calibration_error": sum(one["documents"] * abs(one["predicted"] - one["found"]) for one in bins) / len(truth),
         "bins": bins,
+        "thresholds": thresholds(truth, scores),
         "environment": describe_environment(torch.device("cpu")),
     }
 
     def write(folder: Path) -> None:
         (folder / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
         predicted, share = ([one[name] for one in bins] for name in ("predicted", "found"))
-        lines = {"fit: perfectly calibrated": ([0, 1], [0, 1]), "documents, a tenth each": (predicted, share)}
-        save_png(plot_lines(lines, f"probability of {target}", f"share of {target}"), folder / RELIABILITY)
+        save_png(plot_reliability(predicted, share, target), folder / RELIABILITY)
+        save_png(plot_thresholds(facts["thresholds"], threshold, target), folder / THRESHOLDS)
 
     write_folder(output, write)
     _conclude(facts, reading, output, console)
@@ -153,6 +154,13 @@ def reliability(truth: Bool[np.ndarray, " rows"], scores: Float[np.ndarray, " ro
         {"documents": len(part), "predicted": float(scores[part].mean()), "found": float(truth[part].mean())}
         for part in parts
     ]
+
+
+def thresholds(truth: Bool[np.ndarray, " rows"], scores: Float[np.ndarray, " rows"]) -> list[list[float]]:
+    """Threshold, precision and recall at up to 200 of the scores, from the lowest to the highest."""
+    precisions, recalls, places = precision_recall_curve(truth, scores)
+    chosen = np.unique(np.linspace(0, len(places) - 1, min(POINTS, len(places))).round().astype(int))
+    return [[float(places[i]), float(precisions[i]), float(recalls[i])] for i in chosen]
 
 
 def _choose_target(target: str | None, labels: list[str]) -> str:
@@ -231,7 +239,7 @@ def _conclude(facts: dict[str, Any], reading: Reading, output: Path, console: Co
     )
     if documents["rejected"]:
         console.print(f"rejected, each with its reason: {output.parent / f'{output.name}-rejects.jsonl'}")
-    console.print(f"facts and a plot in {output}: {FACTS}, {RELIABILITY}")
+    console.print(f"facts and two plots in {output}: {FACTS}, {RELIABILITY}, {THRESHOLDS}")
     options = [*("--model", reading.model), *("--queue", str(output))]
     for name, default in (("max_length", None), ("long", "truncate"), ("pool", "mean"), ("dtype", "float32")):
         if (value := getattr(reading, name)) != default:

@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ from linformers.convert.load import (
 from linformers.convert.parity import check_parity
 from linformers.convert.patches import ALL_FAMILIES
 from linformers.convert.surroundings import carry, modules_of, with_surroundings
-from linformers.data.documents import read_texts
+from linformers.data.documents import first_texts
 from linformers.data.tokenise import forget_limits
 from linformers.files.environment import describe_environment
 from linformers.files.folders import check_output, write_folder
@@ -81,6 +80,7 @@ def convert_to_folder(
     sources: Sequence[Source] = (),
     fit_sources: Sequence[Source] = (),
     max_texts: int = 64,
+    max_reject_share: float = 0.01,
     console: Console,
 ) -> dict[str, Any]:
     """Write the converted model; the folder appears whole or not at all.
@@ -97,6 +97,7 @@ def convert_to_folder(
         sources: texts on which to measure how far the result is from its teacher.
         fit_sources: texts to fit projections to.
         max_texts: how many of the texts are used, from the first on.
+        max_reject_share: Largest share of unusable ones among the records that are read.
         console: where to print.
 
     Returns:
@@ -108,8 +109,8 @@ def convert_to_folder(
     """
     check_choice("architecture", architecture, ARCHITECTURES)
     check_output(output, CONVERSION)
-    texts = _texts("texts", sources, max_texts, console)
-    fit_texts = _texts("fit_texts", fit_sources, max_texts, console)
+    texts = first_texts("texts", sources, max_texts, max_reject_share, console.print)
+    fit_texts = first_texts("fit_texts", fit_sources, max_texts, max_reject_share, console.print)
     own = architecture == "own" and not Path(model).is_file()
     with reading(model):
         folder = with_surroundings(model) if own else model
@@ -333,10 +334,6 @@ def _shown_by(progress: ReadProgress) -> Callable[[int, int], None]:
         progress.add(done - progress.count)
 
     return show
-
-
-def _texts(option: str, sources: Sequence[Source], count: int, console: Console) -> list[str]:
-    return list(islice(read_texts(option, sources, say=console.print), count)) if sources else []
 
 
 def fidelity_table(fidelity: Fidelity) -> Table:

@@ -23,7 +23,7 @@ from linformers.convert.interface import configure, exact_length, settings_of
 from linformers.convert.load import find_tokenizer, longest_input, name_of
 from linformers.convert.surroundings import encoder_folder
 from linformers.data.books import load_books
-from linformers.data.documents import read_texts
+from linformers.data.documents import first_texts
 from linformers.files.environment import describe_environment
 from linformers.files.folders import check_output, write_folder
 from linformers.files.progress import ReadProgress
@@ -46,6 +46,7 @@ def export_onnx(
     format: Format = "onnx",
     texts: Sequence[Source] = (),
     max_texts: int = 64,
+    max_reject_share: float = 0.01,
     task: str | None = None,
     data: str | None = None,
     console: Console | None = None,
@@ -65,6 +66,7 @@ def export_onnx(
         format: ``onnx`` (float32), or ``onnx-int8``, whose matrix products take int8 weights.
         texts: where to measure the error of int8; none = passages of the books in the package.
         max_texts: how many of the texts are used, from the first on.
+        max_reject_share: Largest share of unusable ones among the records that are read.
         task: ``sst2``, ``imdb``, ``qnli``, ``qqp`` or a file of labelled texts, to measure the accuracy of int8 on.
         data: folder with a named task's files; None = the Hugging Face hub.
         console: where to print; None prints nothing.
@@ -93,7 +95,7 @@ def export_onnx(
         raise ValueError(f"{name}={value!r} measures int8, and format='onnx' has none: leave it out, or use onnx-int8")
     if data is not None and task is None:
         raise ValueError(f"data={data!r} is the folder of a named task: name it with task, or leave data out")
-    read = _read_texts(texts, max_texts, console) if format == "onnx-int8" else []
+    read = _read_texts(texts, max_texts, max_reject_share, console) if format == "onnx-int8" else []
     started = time.perf_counter()
     built, tokenizer, exact = _load(str(model))
     if exact:
@@ -104,7 +106,7 @@ def export_onnx(
     part = None
     if task is not None:
         with ReadProgress(console, f"reading {task}", unit="rows") as progress:
-            part = labelled_rows(task, data, built, progress)
+            part = labelled_rows(task, data, built, progress, max_reject_share)
 
     with _step(console, "tracing"):
         program = trace(built)
@@ -211,11 +213,11 @@ def _load(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, int]:
     return built, tokenizer, before
 
 
-def _read_texts(sources: Sequence[Source], count: int, console: Console) -> list[str]:
+def _read_texts(sources: Sequence[Source], count: int, max_reject_share: float, console: Console) -> list[str]:
     if not sources:
         books = (book.text for book in load_books())
         return [text[len(text) // 2 :][:BOOK_CHARACTERS] for text in islice(books, count)]
-    return list(islice(read_texts("texts", sources, say=console.print), count))
+    return first_texts("texts", sources, count, max_reject_share, console.print)
 
 
 @contextmanager

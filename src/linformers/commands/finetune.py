@@ -14,7 +14,14 @@ from transformers import PreTrainedModel, set_seed
 from linformers._registration import ATTENTION
 from linformers.checks import check_choice
 from linformers.classification.baselines import tfidf_scores
-from linformers.classification.data import EncodedPart, LengthBatches, PadInputs, count_cut
+from linformers.classification.data import (
+    EncodedPart,
+    LengthBatches,
+    PadInputs,
+    count_cut,
+    length_counts,
+    whole_lengths,
+)
 from linformers.classification.media import Media, MediaPart
 from linformers.classification.metrics import (
     CHOICES,
@@ -87,8 +94,11 @@ class FinetuneJob(Job):
         if settings.teacher is not None:
             teacher = load_teacher(settings.teacher, self.model, self.processor, self.max_length)
         self.parts = self._encode()
+        self.lengths = None
         if self.media is None:
-            self._say_cut()
+            encoded = self.parts["train"]
+            self.lengths = whole_lengths(self.task.train, self.processor) if encoded.cut else encoded.lengths
+            self._say_cut(self.lengths)
             config: Any = self.model.config
             config.trained_inputs = {
                 "max_length": self.max_length,
@@ -160,12 +170,12 @@ class FinetuneJob(Job):
         self.fingerprint = digest.hexdigest()[:16]
         return parts
 
-    def _say_cut(self) -> None:
+    def _say_cut(self, sizes: np.ndarray) -> None:
         part = self.task.train
         if not self.parts["train"].cut:
             return
         longer = [self.max_length * 2**power for power in range(1, 8)]
-        found = count_cut(part, self.processor, [self.max_length, *longer])
+        found = count_cut(sizes, len(part), [self.max_length, *longer])
         text = f"{found[0]:,} of {len(part):,} training texts cut at {self.max_length:,} tokens"
         enough = next((place for place, count in enumerate(found) if count <= found[0] / 5), None)
         if enough:
@@ -255,6 +265,7 @@ class FinetuneJob(Job):
             "architecture": type(self.model).__name__,
             "linear": getattr(self.model.config, ATTENTION, None) is not None,
             "max_length": self.max_length,
+            "lengths": None if self.lengths is None else length_counts(self.lengths, self.max_length),
             "texts": 1 if self.media is not None else len(self.task.train.examples[0].texts),
             "grey": self.media is not None and self.media.mode == "L",
             "fingerprint": self.fingerprint,

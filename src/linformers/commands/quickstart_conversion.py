@@ -206,8 +206,9 @@ def _by_words(
     passages: Sequence[np.ndarray], sentences: Sequence[np.ndarray], tokenizer: Any
 ) -> Float[np.ndarray, "sentences passages"]:
     texts, asked = (tokenizer.batch_decode(ids, skip_special_tokens=True) for ids in (passages, sentences))
-    counted = TfidfVectorizer(sublinear_tf=True).fit(texts)
-    return (counted.transform(asked) @ counted.transform(texts).T).toarray()
+    counted = TfidfVectorizer(sublinear_tf=True)
+    found: Any = counted.fit_transform(texts)
+    return (counted.transform(asked) @ found.T).toarray()
 
 
 def _first(near: Float[np.ndarray, "sentences passages"], own: Int[np.ndarray, " sentences"]) -> np.ndarray:

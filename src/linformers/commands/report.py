@@ -1,4 +1,4 @@
-"""The report of any run folder: training, distillation, benchmark, spectrum, advice, quickstart, reproduction."""
+"""The report of any run folder: which file of it holds the results, and the pages of training and measurements."""
 
 import csv
 import json
@@ -9,11 +9,19 @@ from typing import Any
 import numpy as np
 
 from linformers.files.folders import write_file
-from linformers.report import plots, quickstart, words
-from linformers.report.document import Chart, Report, Section, Table, machine
+from linformers.report import finetuning, pages, plots, quickstart, words
+from linformers.report.document import FEW_POINTS, Chart, Report, Section, Table, machine
 from linformers.report.scores import scores
 
 REPORT = "report.html"
+# The files of results, and the kind of those that do not tell it.
+FILES = {
+    "results.json": None,
+    "advice.json": "linformers advise",
+    "calibration.json": None,
+    "export.json": "linformers export",
+    "conversion.json": "linformers convert",
+}
 Results = dict[str, Any]
 
 
@@ -53,28 +61,36 @@ def make_report(folder: Path, others: Mapping[str, "Reader"] | None = None) -> s
 def _kind_of(folder: Path) -> tuple[str | None, Path]:
     if not folder.is_dir():
         raise FileNotFoundError(f"{str(folder)!r} is no folder; name that of a finished run")
-    for name, kind in (("results.json", None), ("advice.json", "linformers advise")):
+    for name, kind in FILES.items():
         if (folder / name).is_file():
             return kind, folder / name
+    if (folder / "config.json").is_file() and (folder.parent / "results.json").is_file():
+        raise ValueError(f"{str(folder)!r} is the model of a run: name the run's folder, {str(folder.parent)!r}")
     if (folder / "run.json").is_file():
         raise ValueError(f"the run in {str(folder)!r} is not finished: run its command again, then this one")
-    raise ValueError(f"{str(folder)!r} holds no results of ours (results.json or advice.json); name a run's folder")
+    raise ValueError(f"{str(folder)!r} holds no results of ours ({', '.join(FILES)}); name a run's folder")
 
 
 # --- training
 
 
-def _training(results: Results, run: Results, title: str, lead: str, extra: list[Section], facts: list) -> Report:
+def _training(
+    results: Results, run: Results, title: str, lead: str, extra: list[Section], facts: list, more: str = ""
+) -> Report:
     """What pretraining, fine-tuning and distillation have in common."""
     evaluations = [(step, values) for step, values in results["evaluations"]]
     blocks: list[Any] = []
-    losses = results.get("losses") or []
-    if losses:
-        blocks.append(_line_chart("loss", {"training loss": losses}, "steps", "loss", "The loss of training batches."))
-    names = [name for name in (evaluations[0][1] if evaluations else {}) if name != "loss"]
-    for name in names:
-        points = [(step, values[name]) for step, values in evaluations if name in values]
-        blocks.append(_line_chart(name.replace("_", "-"), {name: points}, "steps", name, f"Held-out {name}."))
+    names = dict.fromkeys(name for _, values in evaluations for name in values)
+    held_out = {name: [(step, values[name]) for step, values in evaluations if name in values] for name in names}
+    losses = {"training loss": results.get("losses") or [], "held-out loss": held_out.pop("loss", [])}
+    if max(map(len, losses.values())) >= FEW_POINTS:
+        there = {name: line for name, line in losses.items() if line}
+        caption = f"{' and '.join(there).capitalize()}, of batches and of held-out data.{more}"
+        blocks.append(_line_chart("loss", there, "steps", "loss", caption))
+    for name, points in held_out.items():
+        if len(points) >= FEW_POINTS:
+            label = results.get("names", {}).get(name, name)
+            blocks.append(_line_chart(name.replace("_", "-"), {label: points}, "steps", label, f"Held-out {label}."))
     if evaluations:
         head = ["step", *evaluations[0][1]]
         rows = [(f"{step:,}", *(_number(values.get(name)) for name in head[1:])) for step, values in evaluations]
@@ -112,35 +128,15 @@ def _pretrain(folder: Path, results: Results) -> Report:
 
 
 def _finetune(folder: Path, results: Results) -> Report:
-    task, reported = results["task"], results["reported_on"]
-    metrics = [
-        (name, f"{found['value']:.4f}", f"{found['low']:.4f} to {found['high']:.4f}")
-        for name, found in results["metrics"].items()
-    ]
-    blocks: list[Any] = [
-        Table(caption=f"On the {reported} rows", head=["metric", "value", "95% interval"], rows=metrics)
-    ]
-    confusion = folder / "model" / "confusion_matrix.png"
-    if confusion.is_file():
-        alt = f"Confusion matrix of {', '.join(map(str, task['classes']))}; rows are true classes, columns predictions."
-        caption = "How often each class was taken for each."
-        blocks.append(Chart(name="confusion", picture=confusion.read_bytes(), alt=alt, caption=caption, light=True))
-    parts = [
-        (name, part["source"], f"{part['rows']:,}", f"{part['cut']:,}", f"{part['tokens']:,}")
-        for name, part in results["parts"].items()
-    ]
-    head = ["part", "source", "rows", "cut short", "tokens"]
-    name, value, interval = metrics[0]
+    task = results["task"]
     return _training(
         results,
         _run(folder),
         f"Fine-tuning: {task['name']}",
         f"{task['kind'].replace('_', ' ')}, {len(task['classes'])} classes; {results['parameters']:,} parameters.",
-        [
-            Section(title="How good it is", blocks=blocks),
-            Section(title="The data", blocks=[Table(caption="Rows of each part", head=head, rows=parts)]),
-        ],
-        [(f"{name}, {reported} rows", value, f"95% interval {interval}")],
+        finetuning.sections(folder, results),
+        finetuning.headline(results),
+        " Weights of classes and a teacher, where there are any, count in training only.",
     )
 
 
@@ -351,6 +347,9 @@ READERS: dict[str, Reader] = {
     "linformers benchmark": _benchmark,
     "linformers spectrum": _spectrum,
     "linformers advise": _advise,
+    "linformers convert": pages.converted,
+    "linformers export": pages.exported,
+    "linformers calibrate": pages.calibrated,
 }
 
 

@@ -7,9 +7,10 @@ import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 from safetensors import SafetensorError
@@ -48,12 +49,18 @@ class SpectrumSettings(RunSettings):
     length: Count = 512
     max_texts: Count = 200
     windows_per_text: Count = 1
-    index: Count = 128
+    index: Count | None = None
     exact: bool = False
     text_column: str | None = None
     delimiter: str | None = None
     encoding: str | None = None
     documents: DocumentUnit = "file"
+    max_reject_share: Annotated[float, Field(ge=0, le=1)] = 0.01
+
+    @property
+    def shares_of(self) -> int:
+        """Singular values whose share the heat map shows; in a short text the first 128 would be all."""
+        return self.index or (128 if self.length > 128 else max(1, self.length // 4))
 
 
 def run_spectrum(settings: SpectrumSettings, console: Console) -> None:
@@ -74,8 +81,9 @@ def run_spectrum(settings: SpectrumSettings, console: Console) -> None:
     with folder.locked():
         model = load_encoder("model", settings.model)
         tokenizer = load_tokenizer("model", settings.model)
-        check_lengths(model, settings.length, settings.index)
-        rejects = Rejects(max_share=1.0)
+        index = settings.shares_of
+        check_lengths(model, settings.length, index)
+        rejects = Rejects(max_share=settings.max_reject_share)
         with ReadProgress(console, "reading", unit="texts") as progress:
             windows = cut_windows(
                 _texts(settings, rejects, progress),
@@ -85,9 +93,10 @@ def run_spectrum(settings: SpectrumSettings, console: Console) -> None:
                 settings.windows_per_text,
                 f"texts={settings.texts[0]}",
             )
+            rejects.finish()
         prints = fingerprint(windows.ids, model.state_dict())
         folder.begin_or_continue("spectrum", settings.as_json(), prints, texts=len(windows.ids))
-        sums = _state(folder.path, settings.index, console)
+        sums = _state(folder.path, index, console)
         if len(sums):
             console.print(f"Going on after {len(sums):,} of {len(windows.ids):,} texts.")
         started = time.perf_counter()
@@ -99,6 +108,7 @@ def run_spectrum(settings: SpectrumSettings, console: Console) -> None:
         facts = {
             "options": {
                 **settings.model_dump(exclude={"output"}),
+                "index": index,
                 "model": name_of(settings.model),
                 "texts": [name_of(path) for path in settings.texts],
             },
@@ -112,10 +122,9 @@ def run_spectrum(settings: SpectrumSettings, console: Console) -> None:
         (folder.path / STATE).unlink(missing_ok=True)
     console.print(spectrum_table(found))
     console.print(describe_trend(found))
-    console.print(
-        f"{windows.read:,} texts read, {windows.short:,} shorter than {settings.length} tokens"
-        + (f", {rejects.rejected:,} records unusable" if rejects.rejected else "")
-    )
+    console.print(f"{windows.read:,} texts read, {windows.short:,} shorter than {settings.length} tokens")
+    for line in rejects.unused():
+        console.print(line)
     _say_where(settings, folder.path, console)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,6 +83,32 @@ def read_texts(
     if empty:
         first = f" (the first of {rejects.rejected:,} rejects: {rejects.first})" if rejects.first else ""
         raise ValueError(f"{option}={sources[0].path} holds no text that can be used{first}; give another file")
+
+
+def first_texts(
+    option: str, sources: Sequence[Source], count: int, max_reject_share: float, say: Callable[[str], None]
+) -> list[str]:
+    """The first texts of documents, so many at most; see ``read_texts``.
+
+    Args:
+        option: Name of the option that names the sources.
+        sources: What to read; with nothing there is no text.
+        count: Texts at most.
+        max_reject_share: Largest share of unusable ones among the records that are read.
+        say: Hears as what files are read, which are not, and how many records are unusable.
+
+    Raises:
+        ValueError: There is no text, or too many records are unusable.
+        OSError: A file is not there.
+    """
+    if not sources:
+        return []
+    rejects = Rejects(max_share=max_reject_share)
+    found = list(islice(read_texts(option, sources, rejects, say=say), count))
+    rejects.finish()
+    for line in rejects.unused():
+        say(line)
+    return found
 
 
 def read_part(source: Source, path: Path | None, rejects: Rejects) -> Iterator[tuple[Document, float]]:

@@ -137,7 +137,9 @@ def measure_accuracy(
     }
 
 
-def labelled_rows(task: str, data: str | None, model: PreTrainedModel, progress: ReadProgress) -> Part:
+def labelled_rows(
+    task: str, data: str | None, model: PreTrainedModel, progress: ReadProgress, max_reject_share: float = 0.01
+) -> Part:
     """Rows to measure accuracy on: those that a named task reports on, or all of a file.
 
     Raises:
@@ -150,7 +152,7 @@ def labelled_rows(task: str, data: str | None, model: PreTrainedModel, progress:
         )
     kind = kind_of(model)
     classes = [str(name) for _, name in sorted((model.config.id2label or {}).items())]
-    rejects = Rejects()
+    rejects = Rejects(max_share=max_reject_share)
     if task in TASKS:
         if (known := list(TASKS[task].classes)) != classes:
             raise ValueError(f"task={task!r} has the classes {known}, and the model tells apart {classes}")

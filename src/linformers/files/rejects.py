@@ -73,7 +73,7 @@ class Rejects:
             TooManyRejects: the share is above ``max_share``.
         """
         self.rejected += 1
-        self.first = self.first or f"{file}:{line}: {reason}"
+        self.first = self.first or f"{file}:{line}: {reason}".encode("utf-8", "replace").decode()
         self._write(file, line, reason, value, ids)
         if self.records % CHECK_EVERY == 0:
             self._check()
@@ -109,7 +109,9 @@ class Rejects:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("a" if self._begun else "w", encoding="utf-8")
             self._begun = True
-        self._file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+        # Bytes of a row that are no text stand as half surrogate pairs here, which no file takes.
+        line = json.dumps(entry, ensure_ascii=False).encode("utf-8", "replace").decode()
+        self._file.write(line + "\n")
 
     def reject_empty(self, document: tuple[str, str]) -> None:
         """Take back a document (text and provenance) in which the tokenizer finds no token."""
@@ -117,6 +119,13 @@ class Rejects:
         file, line = provenance.rsplit(":", 1)
         self.documents -= 1
         self.reject(file, int(line), "empty: the tokenizer finds no token", text)
+
+    def unused(self) -> list[str]:
+        """A line that counts the rejects and tells the first; none where there are none."""
+        if not self.rejected:
+            return []
+        listed = f"; all are listed in {self.path}" if self.path is not None else ""
+        return [f"{self.rejected:,} of {self.records:,} records unusable; the first is {self.first}{listed}"]
 
     def finish(self) -> None:
         """Close the file and check the share over all records.
@@ -150,7 +159,7 @@ def too_many(rejected: int, records: int, max_share: float, first: str, path: Pa
     listed = f"; all are listed in {path}" if path is not None else ""
     return (
         f"{rejected:,} of {records:,} records are unusable, more than max_reject_share={max_share:g} allows. "
-        f"The first is {first}{listed}. Repair them, or raise max_reject_share where the command takes it"
+        f"The first is {first}{listed}. Repair them, or raise max_reject_share"
     )
 
 

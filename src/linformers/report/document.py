@@ -16,6 +16,8 @@ from matplotlib.figure import Figure
 from linformers.report import plots
 from linformers.report.render import render
 
+FEW_POINTS = 3  # of which a chart consists at least; fewer are a table's
+
 
 def slug(text: str) -> str:
     """Letters, digits and hyphens for what may be anything."""

@@ -6,7 +6,9 @@ In the SVG every colour becomes a variable of the page's style sheet, so that pl
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,20 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
 TEXT, FAINT, PAPER = "#1f2329", "#c9ced6", "#ffffff"
 COLOURS = {"linformer": "#1d5fd1", "transformer": "#b4480f", "control": "#6b7280"}
-_VARIABLES = {TEXT: "--text", FAINT: "--line", **{colour: f"--{name}" for name, colour in COLOURS.items()}}
+# matplotlib's own ten, "C0" to "C9", of lines without a name.
+_CYCLE = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf")
+_VARIABLES = {
+    TEXT: "--text",
+    FAINT: "--line",
+    PAPER: "--paper",
+    **{colour: f"--{name}" for name, colour in COLOURS.items()},
+    **{colour: f"--c{number}" for number, colour in enumerate(_CYCLE)},
+}
 # Shape and dash tell the lines apart where colour cannot.
 _STYLES = {"linformer": ("o", "-"), "transformer": ("s", "--"), "control": ("^", ":")}
 _RC: Any = {
@@ -44,6 +55,7 @@ _RC: Any = {
     "savefig.facecolor": PAPER,
     "svg.fonttype": "none",
 }
+LONGEST_NAME = 30  # characters of a class on an axis
 FEW_LINES = 6  # that leave room for a legend among them
 _SIZE = (4.6, 3.2)  # inches; about the width of a phone, where the page shows it at full size
 
@@ -146,17 +158,72 @@ def plot_confusion(labels: np.ndarray, predicted: np.ndarray, classes: Sequence[
     side = max(_SIZE[1], 0.45 * len(classes) + 1.5)
     figure = Figure(figsize=(side * 1.2, side), layout="constrained")
     axes = figure.add_subplot()
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    # Squares of one colour and some opacity: an image could not follow dark mode.
+    for row, column in zip(*np.nonzero(counts), strict=True):
+        place = (column - 0.5, row - 0.5)
+        axes.add_patch(Rectangle(place, 1, 1, color=COLOURS["linformer"], alpha=shares[row, column], linewidth=0))
+    axes.set_xlim(-0.5, len(classes) - 0.5)
+    axes.set_ylim(len(classes) - 0.5, -0.5)
+    axes.set_aspect("equal")
     if len(classes) <= 30:  # more do not fit
         for (row, column), count in np.ndenumerate(counts):
             colour = PAPER if shares[row, column] > 0.5 else TEXT
             axes.text(column, row, f"{count:,}", ha="center", va="center", color=colour)
-        axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
-        axes.set_yticks(range(len(classes)), classes)
+        names = [plain(_shortened(name)) for name in classes]
+        axes.set_xticks(range(len(classes)), names, rotation=45, ha="right")
+        axes.set_yticks(range(len(classes)), names)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     axes.grid(visible=False)
     return figure
+
+
+@_styled
+def plot_lengths(edges: Sequence[int], counts: Sequence[int], cut: int, rows: str) -> Figure:
+    """How many texts are how long, with the length marked at which they are cut.
+
+    Args:
+        edges: Tokens where the bars begin, and where the last one ends.
+        counts: Texts of each bar, one fewer than edges.
+        cut: Tokens of the longest text that is read whole.
+        rows: What is counted.
+    """
+    figure, axes = _axes("tokens of a text", rows)
+    axes.bar(edges[:-1], counts, width=np.diff(edges), align="edge", color=COLOURS["linformer"], linewidth=0)
+    axes.axvline(cut, color=COLOURS["transformer"], linestyle="--", label=f"cut at {cut:,}")
+    axes.set_xlim(0, 1.02 * max(edges[-1], cut))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(fontsize=7.5)
+    return figure
+
+
+@_styled
+def plot_thresholds(points: Sequence[Sequence[float]], chosen: float, target: str) -> Figure:
+    """Precision and recall of what is flagged against the threshold, with the chosen one marked.
+
+    Args:
+        points: Threshold, precision and recall.
+        chosen: The chosen threshold.
+        target: Name of what is flagged.
+    """
+    figure, axes = _axes(f"threshold for {plain(target)}", "share")
+    places, precisions, recalls = zip(*points, strict=True)
+    axes.plot(places, precisions, color=COLOURS["linformer"], label="precision")
+    axes.plot(places, recalls, color=COLOURS["transformer"], linestyle="--", label="recall")
+    axes.axvline(chosen, color=TEXT, linewidth=0.8, linestyle=":", label=f"chosen: {chosen:.4g}")
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1.02)
+    axes.legend(fontsize=7.5)
+    return figure
+
+
+@_styled
+def plot_reliability(predicted: Sequence[float], found: Sequence[float], target: str) -> Figure:
+    """The share of the target against its mean probability, in tenths of the documents."""
+    lines = {"fit: perfectly calibrated": ([0, 1], [0, 1]), "documents, a tenth each": (predicted, found)}
+    return plot_lines(lines, f"probability of {plain(target)}", f"share of {plain(target)}")
 
 
 @_styled
@@ -248,6 +315,20 @@ def plot_lines(
     return figure
 
 
+@contextmanager
+def _without_glyphs() -> Iterator[None]:
+    """Names of classes are in any script, and matplotlib warns of each sign that its font lacks."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
+
+
+def _shortened(name: str) -> str:
+    """A name that leaves room for the plot beside it."""
+    line = " ".join(name.split())
+    return line if len(line) <= LONGEST_NAME else f"{line[: LONGEST_NAME - 3]}..."
+
+
 def plain(text: str) -> str:
     """A label that is shown as it is: matplotlib would take what stands between dollars for mathematics."""
     return text.replace("$", r"\$")
@@ -255,8 +336,9 @@ def plain(text: str) -> str:
 
 @_styled
 def save_png(figure: Figure, path: Path) -> None:
-    """Save at twice the size of the screen."""
-    figure.savefig(path, dpi=200)
+    """Save at twice the size of the screen; a sign that the font lacks becomes a box."""
+    with _without_glyphs():
+        figure.savefig(path, dpi=200)
 
 
 @_styled
@@ -270,7 +352,7 @@ def to_svg(figure: Figure, title: str, description: str, key: str) -> str:
         key: Word of its own for every figure of a page; ids start with it.
     """
     buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": key}):
+    with matplotlib.rc_context({"svg.hashsalt": key}), _without_glyphs():
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]

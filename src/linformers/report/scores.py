@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from linformers.report import words
 from linformers.report.document import Report, Section, Table, machine
+from linformers.report.pages import shown
 from linformers.scoring.gather import RUNS, rows_of_shard
 from linformers.scoring.queue import QUEUE
 
@@ -44,6 +45,15 @@ def scores(folder: Path, results: dict[str, Any]) -> Report:
         caption = f"Files that no reader takes: {len(results['files_not_read']):,}"
         blocks.append(Table(caption=caption, head=["file"], rows=unread, words=True))
     sections.append(Section(title="What was read", blocks=blocks))
+    model, options = (
+        [(name.replace("_", " "), shown(value)) for name, value in found.items() if not isinstance(value, dict)]
+        for found in (results["model"], results["options"])
+    )
+    tables = [
+        Table(caption=caption, head=["what", "value"], rows=rows, words=True)
+        for caption, rows in (("Model", model), ("Options", options))
+    ]
+    sections.append(Section(title="With what", blocks=tables))
     return Report(
         title=f"{shards.capitalize()}: {folder.resolve().name}",
         lead=f"Run {run} over {results['new']['files']:,} files; the folder holds {results['files']:,}.",
@@ -55,7 +65,6 @@ def scores(folder: Path, results: dict[str, Any]) -> Report:
         sections=sections,
         made=[
             ("Command", results["command"]),
-            ("Model", results["model"]["name"]),
             ("Time of the last start", words.seconds(results["seconds"])),
             *machine(results["environment"]),
         ],

@@ -23,4 +23,4 @@ def wilson_interval(right: int, total: int) -> tuple[float, float]:
     share, spread = right / total, z * z / total
     centre = (share + spread / 2) / (1 + spread)
     half = z * math.sqrt(share * (1 - share) / total + spread / total / 4) / (1 + spread)
-    return centre - half, centre + half
+    return max(centre - half, 0.0), min(centre + half, 1.0)

@@ -41,7 +41,11 @@ RUNS: dict[str, dict[str, Any]] = {
         "kind": "linformers pretrain",
         "parameters": 1234,
         "best": {"step": 20, "loss": 2.0, "perplexity": 7.39},
-        "evaluations": [[10, {"loss": 3.0, "perplexity": 20.1}], [20, {"loss": 2.0, "perplexity": 7.39}]],
+        "evaluations": [
+            [10, {"loss": 3.0, "perplexity": 20.1}],
+            [15, {"loss": 2.5, "perplexity": 12.2}],
+            [20, {"loss": 2.0, "perplexity": 7.39}],
+        ],
         "losses": [[5, 3.5], [15, 2.5]],
         "data": {"train": "a book", "train_tokens": 9000, "fingerprint": "abc"},
     },
@@ -52,14 +56,22 @@ RUNS: dict[str, dict[str, Any]] = {
         "task": {"name": "films", "kind": "single_label", "classes": ["bad", "good"]},
         "reported_on": "test",
         "metrics": {"accuracy": METRIC, "f1": METRIC},
-        "evaluations": [[10, {"loss": 0.7, "accuracy": 0.5}], [20, {"loss": 0.5, "accuracy": 0.8}]],
+        "evaluations": [
+            [10, {"loss": 0.7, "accuracy": 0.5}],
+            [20, {"loss": 0.5, "accuracy": 0.8}],
+            [30, {"loss": 0.6, "accuracy": 0.7}],
+        ],
         "losses": [[5, 0.7], [15, 0.6]],
         "parts": {"test": {"source": "films.csv", "rows": 40, "cut": 1, "tokens": 900}},
     },
     "distil": {
         **TRAINED,
         "kind": "linformers distil",
-        "evaluations": [[0, {"loss": 0.4, "cosine": 0.9123}], [20, {"loss": 0.1, "cosine": 0.9876}]],
+        "evaluations": [
+            [0, {"loss": 0.4, "cosine": 0.9123}],
+            [10, {"loss": 0.2, "cosine": 0.9456}],
+            [20, {"loss": 0.1, "cosine": 0.9876}],
+        ],
     },
     "adapt": {
         **TRAINED,
@@ -69,6 +81,7 @@ RUNS: dict[str, dict[str, Any]] = {
         "best": {"step": 20, "loss": 0.1, "segments": 0.7, "passages": 0.8125},
         "evaluations": [
             [0, {"loss": 0.4, "segments": 0.5, "passages": 0.6}],
+            [10, {"loss": 0.2, "segments": 0.6, "passages": 0.7}],
             [20, {"loss": 0.1, "segments": 0.7, "passages": 0.8125}],
         ],
     },
@@ -113,26 +126,95 @@ RUNS: dict[str, dict[str, Any]] = {
         "environment": MACHINE,
     },
 }
+RUNS |= {
+    "convert": {
+        "converted_from": "a/minilm",
+        "architecture": "BertModel",
+        "settings": {"projected_dim": [64, None], "local_window": 0, "causal": False},
+        "notes": ["a note"],
+        "exact_up_to": 1024,
+        "max_length": 4096,
+        "command": "linformers convert",
+        "seconds": 1.5,
+        "environment": MACHINE,
+    },
+    "export": {
+        "model": "minilm",
+        "architecture": "BertModel",
+        "format": "onnx-int8",
+        "max_length": 4096,
+        "bytes": 12_300_000,
+        "checks": [{"batch": 2, "length": 63, "padding": "left", "difference": 1e-6, "texts": 1}],
+        "int8": {
+            "error": {"texts": 64, "cosine": 0.9991, "mean_change": None},
+            "accuracy": {"metric": "accuracy", "rows": 872, "torch": 0.9, "onnx": 0.8967},
+        },
+        "command": "linformers export",
+        "environment": MACHINE,
+        "onnx_versions": {"onnx": "1.2"},
+    },
+    "calibrate": {
+        "kind": "linformers calibrate",
+        "command": "linformers calibrate",
+        "model": {"name": "films", "sha256": "abc"},
+        "documents": {"file": "held.csv", "rows": 30, "positives": 12, "rejected": 1},
+        "target": "spam",
+        "asked": {"recall": 0.9},
+        "threshold": 0.4321,
+        "flagged": 14,
+        "precision": METRIC,
+        "recall": METRIC,
+        "auroc": 0.95,
+        "brier": 0.1,
+        "calibration_error": 0.05,
+        "bins": [{"documents": 10, "predicted": 0.1 + i / 3, "found": i / 3} for i in range(3)],
+        "thresholds": [[0.1, 0.4, 1.0], [0.5, 0.7, 0.8], [0.9, 1.0, 0.2]],
+        "environment": MACHINE,
+    },
+    "score": {
+        "kind": "linformers score",
+        "command": "linformers score",
+        "model": {"name": "films", "labels": ["ham", "spam"], "vectors": {"dim": 3}},
+        "options": {"long": "truncate", "pool": "mean"},
+        "files": 3,
+        "counts": {"rows": 1203, "scored": 1200, "rejected": 3, "long": 7, "shards": 2, "reasons": {"empty": 3}},
+        "files_not_read": ["a.eml"],
+        "seconds": 12.3,
+        "environment": MACHINE,
+    },
+}
+RUNS["embed"] = {
+    **RUNS["score"],
+    "kind": "linformers embed",
+    "counts": {"rows": 1203, "embedded": 1203, "rejected": 0, "shards": 1, "reasons": {}},
+}
+NAMES = {"advise": "advice", "calibrate": "calibration", "export": "export", "convert": "conversion"}
 # Of each kind: what must stand on its page, and the names of its charts.
 SHOWN = {
     "pretrain": (("7.39", "1,234", "9,000"), {"loss", "perplexity"}),
-    "finetune": (("films", "0.8100", "0.7000 to 0.9000", "films.csv"), {"loss", "accuracy", "confusion"}),
-    "distil": (("0.9876", "0.9123 at the start"), {"cosine"}),
-    "adapt": (("0.812", "0.600 before", "0.623"), {"segments", "passages"}),
+    "finetune": (("films", "0.8100", "0.7000 to 0.9000", "films.csv"), {"loss", "accuracy"}),
+    "distil": (("0.9876", "0.9123 at the start"), {"loss", "cosine"}),
+    "adapt": (("0.812", "0.600 before", "0.623"), {"loss", "segments", "passages"}),
     "benchmark": (("does not fit", "1.25 s", "2 MiB", "medians"), {"time", "memory"}),
     "spectrum": (("-0.87", "-0.90 to -0.80", "0.750"), {"curves", "heads"}),
     "advise": (("softmax", "0.250", "0.312", "not measured"), {"errors"}),
+    "convert": (("64, none", "up to 1,024 tokens", "0.9300", "a note"), {"layers"}),
+    "export": (("12.3 MB", "1.0e-06", "0.9991", "0.8967"), set()),
+    "calibrate": (("0.4321", "0.7000 to 0.9000", "14 flagged", "held.csv"), {"reliability", "thresholds"}),
+    "score": (("1,203", "1,200 scored", "empty", "1 files of other formats"), set()),
+    "embed": (("1,203 embedded", "truncate"), set()),
 }
 
 
 def write(folder: Path, kind: str, content: dict[str, Any]) -> Path:
     folder.mkdir(exist_ok=True)
-    (folder / ("advice.json" if kind == "advise" else "results.json")).write_text(json.dumps(content))
+    (folder / f"{NAMES.get(kind, 'results')}.json").write_text(json.dumps(content))
+    if kind == "convert":
+        layers = [{"cosine": 0.99 - i / 50, "relative_error": 0.1} for i in range(4)]
+        found = {"layers": layers, "embedding_cosine": 0.98, "texts": 5, "tokens": 900, "longest": 300}
+        (folder / "fidelity.json").write_text(json.dumps(found))
     if kind == "spectrum":
         (folder / "curves.csv").write_text("singular_values,layer_0,layer_1\n1,0.3,0.5\n2,0.6,0.8\n3,0.9,0.95\n4,1,1\n")
-    if kind == "finetune":
-        (folder / "model").mkdir()
-        Image.new("RGB", (8, 8)).save(folder / "model" / "confusion_matrix.png")
     return folder
 
 
@@ -152,7 +234,7 @@ def test_report_of_a_run(kind: str, tmp_path: Path, capsys: pytest.CaptureFixtur
     texts, charts = SHOWN[kind]
     for text in (*texts, "A processor", "2.13"):
         assert text in html, text
-    assert set(data_of(html)) == charts - {"confusion"}
+    assert set(data_of(html)) == charts
     assert html.count('role="img"') + html.count("<img") == len(charts)
     assert [path.name for path in folder.glob(".*")] == []
 
@@ -165,7 +247,11 @@ def test_data_of_a_chart_are_what_was_measured(tmp_path: Path) -> None:
         ["linformer k=8", "128", "1.25"],
     ]
     html = make_report(write(tmp_path / "other", "pretrain", RUNS["pretrain"]))
-    assert data_of(html)["perplexity"][1:] == [["perplexity", "10", "20.1"], ["perplexity", "20", "7.39"]]
+    assert data_of(html)["perplexity"][1:] == [
+        ["perplexity", "10", "20.1"],
+        ["perplexity", "15", "12.2"],
+        ["perplexity", "20", "7.39"],
+    ]
 
 
 def replaced(value: Any) -> Any:
@@ -232,7 +318,7 @@ def test_a_report_is_replaced(tmp_path: Path) -> None:
     folder = write(tmp_path / "run", "distil", RUNS["distil"])
     write_report(folder)
     changed = deepcopy(RUNS["distil"])
-    changed["evaluations"][1][1]["cosine"] = 0.9999
+    changed["evaluations"][-1][1]["cosine"] = 0.9999
     write(folder, "distil", changed)
     assert "0.9999" in write_report(folder).read_text()
 
