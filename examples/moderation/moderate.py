@@ -10,7 +10,6 @@ Started again in the same folder it goes on where it stopped.
 """
 
 import argparse
-import csv
 import json
 import shlex
 import subprocess
@@ -21,17 +20,23 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow import csv
 
 from linformers.report.document import Chart, Report, Table
 from linformers.training.evaluate import wilson_interval
 
 CLASSES = ("ham", "spam")
+QUEUE = Path("runs", "0001", "queue.parquet")
 SHOWN, CHARACTERS = 40, 300  # mails of the queue that the report shows, and how much of each
 
 
 def split(mails: Path, folder: Path, train: int, calibrate: int) -> dict[str, Path]:
     """Mails to learn from, to calibrate on, and the stream to score: shuffled, each with a number."""
-    table = pq.read_table(mails, columns=["text", "label"])
+    if mails.suffix == ".csv":
+        options = csv.ConvertOptions(include_columns=["text", "label"])
+        table = csv.read_csv(mails, parse_options=csv.ParseOptions(newlines_in_values=True), convert_options=options)
+    else:
+        table = pq.read_table(mails, columns=["text", "label"])
     names = pa.array(CLASSES).take(pa.array(table["label"].to_numpy()))
     table = pa.table({"id": range(len(table)), "text": table["text"], "label": names})
     table = table.take(np.random.default_rng(0).permutation(len(table)))
@@ -59,25 +64,17 @@ def linformers(command: str, **options: Any) -> None:
         raise SystemExit(f"linformers {command} failed; correct what it says and start again")
 
 
-def read_queue(scores: Path, stream: Path) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """What was flagged, the surest first, and how it compares with the labels."""
+def read_queue(scored: Path, stream: Path) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """The queue that `score` has written, with the labels of its mails, and how it compares with them."""
     mails = {row["id"]: row for row in pq.read_table(stream).to_pylist()}
-    rows = pq.read_table(scores / "scores").to_pylist()
-    flagged = [row for row in rows if row["flagged"]]
-    queue = [
-        {"id": row["id"], "probability": row["probabilities"]["spam"], **mails[row["id"]]}
-        for row in sorted(flagged, key=lambda row: -row["probabilities"]["spam"])
-    ]
+    rows = pq.read_table(scored / "scores", columns=["id"]).to_pylist()
+    queue = [{**row, "label": mails[row["id"]]["label"]} for row in pq.read_table(scored / QUEUE).to_pylist()]
     counts = {"scored": len(rows), "flagged": len(queue), "right": sum(row["label"] == "spam" for row in queue)}
     return queue, {**counts, "spam": sum(mails[row["id"]]["label"] == "spam" for row in rows)}
 
 
 def write_report(output: Path, queue: list[dict[str, Any]], counts: dict[str, int], asked: float) -> None:
-    """The queue as a CSV file and, with the calibration, as a page that opens offline."""
-    with (output / "queue.csv").open("w", newline="", encoding="utf-8") as file:
-        lines = csv.writer(file)
-        lines.writerow(["id", "probability", "beginning"])
-        lines.writerows([row["id"], f"{row['probability']:.4f}", row["text"][:CHARACTERS]] for row in queue)
+    """The queue, with its labels and the calibration, as a page that opens offline."""
     threshold = json.loads((output / "calibration" / "calibration.json").read_text())["threshold"]
     asked_for = ("threshold", f"{threshold:.4f}, chosen for a precision of {asked:.0%}")
     rows = [(f"{row['probability']:.4f}", row["label"], row["text"][:CHARACTERS]) for row in queue]
@@ -118,7 +115,7 @@ def shares(counts: dict[str, int]) -> list[tuple[str, str]]:
 def main() -> None:
     """Run all steps."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--mails", type=Path, required=True, help="Parquet with text and label (1 = unwanted)")
+    parser.add_argument("--mails", type=Path, required=True, help="Parquet or CSV with text and label (1 = unwanted)")
     parser.add_argument("--output", type=Path, default=Path("runs/moderation"))
     parser.add_argument("--model", help="folder of a pretrained encoder; default: all-MiniLM-L6-v2")
     parser.add_argument("--max-length", type=int, default=2048, help="tokens of a mail that are read")
@@ -154,7 +151,7 @@ def main() -> None:
     print()
     for name, value in shares(counts):
         print(f"{name}: {value}")
-    print(f"the queue: {output / 'queue.html'} and {output / 'queue.csv'}")
+    print(f"the queue: {output / 'queue.html'} and {(output / 'scored' / QUEUE).with_suffix('.csv')}")
 
 
 if __name__ == "__main__":

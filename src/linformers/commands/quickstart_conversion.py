@@ -244,7 +244,8 @@ def _measure_cost(
         softmax = extend_positions(softmax, longest)
     cells: list[dict[str, Any]] = []
     for length in scale.lengths:
-        ids = torch.randint(1000, 5000, (1, length), generator=torch.Generator().manual_seed(seed)).to(device)
+        generator = torch.Generator().manual_seed(seed)
+        ids = torch.randint(teacher.config.vocab_size, (1, length), generator=generator).to(device)
         times: dict[str, list[float]] = {"linformer": [], "transformer": []}
         begin = time.perf_counter()
         while not times["linformer"] or time.perf_counter() - begin < scale.cost_seconds / len(scale.lengths) / 2:

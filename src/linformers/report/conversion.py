@@ -98,18 +98,9 @@ def finding(results: Results) -> str:
     for one in (chunks, short):
         low, high = conversion["gain"][one["name"]]
         size = one["label"].rsplit(" ", 1)[-1]
-        if results["fast"]:
-            continue
-        if low > 0:
-            said.append(
-                f"That is more than in chunks of {size} (95% interval of the difference {low:+.0%} to {high:+.0%})."
-            )
-        elif high < 0:
-            said.append(
-                f"That is less than in chunks of {size} (95% interval of the difference {low:+.0%} to {high:+.0%})."
-            )
-        else:
-            said.append(f"From chunks of {size} it is not clearly different ({low:+.0%} to {high:+.0%}).")
+        if not results["fast"]:
+            how = "more than in" if low > 0 else "less than in" if high < 0 else "not clearly different from"
+            said.append(f"That is {how} chunks of {size} (difference {low:+.0%} to {high:+.0%}, 95% interval).")
     ratio = words.times(ours["seconds"] / chunks["seconds"], "less", "more")
     said.append(
         f"A passage takes it {words.seconds(ours['seconds'])}, and {chunks['label'].removeprefix('teacher, ')} "

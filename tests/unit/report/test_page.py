@@ -11,7 +11,7 @@ from html_helpers import check
 from rich.console import Console
 
 from linformers.report import words
-from linformers.report.conversion import accuracy, cost
+from linformers.report.conversion import cost, finding
 from linformers.report.quickstart import document
 from linformers.report.summary import conclude, next_commands
 
@@ -89,35 +89,23 @@ def results() -> dict[str, Any]:
 def converted() -> dict[str, Any]:
     """The same with a converted model."""
     content = results()
-    reader = {"interval": (0.6, 0.9), "seconds": 0.5}
+    reader = {"interval": (0.6, 0.9), "seconds": 0.5, "vectors": 16.0}
     content["conversion"] = {
         "teacher": "all-MiniLM-L6-v2",
-        "options": {
-            "projected_dim": 128,
-            "local_window": 0,
-            "global_tokens": 1,
-            "exact_length": 1024,
-            "positions": "tile",
-        },
+        "options": {"segment_length": 128, "projection_kind": "attention_pool", "projected_dim": 32},
         "window": 512,
-        "tokens": 2042,
+        "tokens": 2048,
         "books": 2,
-        "train": 32,
-        "held_out": 40,
+        "passages": 32,
+        "sentences": 128,
         "readers": [
-            {**reader, "name": "truncated", "label": "teacher, the first 512 tokens", "accuracy": 0.5, "seconds": 0.1},
-            {**reader, "name": "chunks", "label": "teacher, 4 chunks averaged", "accuracy": 0.8},
-            {
-                **reader,
-                "name": "linearised",
-                "label": "linearised, the whole passage",
-                "accuracy": 0.75,
-                "seconds": 0.6,
-            },
+            {**reader, "name": "truncated", "label": "teacher, the first 512 tokens", "found": 0.5, "seconds": 0.1},
+            {**reader, "name": "chunks", "label": "teacher, chunks of 512", "found": 0.65},
+            {**reader, "name": "short", "label": "teacher, chunks of 128", "found": 0.8},
+            {**reader, "name": "linearised", "label": "linearised, the whole passage", "found": 0.75, "seconds": 0.6},
         ],
-        "only_right": {"linearised": 3, "chunks": 5},
-        "tfidf": 0.9,
-        "fidelity": {"embedding_cosine": 0.95},
+        "gain": {"chunks": (0.02, 0.2), "short": (-0.1, 0.05)},
+        "words": 0.97,
         "cost": deepcopy(content["cost"]),
     }
     return content
@@ -193,13 +181,13 @@ def test_the_converted_model_comes_first() -> None:
         < html.index("scratch")
     )
     for text in (
-        "2,042 tokens",
-        "cosine of 0.950",
+        "2,048 tokens",
+        "segments of 128 tokens",
+        "32 summaries",
         "600 ms",
         "60% to 90%",
         "10 times less",
         "TF-IDF",
-        "repeat those before",
     ):
         assert text in html, text
     plain = render(results())
@@ -208,41 +196,16 @@ def test_the_converted_model_comes_first() -> None:
 
 def test_words_about_the_converted_model_follow_the_numbers() -> None:
     content = converted()
-    assert "no clear difference: of the passages, only the first is right on 3, only the second on 5" in accuracy(
-        content
-    )
-    assert "600 ms, and the chunks 500 ms (1.2 times more)" in accuracy(content)
-    content["conversion"]["only_right"] = {"linearised": 0, "chunks": 0}
-    assert "no clear difference" in accuracy(content)
-    content["conversion"]["only_right"] = {"linearised": 1, "chunks": 12}
-    assert "reading whole is worse here" in accuracy(content)
-    content["conversion"]["only_right"] = {"linearised": 12, "chunks": 1}
-    assert "reading whole is better here" in accuracy(content)
-    assert "too few passages" in accuracy({**content, "fast": True})
+    said = finding(content)
+    assert "finds 75% of 128 sentences; teacher, chunks of 512 finds 65%, teacher, chunks of 128 80%." in said
+    assert "That is more than in chunks of 512 (difference +2% to +20%, 95% interval)." in said
+    assert "That is not clearly different from chunks of 128 (difference -10% to +5%" in said
+    assert "600 ms, and chunks of 512 500 ms (1.2 times more)" in said and "(TF-IDF) finds 97%" in said
+    content["conversion"]["gain"]["short"] = (-0.1, -0.02)
+    assert "less than in chunks of 128" in finding(content)
+    assert "difference" not in finding({**content, "fast": True})
     assert "takes the linear model 40 ms, and softmax attention 400 ms" in cost(content["conversion"])
-    assert "the faster one" not in cost(content["conversion"])  # up to 1,024 tokens both are softmax
-    content["conversion"]["options"]["exact_length"] = 0
     assert "Up to 512 tokens softmax is the faster one" in cost(content["conversion"])
-
-
-def test_what_a_converted_model_sees_is_said() -> None:
-    content = converted()
-    assert (
-        "<code>linformers.to_linformer</code>: a token sees 128 summaries of the text and the first token, which "
-        "sees all." in (html := " ".join(render(content).split()))
-    )
-    assert (
-        "Texts of up to 1,024 tokens are read by softmax attention itself, as the teacher reads them. Where texts of "
-        "512 tokens are read through the summaries all the same, its embeddings have a cosine of 0.950" in html
-    )
-    del content["conversion"]["options"]["exact_length"]
-    content["conversion"]["options"] |= {"local_window": 48, "global_tokens": 2}
-    html = " ".join(render(content).split())
-    assert (
-        "a token sees 128 summaries of the text, 48 exact neighbours on each side and the first "
-        "2 tokens, which see all." in html
-    )
-    assert "On texts of 512 tokens its embeddings have a cosine of 0.950" in html
 
 
 def test_the_terminal_shows_the_converted_model(tmp_path: Path) -> None:
@@ -253,10 +216,10 @@ def test_the_terminal_shows_the_converted_model(tmp_path: Path) -> None:
         assert ("linearised, the whole passage" in text) is shown and "no attention" in text
 
 
-def test_next_commands_offer_the_conversion_where_it_can_run(tmp_path: Path) -> None:
-    assert not any("convert" in command for _, command in next_commands(tmp_path / "run", 0))
-    (_, command), *others = [pair for pair in next_commands(tmp_path / "run", 0, tmp_path) if "convert" in pair[1]]
-    assert not others and f"--model {tmp_path}" in command and f"--output {tmp_path / 'minilm-4096'}" in command
+def test_next_commands_offer_training_at_length_where_there_is_a_model(tmp_path: Path) -> None:
+    assert not any("adapt" in command for _, command in next_commands(tmp_path / "run", 0))
+    (_, command), *others = [pair for pair in next_commands(tmp_path / "run", 0, tmp_path) if "adapt" in pair[1]]
+    assert not others and f"--model {tmp_path}" in command and f"--output {tmp_path / 'minilm-long'}" in command
 
 
 def test_memory_unknown_and_cells_missing() -> None:
