@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from linformers.analysis.advise import advise_projected_dims
     from linformers.analysis.spectrum import spectrum
     from linformers.attention import (
+        CausalLinformerAttention,
         KFreeAttention,
         LinformerAttention,
         LinformerEncoder,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AdaptSettings",
+    "CausalLinformerAttention",
     "DistilSettings",
     "EmbedSettings",
     "Embedder",
@@ -93,6 +95,7 @@ __all__ = [
 ]
 
 _ATTENTION = {
+    "CausalLinformerAttention",
     "KFreeAttention",
     "LinformerAttention",
     "LinformerEncoder",

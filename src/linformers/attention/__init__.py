@@ -1,6 +1,7 @@
 """The attention mechanisms. Needs torch only."""
 
 from linformers.attention.base import Attention
+from linformers.attention.causal import CausalLinformerAttention
 from linformers.attention.documents import Documents
 from linformers.attention.kfree import KFreeAttention
 from linformers.attention.layers import LinformerEncoder, LinformerEncoderLayer
@@ -13,6 +14,7 @@ __all__ = [
     "PROJECTION_KINDS",
     "SHARING_MODES",
     "Attention",
+    "CausalLinformerAttention",
     "Documents",
     "KFreeAttention",
     "LinformerAttention",

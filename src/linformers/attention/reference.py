@@ -315,13 +315,49 @@ def kfree_head(
     return weights @ (torch.softmax(keys, dim=0).T @ values), weights
 
 
+def causal_head(
+    queries: Float[Tensor, "seq head_dim"],
+    keys: Float[Tensor, "seq head_dim"],
+    values: Float[Tensor, "seq head_dim"],
+    segment_length: int,
+    segment_slots: int,
+    columns: int,
+) -> tuple[Float[Tensor, "seq head_dim"], Float[Tensor, "seq columns"]]:
+    """Causal attention over slots of segments that have ended (after Transformer-LS, arXiv 2107.02192, section 3.2).
+
+    Token ``i`` of segment ``t`` attends to the tokens of segments ``t - 1`` and ``t`` up to itself, and to the slots of
+    segments ``0 ... t - 2``: means of ``segment_length / segment_slots`` neighbours, with the logarithm of their number
+    added to the score.
+
+    Returns:
+        The head's output, and its weights: a column for each slot, then ``2 segment_length`` for the tokens of the
+        segment before and of the query's own.
+    """
+    size = segment_length // segment_slots
+    outputs, weights = [], []
+    for i, query in enumerate(queries):
+        segment = i // segment_length
+        slots = range(max(segment - 1, 0) * segment_slots)
+        near = range(max(segment - 1, 0) * segment_length, i + 1)
+        rows = [torch.arange(j * size, (j + 1) * size) for j in slots]
+        seen_keys = torch.stack([*(keys[tokens].mean(0) for tokens in rows), *(keys[j] for j in near)])
+        seen_values = torch.stack([*(values[tokens].mean(0) for tokens in rows), *(values[j] for j in near)])
+        bias = query.new_tensor([math.log(size)] * len(slots) + [0.0] * len(near))
+        probabilities = torch.softmax(seen_keys @ query / math.sqrt(len(query)) + bias, dim=0)
+        row = query.new_zeros(columns)
+        row[[*slots, *(columns - segment_length + j - segment * segment_length for j in near)]] = probabilities
+        outputs.append(probabilities @ seen_values)
+        weights.append(row)
+    return torch.stack(outputs), torch.stack(weights)
+
+
 def reference_attention(
     attention: Any,
     hidden_states: Float[Tensor, "batch seq hidden"],
     attention_mask: Bool[Tensor, "batch source"] | Integer[Tensor, "batch source"] | None = None,
     context: Float[Tensor, "batch source hidden"] | None = None,
 ) -> tuple[Float[Tensor, "batch seq hidden"], Float[Tensor, "batch heads seq columns"]]:
-    """Output and weights of a LinformerAttention, SoftmaxAttention or KFreeAttention, computed from its parameters.
+    """Output and weights of an attention module of this package, computed from its parameters.
 
     Args:
         attention: the module; only its weights are used, never its code (beyond the ``nn.Linear`` projections).
@@ -331,7 +367,8 @@ def reference_attention(
 
     Returns:
         ``output``: zero at padded queries, and in a sample that keeps no key. ``weights``: zero there too; columns are
-        those of `linformer_head`, the positions of the source (softmax), or the ``d_h`` features (k-free).
+        those of `linformer_head` or `causal_head`, the positions of the source (softmax), or the ``d_h`` features
+        (k-free).
     """
     source = hidden_states if context is None else context
     batch, seq, _ = hidden_states.shape
@@ -356,7 +393,7 @@ def reference_attention(
             for head in range(heads):
                 part = slice(head * head_dim, (head + 1) * head_dim)
                 head_output, head_weights = _head(
-                    attention, q[:, part], k[:, part], v[:, part], head, context is not None
+                    attention, q[:, part], k[:, part], v[:, part], head, context is not None, columns
                 )
                 head_outputs.append(head_output)
                 if head_weights.shape[1] == columns:
@@ -376,7 +413,10 @@ def _head(
     values: Float[Tensor, "seq head_dim"],
     head: int,
     cross: bool,
-) -> tuple[Float[Tensor, "queries head_dim"], Float[Tensor, "queries columns"]]:
+    columns: int,
+) -> tuple[Float[Tensor, "queries head_dim"], Float[Tensor, "queries _"]]:
+    if _is_causal(attention):
+        return causal_head(queries, keys, values, attention.segment_length, attention.segment_slots, columns)
     if _is_linformer(attention):
         projections = attention.key_projection, attention.value_projection
         return linformer_head(
@@ -391,12 +431,19 @@ def _is_linformer(attention: Any) -> bool:
     return hasattr(attention, "key_projection")
 
 
+def _is_causal(attention: Any) -> bool:
+    return hasattr(attention, "segment_slots")
+
+
 def _is_kfree(attention: Any) -> bool:
     # By name: this file reads the modules' weights and imports none of their code.
     return any(base.__name__ == "KFreeAttention" for base in type(attention).__mro__)
 
 
 def _num_columns(attention: Any, source_length: int) -> int:
+    if _is_causal(attention):
+        full = source_length // attention.segment_length
+        return full * attention.segment_slots + 2 * attention.segment_length
     if _is_linformer(attention):
         window = attention.local_window
         slots = attention.key_projection.projected_dim + attention.global_tokens

@@ -38,7 +38,7 @@ _OF_OWN = (
 )
 # What a Linformer-RoBERTa of fairseq leaves a choice about, and what its weights do not say.
 _OF_FAIRSEQ = ("max_length", "positions", "num_attention_heads", "classification_head")
-_ALWAYS = {"model", "output", "architecture"}
+_ALWAYS = {"model", "output", "architecture", "push_to_hub"}
 _MEASURING = {"texts", "text_column", "delimiter", "encoding", "documents", "max_reject_share", "max_texts"}
 
 
@@ -143,6 +143,14 @@ def convert(
     documents: Annotated[DocumentUnit, typer.Option(help="A text of .txt files.")] = "file",
     max_reject_share: MaxRejectShare = 0.01,
     max_texts: Annotated[int, typer.Option(min=1, help="Texts that are used at most.")] = 64,
+    push_to_hub: Annotated[
+        str | None,
+        typer.Option(
+            help="Also upload the folder to this repository of the Hugging Face hub (user/name), by the token of "
+            "`hf auth login` or HF_TOKEN.",
+            metavar="REPO",
+        ),
+    ] = None,
 ) -> None:
     """Give an encoder linear attention and room for long inputs, with its weights, head, tokenizer and modules.
 
@@ -181,6 +189,7 @@ def convert(
         fit_sources=sources(fit_texts),
         max_texts=max_texts,
         max_reject_share=max_reject_share,
+        push_to_hub=push_to_hub,
         console=console,
     )
     console.print(_next(facts, model, output))

@@ -37,6 +37,7 @@ from linformers.data.documents import first_texts
 from linformers.data.tokenise import forget_limits
 from linformers.files.environment import describe_environment
 from linformers.files.folders import check_output, write_folder
+from linformers.files.hub import check_repo, push_folder
 from linformers.files.progress import ReadProgress
 from linformers.files.sources import Source
 from linformers.models.config import LinformerConfig
@@ -81,6 +82,7 @@ def convert_to_folder(
     fit_sources: Sequence[Source] = (),
     max_texts: int = 64,
     max_reject_share: float = 0.01,
+    push_to_hub: str | None = None,
     console: Console,
 ) -> dict[str, Any]:
     """Write the converted model; the folder appears whole or not at all.
@@ -98,6 +100,7 @@ def convert_to_folder(
         fit_sources: texts to fit projections to.
         max_texts: how many of the texts are used, from the first on.
         max_reject_share: Largest share of unusable ones among the records that are read.
+        push_to_hub: repository of the Hugging Face hub to upload the folder to, as ``user/name``.
         console: where to print.
 
     Returns:
@@ -105,10 +108,12 @@ def convert_to_folder(
 
     Raises:
         ValueError: a model or option that cannot be used, or an output folder of something else.
-        OSError: a file that is not there.
+        OSError: a file that is not there; or the upload failed, after the folder was written.
     """
     check_choice("architecture", architecture, ARCHITECTURES)
     check_output(output, CONVERSION)
+    if push_to_hub is not None:
+        check_repo(push_to_hub)
     texts = first_texts("texts", sources, max_texts, max_reject_share, console.print)
     fit_texts = first_texts("fit_texts", fit_sources, max_texts, max_reject_share, console.print)
     own = architecture == "own" and not Path(model).is_file()
@@ -210,6 +215,8 @@ def convert_to_folder(
     elif tokenizer is None:
         folders = output if teacher is None else f"{model} and to {output}"
         console.print(f"{model} has no tokenizer: copy one of the same vocabulary to {folders}")
+    if push_to_hub is not None:
+        console.print(f"uploaded to {push_folder(output, push_to_hub)}")
     return facts
 
 

@@ -134,6 +134,73 @@ def test_converts_measures_and_writes(ours: bool, teacher: Path, text_file: Path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "texts.jsonl"]
 
 
+class Hub:
+    """Stands in for ``huggingface_hub.HfApi``: keeps what it is asked for, or fails."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, object]] = []
+        self.failure: Exception | None = None
+
+    def __call__(self) -> "Hub":
+        return self
+
+    def create_repo(self, repo: str, exist_ok: bool) -> str:
+        self.asked.append((repo, exist_ok))
+        return f"https://hub/{repo}"
+
+    def upload_folder(self, *, repo_id: str, folder_path: Path, commit_message: str) -> None:
+        if self.failure is not None:
+            raise self.failure
+        self.asked.append((repo_id, sorted(path.name for path in Path(folder_path).iterdir())))
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
+    made = Hub()
+    monkeypatch.setattr("huggingface_hub.HfApi", made)
+    return made
+
+
+def test_is_pushed_to_the_hub_whole(hub: Hub, teacher: Path, tmp_path: Path, capsys) -> None:
+    output = tmp_path / "out"
+    command = ["convert", "--model", str(teacher), "--output", str(output), "--push-to-hub", "me/long-bert"]
+    assert run(command) == 0
+    made, uploaded = hub.asked
+    assert made == ("me/long-bert", True) and uploaded[0] == "me/long-bert"
+    assert uploaded[1] == sorted(path.name for path in output.iterdir())
+    assert {"README.md", "config.json", "model.safetensors", "tokenizer.json"} <= set(uploaded[1])
+    assert "uploaded to https://hub/me/long-bert" in capsys.readouterr().out
+
+
+def test_what_cannot_be_pushed_is_kept(hub: Hub, teacher: Path, tmp_path: Path, capsys) -> None:
+    output = tmp_path / "out"
+    command = ["convert", "--model", str(teacher), "--output", str(output), "--push-to-hub", "me/long-bert"]
+    hub.failure = RuntimeError("401 Client Error.\n\nInvalid username or password.")
+    assert run(command) == 1
+    said = capsys.readouterr().err
+    assert said == (
+        f"error: {output} is whole, but was not uploaded to me/long-bert: 401 Client Error. To upload it later: "
+        f"hf upload me/long-bert {output}\n"
+    )
+    assert AutoModelForMaskedLM.from_pretrained(output).config.linformers["projected_dim"] == 128
+
+
+def test_offline_nothing_is_pushed(teacher: Path, tmp_path: Path, capsys) -> None:
+    """By the client itself, which the tests keep offline."""
+    output = tmp_path / "out"
+    assert run(["convert", "--model", str(teacher), "--output", str(output), "--push-to-hub", "me/long-bert"]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"{output} is whole, but was not uploaded" in said and "HF_HUB_OFFLINE" in said
+    assert (output / "model.safetensors").is_file()
+
+
+def test_a_name_that_no_repository_has_is_refused_first(hub: Hub, teacher: Path, tmp_path: Path, capsys) -> None:
+    output = tmp_path / "out"
+    assert run(["convert", "--model", str(teacher), "--output", str(output), "--push-to-hub", "a/b/c"]) == 1
+    assert "--push-to-hub 'a/b/c' is no name of a repository" in capsys.readouterr().err
+    assert not output.exists() and not hub.asked
+
+
 def test_fits_on_text(teacher: Path, text_file: Path, tmp_path: Path) -> None:
     options = [*OURS, "--projection-kind", "linear", "--projected-dim", "4", "--projection-init", "fit"]
     output = ["--output", str(tmp_path / "out"), "--fit-texts", str(text_file)]

@@ -178,6 +178,11 @@ RUNS |= {
         "options": {"long": "truncate", "pool": "mean"},
         "files": 3,
         "counts": {"rows": 1203, "scored": 1200, "rejected": 3, "long": 7, "shards": 2, "reasons": {"empty": 3}},
+        "run": 2,
+        "new": {
+            "files": 1,
+            "counts": {"rows": 20, "scored": 18, "rejected": 2, "long": 1, "shards": 1, "reasons": {"empty": 2}},
+        },
         "files_not_read": ["a.eml"],
         "seconds": 12.3,
         "environment": MACHINE,
@@ -187,6 +192,7 @@ RUNS["embed"] = {
     **RUNS["score"],
     "kind": "linformers embed",
     "counts": {"rows": 1203, "embedded": 1203, "rejected": 0, "shards": 1, "reasons": {}},
+    "new": {"files": 1, "counts": {"rows": 20, "embedded": 20, "rejected": 0, "shards": 1, "reasons": {}}},
 }
 NAMES = {"advise": "advice", "calibrate": "calibration", "export": "export", "convert": "conversion"}
 # Of each kind: what must stand on its page, and the names of its charts.
@@ -201,8 +207,8 @@ SHOWN = {
     "convert": (("64, none", "up to 1,024 tokens", "0.9300", "a note"), {"layers"}),
     "export": (("12.3 MB", "1.0e-06", "0.9991", "0.8967"), set()),
     "calibrate": (("0.4321", "0.7000 to 0.9000", "14 flagged", "held.csv"), {"reliability", "thresholds"}),
-    "score": (("1,203", "1,200 scored", "empty", "1 files of other formats"), set()),
-    "embed": (("1,203 embedded", "truncate"), set()),
+    "score": (("1,203", "1,200 in all runs", "empty", "Files that no reader takes: 1", "a.eml", "films"), set()),
+    "embed": (("1,203", "Documents embedded", "truncate"), set()),
 }
 
 
