@@ -37,11 +37,8 @@ def fit_projections(
         texts: read in turn, each up to the length that both take.
         on_progress: called after each step with the steps done and their number.
     """
-    attentions = {
-        i: module
-        for i, layer in enumerate(student.base_model.get_submodule("encoder.layers").children())
-        if isinstance(module := layer.get_submodule("attention"), LinformerAttention)
-    }
+    layers: dict[int, Any] = dict(enumerate(student.base_model.get_submodule("encoder.layers").children()))
+    attentions = {i: layer.attention for i, layer in layers.items() if isinstance(layer.attention, LinformerAttention)}
     exact = {i: softmax_of(attention) for i, attention in attentions.items()}
     projections = [
         e for attention in attentions.values() for e in (attention.key_projection, attention.value_projection)
@@ -57,7 +54,8 @@ def fit_projections(
         inputs = encoder.batch(batch, max_length=limit).to(student.device)
         with torch.no_grad():
             states = teacher.base_model(**inputs, output_hidden_states=True).hidden_states
-        errors = [_error(a, exact[i], states[i], inputs["attention_mask"]) for i, a in attentions.items()]
+            read = {i: layers[i].attention_norm(states[i]) if layers[i].pre_norm else states[i] for i in attentions}
+        errors = [_error(a, exact[i], read[i], inputs["attention_mask"]) for i, a in attentions.items()]
         gradients = torch.autograd.grad(torch.stack(errors).sum(), fitted)
         for parameter, gradient in zip(fitted, gradients, strict=True):
             parameter.grad = gradient

@@ -192,7 +192,7 @@ def to_linformer(
     if max_length is not None:
         student.resize_max_length(max_length, positions)
     if projection_init != "random":
-        _start_as_pooling(student)
+        start_as_pooling(student)
     if projection_init == "fit":
         fit_projections(student, teacher, tokenizer, texts, on_progress=on_progress)
     return student
@@ -297,7 +297,7 @@ def _of_modules(weights: Mapping[str, Tensor], modules: str | tuple[str, ...], w
 
 
 @torch.no_grad()
-def _start_as_pooling(student: LinformerPreTrainedModel) -> None:
+def start_as_pooling(student: LinformerPreTrainedModel) -> None:
     """Fill linear projections with what mean pooling of a text of the greatest length does; conv starts so anyway."""
     for attention in student.modules():
         if not isinstance(attention, LinformerAttention):

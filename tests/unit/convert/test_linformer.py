@@ -13,6 +13,8 @@ import linformers
 from linformers import to_linformer
 from linformers.attention import LinformerAttention, SoftmaxAttention
 from linformers.convert.families import FAMILIES
+from linformers.convert.fit import fit_projections
+from linformers.convert.linformer import start_as_pooling
 
 CLASSES = {"bert": "Bert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta", "distilbert": "DistilBert"}
 CLASSES |= {"electra": "Electra", "camembert": "Camembert"}
@@ -212,6 +214,32 @@ def test_fit_brings_attention_nearer(kind: str, sharing: str, tokenizer, tmp_pat
         assert all(p.requires_grad and p.grad is None for p in weights.values())
         assert torch.equal(weights["encoder.layers.0.attention.q_proj.weight"], teacher_weight(teacher))
     assert errors[1] < 0.9 * errors[0]
+
+
+def test_fit_reads_what_attention_reads_behind_a_norm(tokenizer) -> None:
+    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    shape |= {"vocab_size": 60, "max_position_embeddings": 24, "projected_dim": 6, "norm_position": "pre"}
+    teacher = linformers.LinformerModel(linformers.LinformerConfig(**shape, attention_type="softmax")).eval()
+    generator = torch.Generator().manual_seed(1)
+    for parameter in teacher.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator) * 0.5
+    student = linformers.LinformerModel(linformers.LinformerConfig(**shape)).eval()
+    student.load_state_dict(teacher.state_dict(), strict=False)
+    start_as_pooling(student)
+    texts = [" ".join(words()[i : i + 15]) for i in range(8)]
+    inputs = tokenizer(texts, return_tensors="pt", padding=True)
+
+    def gap() -> float:
+        states = teacher(**inputs, output_hidden_states=True).hidden_states
+        pairs = zip(student.encoder.layers, teacher.encoder.layers, states, strict=False)
+        return sum(
+            (a.attention(a.attention_norm(x)) - b.attention(b.attention_norm(x))).square().sum().item()
+            for a, b, x in pairs
+        )
+
+    before = gap()
+    fit_projections(student, teacher, tokenizer, texts)
+    assert gap() < 0.03 * before, "without the norm it is 0.08"
 
 
 def teacher_weight(teacher) -> torch.Tensor:
