@@ -19,6 +19,7 @@ def run(folder: Path, *options: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_recipe_trains_every_model_and_keeps_what_is_finished(tmp_path: Path):
     options = ["--task", "listops", "--steps", "2", "--sizes", "20", "6", "6", "--shorter", "20", "--batch-size", "2"]
     run(tmp_path, *options, "--models", "kfree", "none")

@@ -126,7 +126,7 @@ def equal_to_one_process(rank, world):
                 )
 
 
-@pytest.mark.parametrize("world", [pytest.param(2, marks=pytest.mark.slow), 3])
+@pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_outputs_and_gradients_equal_one_process(world):
     on_processes(world, equal_to_one_process)
 
