@@ -32,6 +32,24 @@ def make_classifier(folder: Path, kind: str = "linformer", labels: int = 2, **fi
     return folder
 
 
+TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
+
+
+def make_tagger(folder: Path, kind: str = "linformer", **fields: Any) -> Path:
+    """A token classifier with random weights, and its tokenizer."""
+    import torch
+    from transformers import AutoConfig, AutoModelForTokenClassification
+
+    import linformers  # noqa: F401
+
+    make_model(folder, kind)
+    names = {"id2label": dict(enumerate(TAGS)), "label2id": {name: place for place, name in enumerate(TAGS)}}
+    config = AutoConfig.from_pretrained(folder, initializer_range=0.5, **names, **fields)
+    torch.manual_seed(0)
+    AutoModelForTokenClassification.from_config(config).save_pretrained(folder)
+    return folder
+
+
 def texts(count: int, seed: float = 0) -> list[str]:
     """Texts of few words, and of more than the 64 tokens that the model reads."""
     rng = random.Random(seed)

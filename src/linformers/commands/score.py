@@ -87,6 +87,8 @@ def _conclude(settings: ScoreSettings, outcome: Outcome, queued: list[tuple[Path
     if new.more["long"]:
         what = "cut off" if settings.long == "truncate" else f"read in pieces ({settings.pool} of them)"
         yield f"{new.more['long']:,} documents were longer than the model reads at once, and {what}"
+    if new.more["entities"]:
+        yield f"{new.more['entities']:,} entities, each with its label, characters and text"
     for path, rows in queued:
         flagged = new.more["flagged"]
         most = f" (the surest {rows:,})" if rows < flagged else ""

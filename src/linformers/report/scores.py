@@ -28,7 +28,8 @@ def scores(folder: Path, results: dict[str, Any]) -> Report:
     gathered = files / f"{shards}.{results['options'].get('format', 'parquet')}"
     if labels := _labels(gathered):
         rows = [(label, f"{count:,}", f"{count / sum(labels.values()):.1%}") for label, count in labels.most_common()]
-        sections.append(Table(caption="Labels of this run", head=["label", "documents", "share"], rows=rows))
+        what = "entities" if new.get("entities") else "documents"
+        sections.append(Table(caption="Labels of this run", head=["label", what, "share"], rows=rows))
     names = [name for name in whole if name not in ("reasons", "shards")]
     counts = [(name.replace("_", " "), f"{new[name]:,}", f"{whole[name]:,}") for name in names]
     head = ["what", f"run {run}", "all runs"]
@@ -87,13 +88,16 @@ def _beginning(text: str) -> str:
 
 
 def _labels(gathered: Path) -> Counter[str]:
-    """How many rows have each label, where there is one."""
+    """How many rows, or entities, have each label, where there are some."""
     if not gathered.is_file():
         return Counter()
     if gathered.suffix == ".parquet":
-        schema = pq.read_schema(gathered)
-        columns = ["label"] if "label" in schema.names else []
-        labels = pq.read_table(gathered, columns=columns)["label"].to_pylist() if columns else []
+        columns = [name for name in ("label", "entities") if name in pq.read_schema(gathered).names]
+        rows = pq.read_table(gathered, columns=columns).to_pylist() if columns else []
     else:
-        labels = [row.get("label") for row in rows_of_shard(gathered)]
-    return Counter(label for found in labels for label in (found if isinstance(found, list) else [found]) if label)
+        rows = list(rows_of_shard(gathered))
+    found: Counter[str] = Counter()
+    for row in rows:
+        labels = [one["label"] for one in row["entities"]] if "entities" in row else row.get("label")
+        found.update(labels if isinstance(labels, list) else [labels] if labels else [])
+    return found

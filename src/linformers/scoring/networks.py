@@ -6,12 +6,18 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedModel,
+)
 
 from linformers.convert.agreement import check_loaded
 from linformers.convert.load import longest_input, saved_head
@@ -24,15 +30,20 @@ from linformers.scoring.settings import Dtype, Reading, VectorSettings
 from linformers.training.loading import LOCAL, REPORTED, load_tokenizer, reported
 
 GRAPH, GRAPH_FACTS = "model.onnx", "export.json"
-SCORERS = ("ForSequenceClassification", "Model", "ForMaskedLM")
-ENCODERS = (*SCORERS, "ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice")
+TAGS: Literal["tags"] = "tags"  # the kind of a token classifier
+CLASSIFIERS = {
+    "ForSequenceClassification": AutoModelForSequenceClassification,
+    "ForTokenClassification": AutoModelForTokenClassification,
+}
+SCORERS = (*CLASSIFIERS, "Model", "ForMaskedLM")
+ENCODERS = (*SCORERS, "ForQuestionAnswering", "ForMultipleChoice")
 # Larger batches are no faster on a CPU (measured at hidden 384 and 768); ONNX Runtime, whose layers take all tokens at
 # once, has them in cache in small ones (int8 of MiniLM, documents/s: 15 with 4,096 tokens, 20 with 512).
 CPU_TOKENS, ONNX_TOKENS = 4096, 512
 
 Ids = Int[Tensor, "batch seq"]
 Mask = Bool[Tensor, "batch seq"]
-Output = tuple[Float[Tensor, "batch classes"] | None, Float[Tensor, "batch seq hidden"] | None]
+Output = tuple[Float[Tensor, "batch *classes"] | None, Float[Tensor, "batch seq hidden"] | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +56,7 @@ class Network:
         tokenizer: Tokenizer of transformers.
         architecture: its class.
         runtime: ``torch`` or ``onnxruntime``.
-        kind: Kind of the classifier; None = an encoder.
+        kind: Kind of the classifier, ``tags`` of one of tokens; None = an encoder.
         labels: Labels of the classifier, in the order of the logits; a regression has none.
         hidden_size: Size of the embeddings.
         max_length: tokens that it reads.
@@ -60,7 +71,7 @@ class Network:
     tokenizer: Any
     architecture: str
     runtime: str
-    kind: Kind | None
+    kind: Kind | Literal["tags"] | None
     labels: list[str]
     hidden_size: int
     max_length: int
@@ -104,16 +115,17 @@ def load_network(reading: Reading | VectorSettings) -> Network:
     architecture = facts["architecture"] if exported else (config.architectures or ["Model"])[0]
     head = saved_head({"architectures": [architecture]} if exported else config.to_dict())
     if head not in (ENCODERS if embeds else SCORERS):
-        what = "embed takes encoders of texts" if embeds else "score takes classifiers and encoders of texts"
+        what = "embed takes encoders of texts" if embeds else "score takes classifiers, taggers and encoders of texts"
         raise ValueError(f"model={reading.model!r} is a {architecture}; {what}")
-    classifies = head == "ForSequenceClassification" and not embeds
+    auto = None if embeds else CLASSIFIERS.get(head)
+    classifies = auto is not None
     states = embeds or reading.embeddings or not classifies
     device = torch.device("cuda" if torch.cuda.is_available() and not exported else "cpu")
     dtype = reading.arithmetic if embeds else reading.dtype
     if exported and dtype != "float32":
         option = "arithmetic" if embeds else "dtype"
         raise ValueError(f"{option}={dtype} has no effect on an export: leave it out, or export as onnx-int8")
-    model = None if exported else _load(folder, reading.model, dtype, classifies, device)
+    model = None if exported else _load(folder, reading.model, dtype, auto, device)
     longest = facts["max_length"] if model is None else longest_input(model)
     if reading.max_length is not None and reading.max_length > longest:
         raise ValueError(f"max_length={reading.max_length} is more than the {longest:,} tokens that the model reads")
@@ -131,7 +143,7 @@ def load_network(reading: Reading | VectorSettings) -> Network:
         run = _onnx(folder, facts, reading.model, classifies, states, threads)
     else:
         run = _torch(model, classifies, states, device)
-    kind = kind_of_config(config)
+    kind = TAGS if head == "ForTokenClassification" else kind_of_config(config)
     named = classifies and kind != "regression"
     labels = [str(name) for _, name in sorted(config.id2label.items())] if named else []
     if len(set(labels)) < len(labels):
@@ -165,13 +177,12 @@ def _plan_batches(config: Any, memory: int, length: int, device: torch.device, e
     return max(min(torch.get_num_threads(), fit // max(length, tokens)), 1), tokens
 
 
-def _load(folder: Path, name: str, dtype: Dtype, classifies: bool, device: torch.device) -> PreTrainedModel:
-    auto = AutoModelForSequenceClassification if classifies else AutoModel
+def _load(folder: Path, name: str, dtype: Dtype, auto: Any, device: torch.device) -> PreTrainedModel:
     with reported("model", name):
-        model, report = auto.from_pretrained(
+        model, report = (auto or AutoModel).from_pretrained(
             folder, use_safetensors=True, dtype=getattr(torch, dtype), **REPORTED, **LOCAL
         )
-    check_loaded(f"model={name!r}", model, report, head=classifies)
+    check_loaded(f"model={name!r}", model, report, head=auto is not None)
     return model.to(device).eval().requires_grad_(False)
 
 

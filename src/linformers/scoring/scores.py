@@ -1,4 +1,4 @@
-"""Scores of documents: labels and probabilities, values, or mean hidden states."""
+"""Scores of documents: labels and probabilities, values, entities, or mean hidden states."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,10 +11,11 @@ from linformers.data.tokenise import Tokens
 from linformers.files.inputs import Input
 from linformers.files.rows import JOINT, Wanted
 from linformers.scoring.columns import TrainedInputs, columns_to_score
-from linformers.scoring.networks import Network
+from linformers.scoring.networks import TAGS, Network
 from linformers.scoring.queue import CHARACTERS
 from linformers.scoring.scorer import Scorer, Scores
 from linformers.scoring.settings import Format, ScoreSettings
+from linformers.scoring.tags import ENTITIES, Tagged, Tagger
 from linformers.scoring.units import Unit
 from linformers.scoring.work import Job, Reader, id_columns, leave_out
 
@@ -24,8 +25,8 @@ class ScoreJob(Job):
     """Scoring of files; see `Job`."""
 
     NAME, SHARDS, DOING = "score", "scores", "scoring"
-    COLUMNS = ("label", "probabilities", "value", "flagged", "text", "embedding")
-    COUNTS = ("tokens", "long", "windows", "flagged")
+    COLUMNS = ("label", "probabilities", "value", "entities", "flagged", "text", "embedding")
+    COUNTS = ("tokens", "long", "windows", "flagged", "entities")
 
     settings: ScoreSettings
 
@@ -40,7 +41,10 @@ class ScoreJob(Job):
         return ScoreReader(self.settings)
 
     def prepare(self, reader: "ScoreReader") -> dict[str, Any]:
-        """Refuse a queue of a label that the model does not have."""
+        """Refuse what the model does not have: the labels of a queue, and what a tagger does not do."""
+        for name in ("queue", "pair", "embeddings") if reader.tagger else ():
+            if getattr(self.settings, name):
+                raise ValueError(f"{name}={getattr(self.settings, name)!r} is not for taggers: leave it out")
         labels = reader.scorer.network.labels
         if unknown := [label for label in self.settings.queue if label not in labels]:
             there = f"it has {', '.join(labels)}" if labels else "it is no classifier"
@@ -58,9 +62,15 @@ class ScoreReader(Reader):
 
     def __init__(self, settings: ScoreSettings) -> None:
         self.settings, self.scorer = settings, Scorer(settings)
+        network = self.scorer.network
+        self.tagger = Tagger(network, self.scorer.pieces) if network.kind == TAGS else None
 
-    def encode(self, unit: Unit) -> Tokens:
+    def encode(self, unit: Unit) -> Tokens | Tagged:
         """Tokens of a unit; where there is a queue, the beginnings of its texts stay."""
+        if self.tagger is not None:
+            tagged = self.tagger.encode(unit.texts)
+            leave_out(unit, tagged.tokens.empty)
+            return tagged
         tokens = self.scorer.encode(unit.texts, unit.pairs or None)
         texts, kept = [unit.texts, *([unit.pairs] if unit.pairs else [])], []
         if self.settings.queue:
@@ -72,17 +82,28 @@ class ScoreReader(Reader):
         return tokens
 
     def read(
-        self, job: ScoreJob, unit: Unit, encoded: Tokens, seen: Callable[[int], None]
+        self, job: ScoreJob, unit: Unit, encoded: Tokens | Tagged, seen: Callable[[int], None]
     ) -> tuple[pa.Table, dict[str, int]]:
-        """Scores of a unit."""
+        """Scores, or entities, of a unit."""
+        if self.tagger is not None:
+            assert isinstance(encoded, Tagged)
+            found = self.tagger.tag(encoded, seen)
+            columns = id_columns(job.wanted, unit)
+            columns["entities"] = pa.array([[one._asdict() for one in of_text] for of_text in found], ENTITIES)
+            return pa.table(columns), _counts(encoded.tokens, entities=sum(map(len, found)))
+        assert isinstance(encoded, Tokens)
         table = _table(job, self.scorer.network, unit, self.scorer.score(encoded, seen))
         flagged = sum(table["flagged"].to_pylist()) if "flagged" in table.column_names else 0
-        counts = {"tokens": encoded.count, "long": encoded.long, "windows": len(encoded.windows), "flagged": flagged}
-        return table, counts
+        return table, _counts(encoded, flagged=flagged)
 
     def describe(self) -> dict[str, Any]:
         """What a manifest should say of the model."""
         return self.scorer.network.describe()
+
+
+def _counts(tokens: Tokens, flagged: int = 0, entities: int = 0) -> dict[str, int]:
+    found = {"tokens": tokens.count, "long": tokens.long, "windows": len(tokens.windows)}
+    return {**found, "flagged": flagged, "entities": entities}
 
 
 def _table(job: ScoreJob, network: Network, unit: Unit, scores: Scores) -> pa.Table:

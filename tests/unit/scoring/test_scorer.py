@@ -128,8 +128,8 @@ def test_models_that_cannot_be_used(models: dict[str, Path], tmp_path: Path) -> 
     save_file({k: v for k, v in weights.items() if "out_proj" not in k}, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(ValueError, match="lacks weights.*classifier.out_proj"):
         load_network(Reading(model=str(folder)))
-    with pytest.raises(ValueError, match="score takes classifiers and encoders"):
-        load_network(Reading(model=str(changed("tokens", architectures=["LinformerForTokenClassification"]))))
+    with pytest.raises(ValueError, match="score takes classifiers, taggers and encoders"):
+        load_network(Reading(model=str(changed("tokens", architectures=["LinformerForQuestionAnswering"]))))
     with pytest.raises(ValueError, match="not each other's inverse"):
         load_network(Reading(model=str(changed("twins", id2label={"0": "a", "1": "a"}))))
     with pytest.raises(ValueError, match="max_length=65 is more than the 64 tokens"):
