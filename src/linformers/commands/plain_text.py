@@ -15,7 +15,7 @@ from linformers.data.masking import unmasked
 from linformers.data.tokenise import forget_limits
 from linformers.files.run_folder import Folder
 from linformers.files.settings import Count, Natural, Positive, RunSettings, Share
-from linformers.files.sources import Source
+from linformers.files.sources import Source, check_apart
 from linformers.models.silence import silenced
 from linformers.report.cards import CARD, continued_card
 from linformers.training import tensors
@@ -126,6 +126,7 @@ class PlainTextJob(Job):
         given: Any = {"text_column": settings.text, "delimiter": settings.delimiter, "encoding": settings.encoding}
         more: Any = {"max_reject_share": settings.max_reject_share, "console": self.console}
         sources = [Source(path=path, **given) for path in settings.texts]
+        check_apart({"texts": sources})
         caches = tokenise(sources, self.tokenizer, cache_folder(), **more)
         pairs = [cache.split(settings.evaluation_share) for cache in caches]
         prints = "\n".join(part.fingerprint for pair in pairs for part in pair)

@@ -213,7 +213,7 @@ def scaling_charts(cells: list[Results]) -> list[Chart]:
             if not cell["problem"] and cell[field]
         ]
         lines = {label: [row[1:] for row in rows if row[0] == label] for label in dict.fromkeys(row[0] for row in rows)}
-        if not rows:
+        if len({length for _, length, _ in rows}) < 2:  # a table's
             continue
         ends = ", ".join(f"{label} {points[-1][1]:.3g} at {points[-1][0]:,} tokens" for label, points in lines.items())
         charts.append(

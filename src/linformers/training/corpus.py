@@ -21,6 +21,7 @@ from linformers.data.streams import Curriculum, MaskedBlocks, collate
 from linformers.data.tokenise import TextEncoder, forget_limits, special_id
 from linformers.data.tokenizer import train_tokenizer
 from linformers.files.folders import write_folder
+from linformers.files.sources import check_apart
 from linformers.training.processes import Layout, split_batch
 from linformers.training.recipe import DataRecipe, Recipe, Stage, TrainingRecipe
 
@@ -174,6 +175,7 @@ def _sources(
     from linformers.data.padding import PadBatch
 
     data, folder = recipe.data, cache_folder(recipe.data.cache)
+    check_apart({f"data.{which}": data.sources(which) for which in ("train", "evaluation")})
 
     def cached(which: Any) -> list[Any]:
         return tokenise(
