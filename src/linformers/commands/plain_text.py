@@ -128,6 +128,10 @@ class PlainTextJob(Job):
         sources = [Source(path=path, **given) for path in settings.texts]
         check_apart({"texts": sources})
         caches = tokenise(sources, self.tokenizer, cache_folder(), **more)
+        self.read = {
+            "records_unusable": sum(cache.num_rejected for cache in caches),
+            "files_not_read": [file for cache in caches for file in cache.files_not_read],
+        }
         pairs = [cache.split(settings.evaluation_share) for cache in caches]
         prints = "\n".join(part.fingerprint for pair in pairs for part in pair)
         train, held_out = (list(parts) for parts in zip(*pairs, strict=True))
@@ -145,7 +149,7 @@ class PlainTextJob(Job):
     def results(self, found: dict[str, Any], best: Path) -> dict[str, Any]:
         """The tokens that were read, and what was measured before the first step."""
         tokens = found["steps"] * self.settings.batch_size * self.settings.length
-        return {"tokens": tokens, "before": found["evaluations"][0][1]}
+        return {"tokens": tokens, "before": found["evaluations"][0][1], "read": self.read}
 
     def write_model(self, target: Path, results: dict[str, Any], best: Path) -> None:
         """Write the best weights with the head and all that is around the model, and what was done on its card."""

@@ -108,7 +108,8 @@ def _training(
 
 def _pretrain(folder: Path, results: Results) -> Report:
     best, data = results["best"], results["data"]
-    rows = [(name.replace("_", " "), _number(value)) for name, value in data.items() if not isinstance(value, dict)]
+    told = {name: len(value) if isinstance(value, list) else value for name, value in data.items()}
+    rows = [(name.replace("_", " "), _number(value)) for name, value in told.items() if not isinstance(value, dict)]
     return _training(
         results,
         _run(folder),

@@ -212,6 +212,11 @@ def _sources(
         "train_tokens": sum(cache.num_tokens for cache in train) if train else None,
         "evaluation_tokens": len(evaluation) * data.length,
     }
+    read = [*caches, *(held_out if data.evaluation is not None else ())]
+    facts |= {
+        "records_unusable": sum(cache.num_rejected for cache in read),
+        "files_not_read": [file for cache in read for file in cache.files_not_read],
+    }
     return Corpus(
         train=_stream(recipe, tokenizer, masking, layout)
         if data.streaming
