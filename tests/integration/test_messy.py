@@ -158,6 +158,31 @@ CASES: dict[str, tuple[list[dict[str, Any]], tuple[str, ...], int, str]] = {
     "encoding": (labelled(lambda i: i % 2), ("--encoding", "utf9"), 1, "--encoding 'utf9' is unknown to Python"),
     "delimiter": (labelled(lambda i: i % 2), ("--delimiter", ";;"), 1, "--delimiter ';;' must be one character"),
     "rate": (labelled(lambda i: i % 2), ("--learning-rate", "-1"), 1, "--learning-rate -1.0 must be above 0"),
+    "id of ours": (
+        labelled(lambda i: i % 2),
+        ("--id", "row"),
+        1,
+        "--id 'row' is the name of a column that",
+    ),
+    "seed": (labelled(lambda i: i % 2), ("--seed", "-1"), 1, "--seed must be at least 0, got -1"),
+    "no share": (
+        labelled(lambda i: i % 2),
+        ("--validation-size", "1.5"),
+        1,
+        "--validation-size 1.5 must be a number of rows (1, 2, ...) or a share between 0 and 1",
+    ),
+    "columns of zeros": (
+        [{"text": one["text"], "ham": i % 2, "spam": 1 - i % 2} for i, one in enumerate(FOUND)],
+        (),
+        1,
+        "give --label, or --labels for columns of 0 and 1 (columns: text, ham, spam)",
+    ),
+    "one very long text": (
+        [{"text": "x" * 300_000, "label": 1}, *labelled(lambda i: i % 2)],
+        (),
+        0,
+        "1 of 55 training texts cut at 64 tokens; the longest has ",
+    ),
     "size": (labelled(lambda i: i % 2), ("--test-size", "60"), 1, "--test-size 60 must be between 1 and 59"),
 }
 

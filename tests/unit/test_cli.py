@@ -74,7 +74,7 @@ def test_misuse_names_the_remedy(command, arguments: list[str], said: str, capsy
     [
         (ValueError("projected_dim=0 is too small: give at least 1"), "projected_dim=0 is too small: give at least 1"),
         (TypeError("steps must be an integer"), "steps must be an integer"),
-        (FileNotFoundError(2, "No such file", "books.txt"), "[Errno 2] No such file: 'books.txt'"),
+        (FileNotFoundError(2, "No such file", "books.txt"), "books.txt: No such file"),
     ],
 )
 def test_error_of_the_user(command, error: Exception, line: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -67,11 +67,7 @@ def summary(
 def write_predictions(
     path: Path, task: Task, scores: Float[np.ndarray, "rows classes"], ids: Sequence[str] = ()
 ) -> None:
-    """Write a row for each reported example: ids, where it stands, its text and label, the prediction, probabilities.
-
-    Raises:
-        ValueError: A column of ids has the name of another one.
-    """
+    """Write a row for each reported example: ids, where it stands, text and label, the prediction, probabilities."""
     part = task.parts[task.reported]
 
     def named(values: np.ndarray) -> list[Any]:

@@ -10,7 +10,6 @@ from linformers.files.forms import Form
 from linformers.files.settings import Count, Natural, NonNegative, Positive, RunSettings, Share
 
 PLAN = "finetune.json"
-Part = Annotated[float, Field(gt=0, lt=1)]
 
 
 class FinetuneSettings(RunSettings):
@@ -86,8 +85,8 @@ class FinetuneSettings(RunSettings):
     encoding: str | None = None
     kind: Kind | None = None
     train_size: Count | None = None
-    validation_size: Count | Part | None = None
-    test_size: Count | Part | None = None
+    validation_size: int | float | None = None
+    test_size: int | float | None = None
     split_seed: Natural = 0
     max_reject_share: Share = 0.01
     teacher: str | None = None
@@ -124,7 +123,11 @@ class FinetuneSettings(RunSettings):
                 raise ValueError(f"{name}={getattr(self, name)!r} is for text, not modality={self.modality!r}")
         if self.labels and (self.label is not None or self.kind not in (None, "multi_label")):
             raise ValueError(f"labels={','.join(self.labels)} are a multi-label task: leave label and kind out")
-        self.form  # noqa: B018  (refuses what is wrong)
+        for name in ("validation_size", "test_size"):
+            size = getattr(self, name)
+            if size is not None and not (0 < size < 1 or (size >= 1 and size == int(size))):
+                raise ValueError(f"{name}={size:g} must be a number of rows (1, 2, ...) or a share between 0 and 1")
+        self.form, self.columns  # noqa: B018  (refuse what is wrong)
         if self.teacher is not None and self.hidden_weight == self.logits_weight == 0:
             raise ValueError(
                 f"teacher={self.teacher!r} has no effect: hidden_weight and logits_weight are 0; raise one"

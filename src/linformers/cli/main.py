@@ -87,7 +87,7 @@ def _with_flags(message: str, arguments: Sequence[str]) -> str:
 
     def flag(found: re.Match[str]) -> str:
         name, sign = found.groups()
-        missing = message.startswith(" is missing", found.end())
+        missing = message.startswith((" is missing", " must be at least "), found.end())
         return flags[name] + " " * bool(sign) if sign or missing or "_" in name else name
 
     return known.sub(flag, message)
@@ -115,6 +115,11 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:
         if debug:
             raise
+        from linformers.files.folders import explain
+
+        if (said := explain(error)) is not None:
+            _complain(said)
+            return FAILED
         expected = isinstance(error, ValueError | TypeError | OSError)
         kind = "" if expected else f"{type(error).__name__}: "
         remedy = "" if expected else " (this should not happen: run again with --debug and report the traceback)"

@@ -36,6 +36,7 @@ def tokenizer(
 
     from linformers.data.documents import read_texts
     from linformers.data.tokenizer import SMALLEST_VOCABULARY, train_tokenizer
+    from linformers.files.folders import check_no_file, save_beside
     from linformers.files.progress import ReadProgress
     from linformers.files.rejects import Rejects
     from linformers.files.sources import Source
@@ -46,6 +47,7 @@ def tokenizer(
     rejects = Rejects(path=output / "rejects.jsonl", max_share=max_reject_share)
     if vocab_size < SMALLEST_VOCABULARY:  # before the text is read
         raise ValueError(f"vocab_size={vocab_size} is too small; use {SMALLEST_VOCABULARY} or more")
+    check_no_file(output)
     characters = 0
     with rejects, ReadProgress(console, "reading", unit="characters") as progress:
 
@@ -59,7 +61,7 @@ def tokenizer(
         trained = train_tokenizer(
             texts(), vocab_size=vocab_size, model_max_length=model_max_length, min_frequency=min_frequency
         )
-    trained.save_pretrained(str(output))
+    save_beside(output, lambda folder: trained.save_pretrained(str(folder)))
     AutoTokenizer.from_pretrained(str(output))  # what was written can be read
     console.print(f"{rejects.documents:,} documents, {characters:,} characters, {rejects.rejected:,} records unusable")
     if len(trained) < vocab_size:

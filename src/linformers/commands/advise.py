@@ -93,6 +93,8 @@ def run_advise(settings: AdviseSettings, console: Console) -> None:
     facts = {
         "model": name_of(settings.model),
         "texts": [name_of(path) for path in settings.texts],
+        "records_unusable": rejects.rejected,
+        "files_not_read": rejects.passed_over,
         "target": {advice.target: advice.value},
         "length": advice.length,
         **advice.options,

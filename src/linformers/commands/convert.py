@@ -4,7 +4,7 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,7 @@ SETTINGS = (  # of our config, that the card shows
     "global_tokens",
     "exact_length",
 )
+FEW_SLOTS = 8
 EVERY_LENGTH = 2**31 - 1  # tokens: no input is longer
 INPUTS = {"pixel_values": "images", "input_values": "recordings", "input_features": "recordings"}
 
@@ -156,6 +157,8 @@ def convert_to_folder(
             f"it takes no input longer than the {made.exact_length:,} tokens that softmax attention reads: give a "
             "greater --max-length (text), or a smaller --exact-length or --segment-length"
         )
+    for line in _slots(made, longest if known else None):
+        console.print(line)
     fidelity = None
     if texts and teacher is not None:
         with ReadProgress(console, "measuring", unit="texts") as progress:
@@ -271,6 +274,23 @@ def _own(teacher: PreTrainedModel, options: Mapping[str, Any]) -> _Converted:
         exact_up_to=_exact_up_to(settings, layer_slots(student.config), *ends, options["positions"]),
         settings=asdict(settings),
     )
+
+
+def _slots(made: _Converted, longest: int | None) -> Iterator[str]:
+    """What numbers of slots mean that are unusually great or small."""
+    dims = layer_slots(made.student.config)
+    many, few = [k for k in dims if longest and k and k >= longest], [k for k in dims if k and k < FEW_SLOTS]
+    if many:
+        yield (
+            f"--projected-dim {max(many)} is no fewer slots than the {longest:,} tokens of the longest input: nothing "
+            "is compressed, and it is no faster than softmax attention; take fewer, or a greater --max-length"
+        )
+    if few:
+        length = f" of more than {made.exact_length:,} tokens" if made.exact_length else ""
+        yield (
+            f"--projected-dim {min(few)} lets each token see the whole of a text{length} as {min(few)} "
+            f"slot{'s' * (min(few) > 1)}: --texts measures how far that is from the teacher"
+        )
 
 
 def _say_parity(made: _Converted, inputs: str, tokenizer: Any, console: Console, *, own: bool) -> None:

@@ -183,6 +183,8 @@ class FinetuneJob(Job):
             most = longest_input(self.model)
             if longer[enough - 1] > most:
                 text += f" (this model reads {most:,}; linformers convert --max-length makes a longer one of it)"
+        else:
+            text += f"; the longest has {sizes.max():,}: cut such texts into rows of their own"
         self.say(text)
 
     # --- training
@@ -232,6 +234,13 @@ class FinetuneJob(Job):
         check_choice("select_by", asked, CHOICES[kind])
         if asked == "f1" and len(self.task.classes) != 2:
             raise ValueError(f"select_by='f1' is of two classes, and here are {len(self.task.classes)}: take f1_macro")
+        held_out = self.task.validation.labels
+        if asked == "auroc" and len(np.unique(held_out, axis=0)) < 2:  # before an epoch of training is lost
+            raise ValueError(
+                f"select_by='auroc' is not defined on the validation rows, which are of one class; choose one of "
+                f"{', '.join(name for name in CHOICES[kind] if name != 'auroc')}, or set more rows aside with "
+                "validation_size"
+            )
         return asked
 
     def _class_weights(self) -> torch.Tensor | None:

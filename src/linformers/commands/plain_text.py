@@ -15,7 +15,7 @@ from linformers.data.masking import unmasked
 from linformers.data.tokenise import forget_limits
 from linformers.files.run_folder import Folder
 from linformers.files.settings import Count, Natural, Positive, RunSettings, Share
-from linformers.files.sources import Source
+from linformers.files.sources import Source, check_apart
 from linformers.models.silence import silenced
 from linformers.report.cards import CARD, continued_card
 from linformers.training import tensors
@@ -126,7 +126,12 @@ class PlainTextJob(Job):
         given: Any = {"text_column": settings.text, "delimiter": settings.delimiter, "encoding": settings.encoding}
         more: Any = {"max_reject_share": settings.max_reject_share, "console": self.console}
         sources = [Source(path=path, **given) for path in settings.texts]
+        check_apart({"texts": sources})
         caches = tokenise(sources, self.tokenizer, cache_folder(), **more)
+        self.read = {
+            "records_unusable": sum(cache.num_rejected for cache in caches),
+            "files_not_read": [file for cache in caches for file in cache.files_not_read],
+        }
         pairs = [cache.split(settings.evaluation_share) for cache in caches]
         prints = "\n".join(part.fingerprint for pair in pairs for part in pair)
         train, held_out = (list(parts) for parts in zip(*pairs, strict=True))
@@ -144,7 +149,7 @@ class PlainTextJob(Job):
     def results(self, found: dict[str, Any], best: Path) -> dict[str, Any]:
         """The tokens that were read, and what was measured before the first step."""
         tokens = found["steps"] * self.settings.batch_size * self.settings.length
-        return {"tokens": tokens, "before": found["evaluations"][0][1]}
+        return {"tokens": tokens, "before": found["evaluations"][0][1], "read": self.read}
 
     def write_model(self, target: Path, results: dict[str, Any], best: Path) -> None:
         """Write the best weights with the head and all that is around the model, and what was done on its card."""

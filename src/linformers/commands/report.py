@@ -109,7 +109,8 @@ def _training(
 
 def _pretrain(folder: Path, results: Results) -> Report:
     best, data = results["best"], results["data"]
-    rows = [(name.replace("_", " "), _number(value)) for name, value in data.items() if not isinstance(value, dict)]
+    told = {name: len(value) if isinstance(value, list) else value for name, value in data.items()}
+    rows = [(name.replace("_", " "), _number(value)) for name, value in told.items() if not isinstance(value, dict)]
     return _training(
         results,
         _run(folder),
@@ -214,7 +215,7 @@ def scaling_charts(cells: list[Results]) -> list[Chart]:
             if not cell["problem"] and cell[field]
         ]
         lines = {label: [row[1:] for row in rows if row[0] == label] for label in dict.fromkeys(row[0] for row in rows)}
-        if not rows:
+        if len({length for _, length, _ in rows}) < 2:  # a table's
             continue
         ends = ", ".join(f"{label} {points[-1][1]:.3g} at {points[-1][0]:,} tokens" for label, points in lines.items())
         charts.append(

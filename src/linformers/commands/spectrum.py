@@ -115,6 +115,7 @@ def run_spectrum(settings: SpectrumSettings, console: Console) -> None:
             "texts_read": windows.read,
             "texts_too_short": windows.short,
             "records_unusable": rejects.rejected,
+            "files_not_read": rejects.passed_over,
             "seconds_since_last_start": round(seconds, 1),
             "environment": describe_environment(model.device),
         }

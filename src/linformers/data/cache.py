@@ -27,8 +27,9 @@ from linformers.data.documents import hub_revision, read_documents
 from linformers.data.store import GrowingArray
 from linformers.data.tokenise import TextEncoder
 from linformers.files.folders import damage, file_hash, read_manifest, remove_leftovers, write_folder
+from linformers.files.forms import describe_forms
 from linformers.files.progress import ReadProgress
-from linformers.files.rejects import Rejects, TooManyRejects, too_many
+from linformers.files.rejects import Rejects, TooManyRejects, describe_passed_over, too_many
 from linformers.files.sources import Source, find_files
 
 FORMAT = 3  # raise it when the same input gives other files
@@ -108,6 +109,21 @@ class TokenCache:
     def rejects_path(self) -> Path | None:
         """The file that names them, if there are any."""
         return self.folder / REJECTS if self.num_rejected else None
+
+    @property
+    def files_not_read(self) -> list[str]:
+        """Files of a folder that no reader takes."""
+        return self.facts.get("passed_over", [])
+
+    def unused(self) -> list[str]:
+        """A line that counts the rejects and tells the first; none where there are none."""
+        if not self.num_rejected:
+            return []
+        records, first = self.facts["documents"] + self.num_rejected, self.facts["first_reject"]
+        return [
+            f"{self.num_rejected:,} of {records:,} records unusable; the first is {first}; all are listed in "
+            f"{self.rejects_path}"
+        ]
 
     @property
     def bos_token_id(self) -> int:
@@ -228,6 +244,9 @@ def _tokenise_one(
             f"{source.path}: {cache.num_tokens:,} tokens from the cache {folder}", highlight=False, soft_wrap=True
         )
     records = cache.facts["documents"] + cache.num_rejected
+    for line in (*describe_passed_over(cache.files_not_read), *cache.unused()) if console is not None else ():
+        assert console is not None
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
     if cache.num_rejected > max_reject_share * records:
         first = cache.facts["first_reject"]
         raise TooManyRejects(too_many(cache.num_rejected, records, max_reject_share, first, cache.rejects_path))
@@ -301,7 +320,7 @@ def _build(
                 tokens.close()
                 offsets.close()
             rejects.finish()
-        for line in rejects.notes() if console is not None else ():
+        for line in describe_forms(rejects.inputs) if console is not None else ():
             assert console is not None
             console.print(line, highlight=False, soft_wrap=True, markup=False)
         if tokens.length == 0:

@@ -24,7 +24,7 @@ class Document(NamedTuple):
 def read_documents(
     sources: Sequence[Source], rejects: Rejects, on_progress: Callable[[float], None] | None = None
 ) -> Iterator[Document]:
-    """Read sources in order, once each; weights play no part. Memory holds one document at a time.
+    """Read sources in order, each file once, whatever names it; weights play no part. Memory holds one document.
 
     Args:
         sources: what to read.
@@ -36,8 +36,14 @@ def read_documents(
         OSError: a file is not there.
     """
     parts: list[tuple[Source, Path | None]] = []
+    seen: set[Path] = set()
     for source in sources:
-        parts += [(source, None)] if source.on_hub else [(source, path) for path in find_files(source)]
+        if source.on_hub:
+            parts.append((source, None))
+        for path in [] if source.on_hub else find_files(source):
+            if (real := path.resolve()) not in seen:
+                seen.add(real)
+                parts.append((source, path))
         rejects.pass_over(passed_over(source))
     sizes = [1 if path is None else max(1, path.stat().st_size) for _, path in parts]
     done, whole = 0, sum(sizes)

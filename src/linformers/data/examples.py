@@ -26,6 +26,8 @@ PAIR_COLUMNS = (
     ("text1", "text2"),
     ("text_a", "text_b"),
 )
+# Columns of predictions and of rejects, which hold no column of the same name.
+WRITTEN = ("file", "row", "line", "text", "pair", "label", "predicted", "probabilities", "reason", "value")
 LABEL_COLUMNS = ("label", "labels", "is_duplicate", "class", "category", "target", "score", "stars", "rating")
 
 
@@ -39,6 +41,9 @@ class Columns:
         label: Column of the label.
         labels: In its place columns of zeros and ones, each named like its class.
         id: Columns to carry over.
+
+    Raises:
+        ValueError: An id has the name of a column that is written beside it.
     """
 
     text: str | tuple[str, ...] | None = None
@@ -46,6 +51,14 @@ class Columns:
     label: str | None = None
     labels: tuple[str, ...] = ()
     id: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        taken = [name for name in self.id if name in WRITTEN]
+        if taken:
+            raise ValueError(
+                f"id={taken[0]!r} is the name of a column that predictions and rejects have themselves: rename it in "
+                "the file"
+            )
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -174,7 +187,8 @@ def choose_columns(there: Sequence[str], asked: Columns, where: object) -> Colum
     """
     label = None
     if not asked.labels:
-        label = choose_column("--label", asked.label, LABEL_COLUMNS, there, where, "label")
+        option = "--label, or --labels for columns of 0 and 1" if asked.label is None else "--label"
+        label = choose_column(option, asked.label, LABEL_COLUMNS, there, where, "label")
     for option, found in (("--labels", asked.labels), ("--id", asked.id)):
         for name in found:
             choose_column(option, name, (), there, where, option[2:])

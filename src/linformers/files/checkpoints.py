@@ -53,12 +53,15 @@ class Checkpoints:
         Raises:
             DiskFullError: no space left; the checkpoints before this one are intact.
         """
-        before = [other for other in self.steps() if other != step]
-        intact = f"the checkpoint of step {before[0]} is intact" if before else ""
-        write_folder(self.path(step), write, intact=intact)
+        write_folder(self.path(step), write, intact=self.intact(step))
         for old in self.steps()[self.keep :]:
             remove_folder(self.path(old))
         return self.path(step)
+
+    def intact(self, step: int | None = None) -> str:
+        """What a message about a full disk can say; nothing where there is no checkpoint but that of ``step``."""
+        before = [other for other in self.steps() if other != step]
+        return f"the checkpoint of step {before[0]} is intact" if before else ""
 
     def tidy(self) -> None:
         """Remove what a killed run left half written or half removed."""

@@ -134,6 +134,34 @@ def check_intact(model: str, folder: Path) -> None:
         )
 
 
+def explain(error: BaseException) -> str | None:
+    """The sentence for a full disk, a disk or folder that is not to be written to, and the like.
+
+    None for an error that has words of its own.
+    """
+    number = getattr(error, "errno", None)
+    if _is_full(error):
+        return f"the disk is full: {_place(error)} was not written; free some space and run the same command again"
+    if not isinstance(error, OSError) or number is None or not str(error).startswith("[Errno"):
+        return None
+    if number == errno.EROFS:
+        return f"{_place(error)} cannot be written, as the disk is read-only; name a folder elsewhere"
+    if number in (errno.EACCES, errno.EPERM):
+        return f"{_place(error)} cannot be read or written ({error.strerror}); change its permissions, or name another"
+    return f"{_place(error)}: {error.strerror}"
+
+
+def _is_full(error: BaseException) -> bool:
+    # safetensors has an exception class of its own, which has no errno
+    full = getattr(error, "errno", None) in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+    return (full or "No space left on device" in str(error)) and not isinstance(error, DiskFullError)
+
+
+def _place(error: BaseException) -> str:
+    name = getattr(error, "filename", None)
+    return "the result" if name is None else str(name).replace(UNFINISHED, "")
+
+
 # --- where results may be written
 
 
@@ -155,6 +183,9 @@ def check_output(output: Path, fact: str) -> None:
         ValueError: a file stands there or above, or the folder holds something else.
     """
     check_no_file(output)
+    there = next(path for path in (output, *output.absolute().parents) if path.exists())
+    if not os.access(there, os.W_OK):  # before hours of work
+        raise ValueError(f"output={str(output)!r} cannot be written to, as {there} is read-only; name another folder")
     restore(output)
     if output.is_dir() and any(output.iterdir()) and not (output / fact).is_file():
         raise ValueError(f"output={output} holds other files; name a new folder")
@@ -204,6 +235,28 @@ def write_folder(target: Path, write: Callable[[Path], object], *, intact: str =
         write_manifest(unfinished)
         for path in [*unfinished.rglob("*"), unfinished]:
             flush(path)
+
+
+def save_beside(target: Path, write: Callable[[Path], object]) -> None:
+    """Write files into a folder, beside what is there, each in one step; where one fails, none is replaced.
+
+    Args:
+        target: The folder.
+        write: Fills the empty folder that it is given.
+
+    Raises:
+        DiskFullError: No space left.
+    """
+    staging = target / f"{UNFINISHED}files"
+    with reports_full_disk(target, ""):
+        try:
+            _remove(staging)
+            staging.mkdir(parents=True)
+            write(staging)
+            for path in sorted(staging.iterdir()):
+                os.replace(path, target / path.name)
+        finally:
+            _remove(staging)
 
 
 def write_manifest(folder: Path) -> None:
@@ -256,9 +309,7 @@ def reports_full_disk(target: Path, intact: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # safetensors has an exception class of its own, which has no errno
-        full = getattr(error, "errno", None) in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
-        if full or "No space left on device" in str(error):
+        if _is_full(error):
             raise DiskFullError(
                 f"the disk is full: {target} was not written{f', {intact}' if intact else ''}; free some space and run "
                 "the same command again"

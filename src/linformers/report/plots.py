@@ -18,7 +18,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 TEXT, FAINT, PAPER = "#1f2329", "#c9ced6", "#ffffff"
 COLOURS = {"linformer": "#1d5fd1", "transformer": "#b4480f", "control": "#6b7280"}
@@ -56,6 +56,7 @@ _RC: Any = {
     "svg.fonttype": "none",
 }
 LONGEST_NAME = 30  # characters of a class on an axis
+FEW_TICKS = 8  # that each have a label
 FEW_LINES = 6  # that leave room for a legend among them
 _SIZE = (4.6, 3.2)  # inches; about the width of a phone, where the page shows it at full size
 
@@ -299,14 +300,15 @@ def plot_lines(
             style["linestyle"] = ":"
         axes.plot(places, values, color=f"C{number % 10}", label=label.removeprefix("fit: "), **style)
     if log_x:
-        axes.set_xscale("log", base=2 if min(min(places) for places, _ in lines.values()) >= 1 else 10)
+        there = sorted({place for places, _ in lines.values() for place in places})
+        axes.set_xscale("log", base=2 if there[0] >= 1 else 10)
+        if len(there) <= FEW_TICKS:
+            axes.xaxis.set_major_locator(FixedLocator(there))
+            axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     if log_y:
         axes.set_yscale("log")
-        low, high = axes.get_ylim()
-        plain = FuncFormatter(lambda value, _: f"{value:g}")
-        axes.yaxis.set_major_formatter(plain)
-        axes.yaxis.set_minor_formatter(plain if high < 10 * low else NullFormatter())
+        _label_logarithms(axes)
     if len(lines) <= FEW_LINES:
         axes.legend(fontsize=7.5)
     else:  # no room between the lines
@@ -388,7 +390,18 @@ def _scale_by_length(axes: Axes, lengths: set[int]) -> None:
     axes.xaxis.set_major_formatter(
         FuncFormatter(lambda value, _: f"{value:g}" if value < 1024 else f"{value / 1024:g}k")
     )
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))  # 0.01 instead of a power of ten
+    _label_logarithms(axes)
+
+
+def _label_logarithms(axes: Axes) -> None:
+    """Labels of a logarithmic y axis: 0.01 instead of a power of ten, and some within one, where there are few."""
+    low, high = axes.get_ylim()
+    if high < 5 * low:
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+    elif high < 100 * low:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _shade(number: int, count: int) -> Any:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from linformers.report import words
-from linformers.report.document import Report, Section, Table, machine
+from linformers.report.document import Block, Report, Section, Table, machine
 from linformers.reproduce import claims, figure1, figure2, figure3, table2, table3
 from linformers.reproduce.published import CLAIMS, PAPER
 
@@ -29,6 +29,11 @@ def claims_table(evidence: Sequence[claims.Evidence]) -> Table:
     """Every comparison."""
     rows = [one.row() for one in sorted(evidence, key=lambda one: one.claim)]
     return Table(caption="Comparisons that bear on the paper's claims", head=claims.HEAD, rows=rows, words=True)
+
+
+def _claims(evidence: Sequence[claims.Evidence]) -> list[Block]:
+    """Every comparison, or that there is none."""
+    return [claims_table(evidence)] if evidence else ["Nothing that was measured here bears on the paper's claims."]
 
 
 def verdicts_table(evidence: Sequence[claims.Evidence]) -> Table:
@@ -54,7 +59,7 @@ def document_of(folder: Path, results: Results) -> Report:
         facts=decided,
         sections=[
             Section(title="Ours beside published", blocks=[target.compare(results), *target.blocks(results)]),
-            Section(title="Did the claims hold here?", blocks=[claims_table(evidence)]),
+            Section(title="Did the claims hold here?", blocks=_claims(evidence)),
             Section(title="Read with care", blocks=results["notes"]),
         ],
         made=_made(results),
@@ -71,7 +76,7 @@ def index_of(folder: Path, results: Results) -> Report:
         title="The Linformer paper, run again",
         lead=f"{PAPER}. Scale {results['scale']}: {results['about']}",
         sections=[
-            Section(title="Claims", blocks=[verdicts_table(evidence), claims_table(evidence)]),
+            Section(title="Claims", blocks=[verdicts_table(evidence), *_claims(evidence)]),
             *(
                 Section(title=TARGETS[name].TITLE, blocks=[TARGETS[name].compare(found)])
                 for name, found in targets.items()

@@ -21,6 +21,7 @@ from linformers.data.streams import Curriculum, MaskedBlocks, collate
 from linformers.data.tokenise import TextEncoder, forget_limits, special_id
 from linformers.data.tokenizer import train_tokenizer
 from linformers.files.folders import write_folder
+from linformers.files.sources import check_apart
 from linformers.training.processes import Layout, split_batch
 from linformers.training.recipe import DataRecipe, Recipe, Stage, TrainingRecipe
 
@@ -174,6 +175,7 @@ def _sources(
     from linformers.data.padding import PadBatch
 
     data, folder = recipe.data, cache_folder(recipe.data.cache)
+    check_apart({f"data.{which}": data.sources(which) for which in ("train", "evaluation")})
 
     def cached(which: Any) -> list[Any]:
         return tokenise(
@@ -209,6 +211,11 @@ def _sources(
         or f"{data.evaluation_share:.0%} of the same, set aside",
         "train_tokens": sum(cache.num_tokens for cache in train) if train else None,
         "evaluation_tokens": len(evaluation) * data.length,
+    }
+    read = [*caches, *(held_out if data.evaluation is not None else ())]
+    facts |= {
+        "records_unusable": sum(cache.num_rejected for cache in read),
+        "files_not_read": [file for cache in read for file in cache.files_not_read],
     }
     return Corpus(
         train=_stream(recipe, tokenizer, masking, layout)

@@ -252,7 +252,8 @@ class Engine:
             watcher.evaluation(history.step, metrics)
         best = self.best
         if best is not None and history.evaluations_since_best(objective.metric, objective.sign) == 0:
-            self._write(lambda write: write_folder(best, write, intact="the checkpoints are intact"))
+            intact = self.checkpoints.intact() if self.checkpoints is not None else ""
+            self._write(lambda write: write_folder(best, write, intact=intact))
 
     def _save(self) -> None:
         checkpoints = self.checkpoints

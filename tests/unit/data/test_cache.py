@@ -295,3 +295,19 @@ def test_a_cache_folder_may_be_moved(source: Source, tokenizer: PreTrainedTokeni
     moved = shutil.move(tmp_path / "cache", tmp_path / "elsewhere")
     again = tokenise([source], tokenizer, moved)[0]
     assert again.fingerprint == cache.fingerprint and again.folder.parent == Path(moved)
+
+
+def test_what_was_not_read_is_said_each_time(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "a.jsonl").write_text('{"text": "The cat sat."}\n{broken\n{"text": "On a mat."}\n')
+    (docs / "b.eml").write_text("From: somebody")
+    for _ in range(2):  # the second time from the cache
+        cache = make(Source(path=str(docs)), tokenizer, tmp_path, max_reject_share=0.5, console=Console())
+        said = " ".join(capsys.readouterr().out.split())
+        assert "not read: 1 files of other formats (1 .eml), such as" in said
+        assert "1 of 3 records unusable; the first is" in said and f"all are listed in {cache.rejects_path}" in said
+    assert cache.files_not_read == [str(docs / "b.eml")]
+    assert cache.rejects_path is not None and "b.eml" in cache.rejects_path.read_text()

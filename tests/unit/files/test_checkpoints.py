@@ -97,3 +97,10 @@ def test_a_full_disk_names_the_last_good_one(tmp_path: Path) -> None:
     with pytest.raises(DiskFullError, match="checkpoint-4 was not written, the checkpoint of step 3 is intact"):
         checkpoints.write(4, full)
     assert checkpoints.newest_whole(print) == checkpoints.path(3)
+
+
+def test_no_checkpoint_is_called_intact_where_there_is_none(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    assert checkpoints.intact() == ""
+    checkpoints.write(3, fill("x"))
+    assert checkpoints.intact() == "the checkpoint of step 3 is intact" and checkpoints.intact(3) == ""

@@ -1,5 +1,6 @@
 """Where results may be written."""
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -7,9 +8,12 @@ import pytest
 from linformers.files import folders
 from linformers.files.folders import (
     MANIFEST,
+    DiskFullError,
     check_intact,
     check_output,
+    explain,
     remove_leftovers,
+    save_beside,
     write_file,
     write_folder,
 )
@@ -116,3 +120,48 @@ def test_a_kill_between_two_renames_loses_nothing(killed: Path, use: str) -> Non
     assert (killed / "facts.json").read_text() == ("new" if use == "write" else "old")
     left = {path.name for path in killed.parent.iterdir()}
     assert left == {"out"} | ({".unfinished-out"} if use == "check" else set())
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full: the result was not written; free some"),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), "the disk is full: the result was not"),
+        (
+            OSError(errno.EROFS, "Read-only file system", "runs/.unfinished-x"),
+            "runs/x cannot be written, as",
+        ),
+        (PermissionError(errno.EACCES, "Permission denied", "a.csv"), "a.csv cannot be read or written (Permission"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "a.csv"), "a.csv: No such file or directory"),
+        (OSError("a.csv: no such file; check the spelling"), None),
+        (DiskFullError("the disk is full: x was not written"), None),
+        (ValueError("steps=0"), None),
+    ],
+)
+def test_errors_of_the_system_become_a_sentence(error: Exception, said: str | None) -> None:
+    found = explain(error)
+    assert (found is None) if said is None else (found or "").startswith(said)
+    assert "Errno" not in (found or "")
+
+
+def test_files_beside_others_are_all_written_or_none(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / "a.json").write_text("old")
+
+    def fail(folder: Path) -> None:
+        (folder / "a.json").write_text("new")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(DiskFullError, match="was not written; free some space"):
+        save_beside(tmp_path, fail)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"mine.txt": "mine", "a.json": "old"}
+    save_beside(tmp_path, lambda folder: (folder / "a.json").write_text("new"))
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"mine.txt": "mine", "a.json": "new"}
+
+
+def test_an_output_that_cannot_be_written_to_is_refused_before_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)  # the superuser may write everywhere
+    with pytest.raises(ValueError, match=r"output='.*new' cannot be written to, as .* is read-only; name another"):
+        check_output(tmp_path / "new", "facts.json")

@@ -19,7 +19,7 @@ from html_helpers import check_whole
 from linformers.classification.data import length_counts
 from linformers.classification.metrics import estimate, per_class
 from linformers.commands.report import make_report
-from linformers.report.plots import plot_confusion, to_svg
+from linformers.report.plots import plot_confusion, plot_lines, to_svg
 
 EVIL = "<script>alert('x')</script> & \"so\" on $x$"
 MACHINE = {
@@ -225,3 +225,13 @@ def test_pictures_follow_dark_mode() -> None:
     svg = to_svg(figure, "confusion", "Two classes.", "confusion")
     assert "<image" not in svg and "$a$" in svg and "差评 😀" in svg
     assert set(re.findall(r"#[0-9a-f]{6}\b", svg)) <= {"#000000"}, "a colour that is no variable of the page"
+
+
+@pytest.mark.parametrize("values", [(300.1, 301.2), (30.0, 70.0), (0.012, 0.4), (1.0, 5000.0)])
+def test_every_axis_has_labels(values: tuple[float, float]) -> None:
+    figure = plot_lines({"a": ([64, 128], values)}, "n", "y", log_x=True, log_y=True)
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+        shown = [place for place in axis.get_majorticklocs() if low <= place <= high]
+        assert len(shown) >= 2, (values, axis)
