@@ -20,7 +20,7 @@ PARALLEL := OMP_NUM_THREADS=1 $(PYTEST) -n logical --dist loadfile --no-loadscop
 # environment forbids writing it, every start of Python would compile torch and transformers anew, about 10 s.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup quickstart test lint format type schema docs clean
+.PHONY: help setup quickstart test bench gpu weights lint format type schema docs dist clean
 .DEFAULT_GOAL := help
 
 help:
@@ -28,10 +28,13 @@ help:
 	@echo "make setup       a development environment in $(VENV)"
 	@echo "make test        the tests, those of arrays with every shape checked"
 	@echo "make bench       speed of a converted encoder, beside the committed figures; minutes, on a quiet machine"
+	@echo "make gpu         tests and times on one NVIDIA GPU, at most eight minutes; writes results/gpu-<card>.csv"
+	@echo "make weights     a wheel of MiniLM adapted to long texts, in runs/weights/ (MODEL=folder: of one that is there)"
 	@echo "make lint type   ruff and codespell; pyright"
 	@echo "make format      let ruff rewrite the code"
 	@echo "make schema      recipes/schema.json, by which editors complete recipes, from the recipe's classes"
 	@echo "make docs        the documentation, into site/; broken links are errors"
+	@echo "make dist        wheel and source distribution of a release in dist/, checked (TAG=v0.1.0: also against a tag)"
 	@echo "make clean       remove the environment and the caches"
 
 setup: $(VENV)/.dev
@@ -46,6 +49,14 @@ test: $(VENV)/.dev
 
 bench: $(VENV)/.core
 	$(BIN)/python benchmarks/compare.py $(ARGS)
+
+# The tests take their share of the eight minutes first; a failure of theirs does not stop the times.
+gpu: $(VENV)/.dev
+	timeout 170 $(PYTEST) tests/gpu -q -m gpu; tested=$$?; \
+	    $(BIN)/python benchmarks/gpu_times.py $(ARGS) && exit $$tested
+
+weights: $(VENV)/.dev
+	$(BIN)/python release/weights_wheel.py $(if $(MODEL),--model "$(MODEL)") $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -65,6 +76,14 @@ schema: $(VENV)/.core
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "open site/index.html; to search, serve it: $(BIN)/mkdocs serve"
+
+# twine in an environment of its own: nothing else needs it, nor what it brings.
+dist: $(VENV)/.dev
+	$(BIN)/python release/check_release.py $(TAG)
+	rm -f dist/linformers-*.whl dist/linformers-*.tar.gz
+	$(BIN)/python -m build --outdir dist .
+	test -x build/twine/bin/twine || { $(PYTHON) -m venv --clear build/twine && build/twine/bin/python -m pip --quiet install twine; }
+	build/twine/bin/twine check --strict dist/linformers-*.whl dist/linformers-*.tar.gz
 
 clean:
 	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache .hypothesis

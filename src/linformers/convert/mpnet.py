@@ -67,4 +67,5 @@ def take_implementation(modeling_mpnet: ModuleType) -> None:
         return (self.o(read.flatten(2)),)
 
     encoder.compute_position_bias, attention.forward = compute_position_bias, forward
-    modeling_mpnet.MPNetPreTrainedModel._can_set_attn_implementation_cached_value = True
+    # By the method, as earlier versions of transformers 5 keep no answer of it.
+    modeling_mpnet.MPNetPreTrainedModel._can_set_attn_implementation = classmethod(lambda cls: True)

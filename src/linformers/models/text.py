@@ -132,7 +132,8 @@ class LinformerPreTrainedModel(PreTrainedModel):
             module.start_as_sinusoids(std)
         elif isinstance(module, nn.Embedding):
             init.normal_(module.weight, std=std)
-            if module.padding_idx is not None:
+            # A slice has no mark of its own that the weight was loaded.
+            if module.padding_idx is not None and not getattr(module.weight, "_is_hf_initialized", False):
                 init.zeros_(module.weight[module.padding_idx])
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)

@@ -201,6 +201,18 @@ def test_starting_weights_of_the_built_model():
     assert not words[config.pad_token_id].any()
 
 
+def test_what_was_loaded_is_not_initialised_again():
+    """Versions of transformers differ in whether they ask for it; the row of padding once became zero."""
+    sizes = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = linformers.LinformerModel(linformers.LinformerConfig(**sizes, intermediate_size=8, projected_dim=4))
+    table = model.embeddings.word_embeddings
+    with torch.no_grad():
+        table.weight.fill_(1.0)
+    table.weight._is_hf_initialized = True
+    model._init_weights(table)
+    assert table.padding_idx is not None and (table.weight == 1).all()
+
+
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_classifier_pools_real_tokens_only(pooling, tiny_config):
     head = LinformerClassificationHead(tiny_config(classifier_pooling=pooling), 2)
