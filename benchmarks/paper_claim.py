@@ -34,6 +34,7 @@ from rich.console import Console
 from rich.table import Table
 from small_training import run_cells, write_results
 from torch import Tensor, nn
+from transformers.utils import logging
 
 from linformers import LinformerForMaskedLM
 from linformers.attention import LinformerAttention
@@ -65,6 +66,7 @@ class Cell:
         taught: Whether the teacher's hidden states are a part of the loss.
         scratch: Whether it is trained from nothing, by the teacher's recipe.
         short: Whether that is for as many steps as the others go on.
+        times: So many times the steps of the others that go on.
     """
 
     model: dict[str, Any] = field(default_factory=dict)
@@ -72,9 +74,10 @@ class Cell:
     taught: bool = False
     scratch: bool = False
     short: bool = False
+    times: int = 1
 
 
-def slots(k: int, kind: str = "linear", **fields: Any) -> dict[str, Any]:
+def slots(k: int | list[int | None], kind: str = "linear", **fields: Any) -> dict[str, Any]:
     """Fields of a model that has slots."""
     return {"attention_type": "linformer", "projected_dim": k, "projection_kind": kind, **fields}
 
@@ -91,6 +94,8 @@ CELLS: dict[str, Cell] = {
     "content, k = n/4": Cell(slots(QUARTER, "cluster")),
     CONTROL: Cell({"attention_type": "none"}, scratch=True),
     "window of 8, k = n/4": Cell(slots(QUARTER, local_window=8), "fit"),
+    "softmax in the first of three layers, k = n/4": Cell(slots([None, QUARTER, QUARTER]), "fit"),
+    "paper, k = n/2, longer": Cell(slots(HALF), "fit", times=3),
     "softmax, from nothing": Cell(scratch=True, short=True),
     "paper, k = n/2, from nothing": Cell(slots(HALF), "pooling", scratch=True, short=True),
     "taught, k = n/4": Cell(slots(QUARTER), "fit", taught=True),
@@ -124,7 +129,7 @@ def recipe_of(name: str, options: argparse.Namespace) -> Recipe:
         **{f"model.{key}": value for key, value in cell.model.items()},
     }
     if cell.short or not cell.scratch:
-        values |= {"training.steps": options.more, "training.evaluate_every": max(1, options.more // 8)}
+        values |= {"training.steps": cell.times * options.more, "training.evaluate_every": max(1, options.more // 8)}
     if not cell.scratch:
         values |= {"training.learning_rate": options.more_rate, "training.seed": 1}
     return load_recipe(
@@ -299,6 +304,7 @@ def main() -> None:
         return [book[start:][:FIT_CHARACTERS] for book, start in starts[:FIT_TEXTS]]
 
     options.texts = texts
+    logging.disable_progress_bar()
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     quiet = Console(quiet=True)
     cells: dict[str, Callable[[], dict[str, Any]]] = {

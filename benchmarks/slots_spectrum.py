@@ -6,7 +6,7 @@
 For every head of every layer of all-MiniLM-L6-v2, on books, with the layer's input as it is in the teacher: the n x n
 map M by which k slots mix the tokens, beside the attention matrix P. Two errors are measured, both relative and in the
 Frobenius norm: |M - P| / |P|, and |M V - P V| / |P V| with the head's values V; means over heads and texts. ``means``
-are k windows of neighbours (what a linear E starts as), ``fitted E`` is that after fitting to the teacher's outputs on
+are k windows of neighbours (what a linear E starts as), ``E, fitted`` is that after fitting to the teacher's outputs on
 other texts, ``content`` are slots of like keys, ``means, read at best`` is P projected on the windows: what the best
 reader could have of them, and ``best rank k`` the truncated singular value decomposition of P, a bound for all.
 
@@ -46,10 +46,10 @@ from linformers.report.plots import plot_lines, save_png
 BEST, READ = "best rank k", "means, read at best"
 KINDS: dict[str, dict[str, Any]] = {
     "means": {"projection_kind": "mean_pool"},
-    "fitted E": {"projection_kind": "linear", "projection_init": "fit"},
+    "E, fitted": {"projection_kind": "linear", "projection_init": "fit"},
     "content": {"projection_kind": "cluster"},
 }
-ORDER = ("means", "fitted E", READ, "content", BEST)
+ORDER = ("means", "E, fitted", READ, "content", BEST)
 MAP, OUTPUT = "error of P", "error of P V"
 
 
@@ -132,7 +132,7 @@ def main() -> None:
     fit = [text[start:][: 6 * arguments.length] for text in books for start in (40_000, 60_000, 80_000, 100_000)]
     students: dict[tuple[str, int], Any] = {}
     for name, options in KINDS.items():
-        fitted = name == "fitted E"
+        fitted = name == "E, fitted"
         for k in arguments.fit_dims if fitted else arguments.dims:
             extra = {"texts": fit, "tokenizer": tokenizer} if fitted else {}
             students[name, k] = to_linformer(encoder, projected_dim=k, **plain, **options, **extra)
