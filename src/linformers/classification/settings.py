@@ -127,7 +127,8 @@ class FinetuneSettings(RunSettings):
             size = getattr(self, name)
             if size is not None and not (0 < size < 1 or (size >= 1 and size == int(size))):
                 raise ValueError(f"{name}={size:g} must be a number of rows (1, 2, ...) or a share between 0 and 1")
-        self.form, self.columns  # noqa: B018  (refuse what is wrong)
+        self.form  # noqa: B018  (refuses what is wrong)
+        self.columns  # noqa: B018  (likewise)
         if self.teacher is not None and self.hidden_weight == self.logits_weight == 0:
             raise ValueError(
                 f"teacher={self.teacher!r} has no effect: hidden_weight and logits_weight are 0; raise one"
