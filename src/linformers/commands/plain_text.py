@@ -126,7 +126,7 @@ class PlainTextJob(Job):
         given: Any = {"text_column": settings.text, "delimiter": settings.delimiter, "encoding": settings.encoding}
         more: Any = {"max_reject_share": settings.max_reject_share, "console": self.console}
         sources = [Source(path=path, **given) for path in settings.texts]
-        check_apart({"texts": sources})
+        check_apart("texts", sources)
         caches = tokenise(sources, self.tokenizer, cache_folder(), **more)
         self.read = {
             "records_unusable": sum(cache.num_rejected for cache in caches),

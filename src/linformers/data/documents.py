@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from linformers.files.forms import describe_forms
 from linformers.files.inputs import Input
 from linformers.files.reading import find_columns, read_sound_rows
-from linformers.files.rejects import Rejects, describe_passed_over
+from linformers.files.rejects import Rejects, TooManyRejects, describe_passed_over
 from linformers.files.rows import TEXT_COLUMNS, Row, Wanted, choose_column, make_row, of_fields
 from linformers.files.sources import HUB_PREFIX, Source, find_files, passed_over
 
@@ -83,9 +83,13 @@ def read_texts(
         unread = [str(path) for source in local for path in passed_over(source)]
         for line in (*describe_forms(files), *describe_passed_over(unread)):
             say(line)
-    for document in read_documents(sources, rejects, on_progress):
-        empty = False
-        yield document.text
+    try:
+        for document in read_documents(sources, rejects, on_progress):
+            empty = False
+            yield document.text
+    except TooManyRejects:
+        if not empty:
+            raise
     if empty:
         first = f" (the first of {rejects.rejected:,} rejects: {rejects.first})" if rejects.first else ""
         raise ValueError(f"{option}={sources[0].path} holds no text that can be used{first}; give another file")

@@ -1,7 +1,7 @@
 """Where text comes from: files, folders, globs and Hugging Face data sets, and how each file is read."""
 
 import glob
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -119,28 +119,33 @@ def find_files(source: Source, option: str = "path") -> list[Path]:
     return files
 
 
-def check_apart(named: Mapping[str, Sequence[Source]]) -> None:
+def check_apart(option: str, sources: Sequence[Source]) -> None:
     """Refuse a file that is read twice, whatever the path: by a folder and its name, absolute, or through a link.
 
     Args:
-        named: Sources, by the name of the option that names them.
+        option: Name of the option that names the sources.
+        sources: The sources.
 
     Raises:
         ValueError: A file is in two sources.
         OSError: A file is not there.
     """
-    found: dict[Path, tuple[str, Source]] = {}
-    for option, sources in named.items():
-        for source in sources:
-            for file in [] if source.on_hub else find_files(source, option):
-                other, first = found.setdefault(file.resolve(), (option, source))
-                if first is source:
-                    continue
-                if other != option:
-                    remedy = f"take it out of one, for nothing can be measured on what was in {other}"
-                else:
-                    remedy = "name it once" + ("; its weight says how often it is read" if "." in option else "")
-                raise ValueError(f"{option}={source.path}: {file} is in {other}={first.path}, too: {remedy}")
+    found: dict[Path, Source] = {}
+    for source in sources:
+        for file in [] if source.on_hub else find_files(source, option):
+            first = found.setdefault(file.resolve(), source)
+            if first is not source:
+                more = "; its weight says how often it is read" if "." in option else ""
+                raise ValueError(f"{option}={source.path}: {file} is in {option}={first.path}, too: name it once{more}")
+
+
+def in_both(train: Sequence[Source], held_out: Sequence[Source]) -> list[Path]:
+    """Files that are trained on and measured on."""
+    first, second = (
+        {path.resolve(): path for source in sources if not source.on_hub for path in find_files(source)}
+        for sources in (train, held_out)
+    )
+    return [path for real, path in second.items() if real in first]
 
 
 def passed_over(source: Source) -> list[Path]:

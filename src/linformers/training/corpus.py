@@ -21,7 +21,8 @@ from linformers.data.streams import Curriculum, MaskedBlocks, collate
 from linformers.data.tokenise import TextEncoder, forget_limits, special_id
 from linformers.data.tokenizer import train_tokenizer
 from linformers.files.folders import write_folder
-from linformers.files.sources import check_apart
+from linformers.files.run_folder import warn
+from linformers.files.sources import check_apart, in_both
 from linformers.training.processes import Layout, split_batch
 from linformers.training.recipe import DataRecipe, Recipe, Stage, TrainingRecipe
 
@@ -175,7 +176,10 @@ def _sources(
     from linformers.data.padding import PadBatch
 
     data, folder = recipe.data, cache_folder(recipe.data.cache)
-    check_apart({f"data.{which}": data.sources(which) for which in ("train", "evaluation")})
+    check_apart("data.train", data.sources("train"))
+    check_apart("data.evaluation", data.sources("evaluation"))
+    if layout.rank == 0 and (both := in_both(data.sources("train"), data.sources("evaluation"))):
+        warn(console, f"{both[0]} is in data.train and in data.evaluation: what is measured on it was trained on")
 
     def cached(which: Any) -> list[Any]:
         return tokenise(
