@@ -165,10 +165,18 @@ def test_dropout_in_training_only():
     torch.testing.assert_close(model(ids).last_hidden_state, model(ids).last_hidden_state)
 
 
-@pytest.mark.parametrize("family", ["deberta", "deberta-v2", "layoutlmv3"])
+@pytest.mark.parametrize("family", ["deberta", "deberta-v2"])
 def test_models_that_take_no_implementation_are_refused(family):
     with pytest.raises(ValueError, match="computes its attention itself"):
         AutoModel.from_config(AutoConfig.for_model(family, **WORDS), attn_implementation="linformers")
+
+
+def test_a_bias_of_pairs_is_refused():
+    """Before transformers 5.24 as the model is made, which then takes no implementation; since then as it reads."""
+    places = {"coordinate_size": 6, "shape_size": 4, "visual_embed": False}  # 4 * 6 + 2 * 4 features
+    config = AutoConfig.for_model("layoutlmv3", **WORDS, **places, has_relative_attention_bias=True)
+    with pytest.raises(ValueError, match="computes its attention itself|uses position_bias"):
+        AutoModel.from_config(config, attn_implementation="linformers")(torch.arange(8)[None])
 
 
 @pytest.mark.parametrize("family", ["sam", "sam_vision_model"])
