@@ -94,7 +94,7 @@ CELLS: dict[str, Cell] = {
     "content, k = n/4": Cell(slots(QUARTER, "cluster")),
     CONTROL: Cell({"attention_type": "none"}, scratch=True),
     "window of 8, k = n/4": Cell(slots(QUARTER, local_window=8), "fit"),
-    "softmax in the first of three layers, k = n/4": Cell(slots([None, QUARTER, QUARTER]), "fit"),
+    "first layer softmax, k = n/4": Cell(slots([None, QUARTER, QUARTER]), "fit"),
     "paper, k = n/2, longer": Cell(slots(HALF), "fit", times=3),
     "softmax, from nothing": Cell(scratch=True, short=True),
     "paper, k = n/2, from nothing": Cell(slots(HALF), "pooling", scratch=True, short=True),
@@ -272,7 +272,9 @@ def draw(found: dict[str, dict[str, Any]], output: Path) -> None:
                 points = [(step * each, metrics["perplexity"]) for step, metrics in cell["evaluations"]]
                 lines[name] = tuple(zip(*points, strict=True))
         if lines:
-            save_png(plot_lines(lines, x, "held-out perplexity", log_y=True), output / f"{stem}.png")
+            figure = plot_lines(lines, x, "held-out perplexity", log_y=True)
+            figure.axes[0].set_yticks([25, 50, 100, 200, 400])
+            save_png(figure, output / f"{stem}.png")
 
 
 def main() -> None:
