@@ -95,6 +95,7 @@ def test_a_changed_file_takes_its_place_and_one_that_is_gone_stays(nights: Night
     assert len(list((nights.output / "scores").iterdir())) == 3
     shutil.rmtree(nights.inbox)
     nights.inbox.mkdir()
+    (nights.inbox / "logo.png").touch()
     assert "Nothing new" in nights.run() and nights.names() == ["a", "b", "c"]  # an empty inbox is no error
     assert "no such file" in nights.run(code=1, inbox=tmp_path / "inbxo")  # a wrong name is
 

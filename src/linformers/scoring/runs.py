@@ -21,6 +21,7 @@ from linformers.files.progress import ReadProgress
 from linformers.files.rejects import TooManyRejects, describe_passed_over, too_many
 from linformers.files.rows import Wanted
 from linformers.files.run_folder import RESULTS, Folder
+from linformers.files.sources import file_format
 from linformers.scoring.gather import RUNS, gather
 from linformers.scoring.plan import PLAN, Plan, Tonight, plan_run
 from linformers.scoring.settings import Files
@@ -115,9 +116,10 @@ def run_job(
 
 
 def _find(settings: Files, folder: Folder) -> list[Input]:
-    """The files; none where a folder that was read before is empty now."""
-    empty = [path for path in settings.input if Path(path).is_dir() and not any(Path(path).iterdir())]
-    named = [path for path in settings.input if path not in empty] if folder.begun else settings.input
+    """The files; of a folder that was read before there may be none now."""
+    named = settings.input
+    if folder.begun:
+        named = [path for path in named if not Path(path).is_dir() or any(map(file_format, Path(path).rglob("*")))]
     return find_inputs(named, settings.form)
 
 
