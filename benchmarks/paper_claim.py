@@ -271,7 +271,7 @@ def draw(found: dict[str, dict[str, Any]], output: Path) -> None:
             if CELLS[name].scratch == scratch:
                 each = cell["tokens"] / cell["steps"] / 1e6
                 points = [(step * each, metrics["perplexity"]) for step, metrics in cell["evaluations"]]
-                lines[name] = tuple(zip(*points, strict=True))
+                lines[name.replace("k = ", "")] = tuple(zip(*points, strict=True))
         if lines:
             figure = plot_lines(lines, x, "held-out perplexity", log_y=True)
             figure.axes[0].set_yticks([25, 50, 100, 200, 400])
