@@ -63,6 +63,7 @@ def mpnet():
     return model, torch.randint(5, 60, (1, 100))
 
 
+@pytest.mark.slow
 def test_every_way_of_converting_has_its_row(scripts, run, tmp_path: Path):
     said = run(scripts.fidelity, "--lengths", "80", "600", "--passages", "0.2", output=tmp_path)
     assert "no reviews are read: give --data" in said and "MPNet is left out: give its folder by --mpnet" in said

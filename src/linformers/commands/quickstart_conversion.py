@@ -93,7 +93,7 @@ def compare_with_teacher(
         ),
         "chunks": (f"teacher, chunks of {window}", lambda ids: _read(teacher, _cut(ids, window), window)),
         "short": (f"teacher, chunks of {part}", lambda ids: _read(teacher, _cut(ids, part), part)),
-        "linearised": ("linearised, the whole passage at once", lambda ids: _read(linear, [ids], part)),
+        "linearised": ("linearised, whole passage", lambda ids: _read(linear, [ids], part)),
     }
     vectors, times = _read_all(passages, {name: read for name, (_, read) in readers.items()}, console)
     asked = torch.cat([_read(teacher, [ids], len(ids)) for ids in sentences])

@@ -40,7 +40,6 @@ QUICK: dict[str, tuple[str, dict[str, Any]]] = {
         "ForSequenceClassification",
         {"projection_kind": "mean_pool", "local_window": 3, "global_tokens": 2, "type_vocab_size": 2, "num_labels": 3},
     ),
-    "cluster, global token": ("ForMaskedLM", {"projection_kind": "cluster", "global_tokens": 1}),
     "kfree, softmax, mean of tokens": (
         "ForSequenceClassification",
         {"attention_type": ["kfree", "softmax"], "num_hidden_layers": 2, "classifier_pooling": "mean"},
@@ -58,6 +57,7 @@ OWN: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
 }
 SLOW: dict[str, tuple[str, dict[str, Any]]] = {
+    "cluster, global token": ("ForMaskedLM", {"projection_kind": "cluster", "global_tokens": 1}),
     "linear, layerwise, window": (
         "ForMaskedLM",
         {"projection_sharing": "layerwise", "local_window": 4, "num_hidden_layers": 2},
