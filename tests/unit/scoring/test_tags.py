@@ -61,7 +61,7 @@ def test_joining_follows_the_labels() -> None:
     text = "a b c d e f g h "
     found = join(labels, np.linspace(0.1, 0.8, 8, dtype=np.float32), spans, text)
     assert [(one.label, one.text) for one in found] == [("X", "a b"), ("X", "c"), ("Y", "d"), ("Y", "f g h")]
-    assert found[0].score == pytest.approx(0.15) and join([], np.array([]), np.empty((0, 2)), "") == []
+    assert found[0].score == pytest.approx(0.15) and join([], np.zeros(0, np.float32), spans[:0], "") == []
 
 
 def run(model: Path, tmp_path: Path, *more: str) -> int:
