@@ -86,14 +86,16 @@ def _training(
     if max(map(len, losses.values())) >= FEW_POINTS:
         there = {name: line for name, line in losses.items() if line}
         caption = f"{' and '.join(there).capitalize()}, of batches and of held-out data.{more}"
-        blocks.append(_line_chart("loss", there, "steps", "loss", caption))
+        blocks.append(pages.line_chart("loss", there, "steps", "loss", caption))
     for name, points in held_out.items():
         if len(points) >= FEW_POINTS:
             label = results.get("names", {}).get(name, name)
-            blocks.append(_line_chart(name.replace("_", "-"), {label: points}, "steps", label, f"Held-out {label}."))
+            blocks.append(
+                pages.line_chart(name.replace("_", "-"), {label: points}, "steps", label, f"Held-out {label}.")
+            )
     if evaluations:
         head = ["step", *evaluations[0][1]]
-        rows = [(f"{step:,}", *(_number(values.get(name)) for name in head[1:])) for step, values in evaluations]
+        rows = [(f"{step:,}", *(pages.shown(values.get(name)) for name in head[1:])) for step, values in evaluations]
         blocks.append(Table(caption="Evaluations on held-out data", head=head, rows=rows))
     made = [("Command", run.get("command", "unknown")), ("Began", run.get("started", "unknown"))]
     made += [("Commit", run["git_commit"])] if run.get("git_commit") else []
@@ -110,7 +112,7 @@ def _training(
 def _pretrain(folder: Path, results: Results) -> Report:
     best, data = results["best"], results["data"]
     told = {name: len(value) if isinstance(value, list) else value for name, value in data.items()}
-    rows = [(name.replace("_", " "), _number(value)) for name, value in told.items() if not isinstance(value, dict)]
+    rows = [(name.replace("_", " "), pages.shown(value)) for name, value in told.items() if not isinstance(value, dict)]
     return _training(
         results,
         _run(folder),
@@ -153,7 +155,7 @@ def _adapt(folder: Path, results: Results) -> Report:
     best = results["best"]
     lead = "An encoder that was taught to read long texts, on plain text without labels."
     rows = [
-        (name, _number(values["segments"]), _number(values["passages"]))
+        (name, pages.shown(values["segments"]), pages.shown(values["passages"]))
         for name, values in (
             ("each segment by itself, before", results["alone"]),
             ("the whole text, before", results["before"]),
@@ -359,21 +361,3 @@ def _run(folder: Path) -> Results:
         return json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-
-
-def _number(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _line_chart(name: str, lines: dict[str, Any], x: str, y: str, caption: str) -> Chart:
-    rows = [(label, *point) for label, points in lines.items() for point in points]
-    ends = ", ".join(f"{label} {points[-1][1]:.4g}" for label, points in lines.items())
-    drawn = {plots.plain(label): tuple(zip(*points, strict=True)) for label, points in lines.items()}
-    return Chart(
-        name=name,
-        picture=plots.plot_lines(drawn, x, plots.plain(y)),
-        alt=f"Line of {y} against {x}; at the end: {ends}.",
-        caption=caption,
-        head=("line", x, y),
-        rows=rows,
-    )

@@ -29,7 +29,7 @@ from linformers.data.tokenise import TextEncoder
 from linformers.files.folders import damage, file_hash, read_manifest, remove_leftovers, write_folder
 from linformers.files.forms import describe_forms
 from linformers.files.progress import ReadProgress
-from linformers.files.rejects import Rejects, TooManyRejects, describe_passed_over, too_many
+from linformers.files.rejects import Rejects, TooManyRejects, describe_passed_over, describe_unused, too_many
 from linformers.files.sources import Source, find_files
 
 FORMAT = 3  # raise it when the same input gives other files
@@ -117,13 +117,8 @@ class TokenCache:
 
     def unused(self) -> list[str]:
         """A line that counts the rejects and tells the first; none where there are none."""
-        if not self.num_rejected:
-            return []
         records, first = self.facts["documents"] + self.num_rejected, self.facts["first_reject"]
-        return [
-            f"{self.num_rejected:,} of {records:,} records unusable; the first is {first}; all are listed in "
-            f"{self.rejects_path}"
-        ]
+        return describe_unused(self.num_rejected, records, first, self.rejects_path)
 
     @property
     def bos_token_id(self) -> int:

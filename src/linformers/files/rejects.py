@@ -73,7 +73,7 @@ class Rejects:
             TooManyRejects: the share is above ``max_share``.
         """
         self.rejected += 1
-        self.first = self.first or f"{file}:{line}: {reason}".encode("utf-8", "replace").decode()
+        self.first = self.first or printable(f"{file}:{line}: {reason}")
         self._write(file, line, reason, value, ids)
         if self.records % CHECK_EVERY == 0:
             self._check()
@@ -110,8 +110,7 @@ class Rejects:
             self._file = self.path.open("a" if self._begun else "w", encoding="utf-8")
             self._begun = True
         # Bytes of a row that are no text stand as half surrogate pairs here, which no file takes.
-        line = json.dumps(entry, ensure_ascii=False).encode("utf-8", "replace").decode()
-        self._file.write(line + "\n")
+        self._file.write(printable(json.dumps(entry, ensure_ascii=False)) + "\n")
 
     def reject_empty(self, document: tuple[str, str]) -> None:
         """Take back a document (text and provenance) in which the tokenizer finds no token."""
@@ -122,10 +121,7 @@ class Rejects:
 
     def unused(self) -> list[str]:
         """A line that counts the rejects and tells the first; none where there are none."""
-        if not self.rejected:
-            return []
-        listed = f"; all are listed in {self.path}" if self.path is not None else ""
-        return [f"{self.rejected:,} of {self.records:,} records unusable; the first is {self.first}{listed}"]
+        return describe_unused(self.rejected, self.records, self.first, self.path)
 
     def finish(self) -> None:
         """Close the file and check the share over all records.
@@ -152,6 +148,17 @@ class Rejects:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
         self.close()
+
+
+def printable(text: str) -> str:
+    """Text that every file takes: half surrogate pairs, which stand for bytes that are no text, by their numbers."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def describe_unused(rejected: int, records: int, first: str, path: Path | None) -> list[str]:
+    """A line that counts the rejects and tells the first; none where there are none."""
+    listed = f"; all are listed in {path}" if path is not None else ""
+    return [f"{rejected:,} of {records:,} records unusable; the first is {first}{listed}"] if rejected else []
 
 
 def too_many(rejected: int, records: int, max_share: float, first: str, path: Path | None) -> str:

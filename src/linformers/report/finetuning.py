@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 
 from linformers.classification.metrics import LABELS
 from linformers.classification.results import PREDICTIONS, interval, limits
-from linformers.report import plots
+from linformers.report import plots, words
 from linformers.report.document import FEW_POINTS, Block, Chart, Note, Section, Table
 
 Results = dict[str, Any]
-CLASSES_SHOWN, ERRORS_SHOWN, TEXT_SHOWN = 100, 20, 300  # classes, rows, characters
+CLASSES_SHOWN, ERRORS_SHOWN = 100, 20  # classes, rows
 
 
 def sections(folder: Path, results: Results) -> list[Section]:
@@ -139,7 +139,7 @@ def _errors(results: Results, predicted: pa.Table | None) -> list[Block]:
         cells = {name: predicted[name][row].as_py() for name in places if name != "probabilities"}
         place = f"{cells['file']}:{cells['row']}"
         given = [*(str(cells[name]) for name in ids), place, _shown(cells["label"]), _shown(cells["predicted"])]
-        rows.append((*given, value, *(_shortened(str(cells[name])) for name in texts)))
+        rows.append((*given, value, *(words.beginning(str(cells[name])) for name in texts)))
     shown = f"The {len(rows):,} worst of " if len(rows) < len(wrong) else ""
     said = "by how far the value is off" if kind == "regression" else "the surest first"
     caption = f"{shown}{len(wrong):,} errors among {predicted.num_rows:,} {results['reported_on']} rows, {said}"
@@ -177,10 +177,6 @@ def _shown(label: Any) -> str:
     if isinstance(label, float):
         return f"{label:.4g}"
     return (", ".join(label) or "none") if isinstance(label, list) else str(label)
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= TEXT_SHOWN else f"{text[:TEXT_SHOWN].rstrip()} ..."
 
 
 # --- data

@@ -43,7 +43,11 @@ def _fidelity(found: Results) -> list[Block]:
     if len(rows) < FEW_POINTS:
         return [said, table]
     points = [(number, layer["cosine"]) for number, layer in enumerate(found["layers"])]
-    return [said, _lines("layers", {"cosine": points}, "layer", "cosine to the teacher"), table]
+    return [
+        said,
+        line_chart("layers", {"cosine": points}, "layer", "cosine to the teacher", "Cosine to the teacher, by layer."),
+        table,
+    ]
 
 
 def exported(folder: Path, facts: Results) -> Report:
@@ -131,14 +135,15 @@ def calibrated(folder: Path, facts: Results) -> Report:
     )
 
 
-def _lines(name: str, lines: dict[str, list[tuple[Any, Any]]], x: str, y: str) -> Chart:
+def line_chart(name: str, lines: dict[str, Any], x: str, y: str, caption: str) -> Chart:
+    """Lines of points, by their labels."""
     rows = [(label, *point) for label, points in lines.items() for point in points]
+    ends = ", ".join(f"{label} {points[-1][1]:.4g}" for label, points in lines.items())
     drawn = {plots.plain(label): tuple(zip(*points, strict=True)) for label, points in lines.items()}
-    alt, caption = f"Line of {y} against {x}; the table has the numbers.", f"{y.capitalize()}, by {x}."
     return Chart(
         name=name,
         picture=plots.plot_lines(drawn, x, plots.plain(y)),
-        alt=alt,
+        alt=f"Line of {y} against {x}; at the end: {ends}.",
         caption=caption,
         head=("line", x, y),
         rows=rows,

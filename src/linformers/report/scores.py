@@ -13,7 +13,7 @@ from linformers.report.pages import shown
 from linformers.scoring.gather import RUNS, rows_of_shard
 from linformers.scoring.queue import QUEUE
 
-SHOWN, CHARACTERS = 50, 300  # rows of the queue, and letters of each text
+SHOWN = 50  # rows of the queue
 
 
 def scores(folder: Path, results: dict[str, Any]) -> Report:
@@ -78,13 +78,11 @@ def _queue(path: Path, queue: dict[str, float], new: dict[str, Any]) -> Sequence
         return [f"Nothing of this run reaches a threshold ({asked})."]
     rows = pq.read_table(path).slice(0, SHOWN).to_pylist()
     names = [name for name in rows[0] if name not in ("probability", "text")]
-    shown = [(f"{row['probability']:.4f}", *(row[name] for name in names), _beginning(row["text"])) for row in rows]
+    shown = [
+        (f"{row['probability']:.4f}", *(row[name] for name in names), words.beginning(row["text"])) for row in rows
+    ]
     caption = f"The surest {len(rows):,} of {new['flagged']:,} ({asked}); all are in {path.with_suffix('.csv').name}"
     return [Table(caption=caption, head=["probability", *names, "text"], rows=shown, words=True)]
-
-
-def _beginning(text: str) -> str:
-    return text if len(text) <= CHARACTERS else f"{text[:CHARACTERS]} ..."
 
 
 def _labels(gathered: Path) -> Counter[str]:

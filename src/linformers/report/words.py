@@ -21,6 +21,15 @@ def memory(size: float | None) -> str:
     return "not measured" if size is None else f"{size / MEBIBYTE:,.0f} MiB"
 
 
+def beginning(text: str, characters: int = 300) -> str:
+    """The first characters of a text, with a mark where more follow.
+
+    >>> beginning("a long text", 6)
+    'a long ...'
+    """
+    return text if len(text) <= characters else f"{text[:characters].rstrip()} ..."
+
+
 def times(ratio: float, less: str, more: str) -> str:
     """A ratio in words: ``6.3 times less``; within 5 % it is ``the same``."""
     if ratio < 0.95:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from linformers.files.folders import remove_leftovers, write_file
 from linformers.files.inputs import Input
 from linformers.files.reading import read_rows
-from linformers.files.rejects import NOT_READ, SHOWN
+from linformers.files.rejects import NOT_READ, SHOWN, printable
 from linformers.files.rows import START, Place, Row, Wanted
 from linformers.scoring.settings import Files, Format
 
@@ -74,7 +74,7 @@ class Unit:
 
 
 def _plain(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()[:SHOWN]
+    return printable(text)[:SHOWN]
 
 
 def read_units(
