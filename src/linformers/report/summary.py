@@ -34,8 +34,9 @@ def next_commands(output: Path, seed: int, teacher: Path | None = None) -> list[
     ]
     if teacher is not None:
         target = output.with_name("minilm-long")
-        adapt = f"{python} -m linformers adapt --model {_short(teacher)} --texts FOLDER --output {target}"
-        commands.insert(2, ("Teach MiniLM to read long texts, on a folder of your own (minutes).", adapt))
+        reading = "--segment-length 128 --projection-kind attention_pool --projected-dim 32 --max-length 8192"
+        convert = f"{python} -m linformers convert --model {_short(teacher)} {reading} --output {target}"
+        commands.insert(2, ("Keep the linearised MiniLM, for 8,192 tokens.", convert))
     return commands
 
 

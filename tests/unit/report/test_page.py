@@ -216,9 +216,9 @@ def test_the_terminal_shows_the_converted_model(tmp_path: Path) -> None:
         assert ("linearised, the whole passage" in text) is shown and "no attention" in text
 
 
-def test_next_commands_offer_training_at_length_where_there_is_a_model(tmp_path: Path) -> None:
-    assert not any("adapt" in command for _, command in next_commands(tmp_path / "run", 0))
-    (_, command), *others = [pair for pair in next_commands(tmp_path / "run", 0, tmp_path) if "adapt" in pair[1]]
+def test_next_commands_offer_the_conversion_where_it_can_run(tmp_path: Path) -> None:
+    assert not any("convert" in command for _, command in next_commands(tmp_path / "run", 0))
+    (_, command), *others = [pair for pair in next_commands(tmp_path / "run", 0, tmp_path) if "convert" in pair[1]]
     assert not others and f"--model {tmp_path}" in command and f"--output {tmp_path / 'minilm-long'}" in command
 
 
