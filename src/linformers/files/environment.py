@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shlex
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -30,9 +31,9 @@ def describe_environment(device: "torch.device") -> dict[str, Any]:
 
 
 def command_line() -> str:
-    """How the program was started, with its folder left out."""
+    """How the program was started, to be pasted into a shell, with its folder left out."""
     program = os.path.basename(sys.argv[0])
-    return " ".join(["linformers" if program == "__main__.py" else program, *sys.argv[1:]])
+    return shlex.join(["linformers" if program == "__main__.py" else program, *sys.argv[1:]])
 
 
 def _version(package: str) -> str:
