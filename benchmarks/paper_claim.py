@@ -109,6 +109,7 @@ CELLS: dict[str, Cell] = {
     "one E for all layers, k = n/4": Cell(slots(QUARTER, projection_sharing="layerwise"), "fit"),
     "in turns, k = n/2, from nothing": Cell(slots(HALF, projection_sharing="none"), "turns", scratch=True, short=True),
     "first layer softmax, k = n/2": Cell(slots([None, HALF, HALF]), "fit"),
+    "first layer softmax, content, k = n/4": Cell(slots([None, QUARTER, QUARTER], "cluster")),
     # more slots where the rank is high (paper, section 4: nonuniform projected dimension): n, 3n/8 and n/8
     "uneven, mean k = n/2": Cell(slots(UNEVEN), "fit"),
     "uneven, mean k = n/2, longer": Cell(slots(UNEVEN), "fit", times=3),
