@@ -110,6 +110,7 @@ CELLS: dict[str, Cell] = {
     "in turns, k = n/2, from nothing": Cell(slots(HALF, projection_sharing="none"), "turns", scratch=True, short=True),
     "first layer softmax, k = n/2": Cell(slots([None, HALF, HALF]), "fit"),
     "first layer softmax, content, k = n/4": Cell(slots([None, QUARTER, QUARTER], "cluster")),
+    "first layer softmax, content, k = n/2": Cell(slots([None, HALF, HALF], "cluster")),
     # more slots where the rank is high (paper, section 4: nonuniform projected dimension): n, 3n/8 and n/8
     "uneven, mean k = n/2": Cell(slots(UNEVEN), "fit"),
     "uneven, mean k = n/2, longer": Cell(slots(UNEVEN), "fit", times=3),
@@ -117,9 +118,13 @@ CELLS: dict[str, Cell] = {
     "annealed, k = n/2": Cell(slots(HALF), "fit", after="softmax, from nothing"),
     "softmax, on from nothing": Cell(after="softmax, from nothing"),
     **{
-        f"{name}, seed {seed}": Cell(model, "fit" if model else None, seed=seed)
+        f"{name}, seed {seed}": Cell(model, start, seed=seed)
         for seed in (2, 3)
-        for name, model in ((ON, {}), ("paper, k = n/2", slots(HALF)), ("uneven, mean k = n/2", slots(UNEVEN)))
+        for name, model, start in (
+            (ON, {}, None),
+            ("paper, k = n/2", slots(HALF), "fit"),
+            ("first layer softmax, content, k = n/4", slots([None, QUARTER, QUARTER], "cluster"), None),
+        )
     },
 }
 
