@@ -101,6 +101,7 @@ CELLS: dict[str, Cell] = {
     CONTROL: Cell({"attention_type": "none"}, scratch=True),
     "window of 8, k = n/4": Cell(slots(QUARTER, local_window=8), "fit"),
     "first layer softmax, k = n/4": Cell(slots([None, QUARTER, QUARTER]), "fit"),
+    "window of 8, content, k = n/4": Cell(slots(QUARTER, "cluster", local_window=8)),
     "paper, k = n/2, longer": Cell(slots(HALF), "fit", times=3),
     "softmax, from nothing": Cell(scratch=True, short=True),
     "paper, k = n/2, from nothing": Cell(slots(HALF), "pooling", scratch=True, short=True),
