@@ -68,6 +68,8 @@ class Cell:
         scratch: Whether it is trained from nothing, by the teacher's recipe.
         short: Whether that is for as many steps as the others go on.
         times: So many times the steps of the others that go on.
+        seed: Of the order of the text and of the masks.
+        after: The cell whose weights go on.
     """
 
     model: dict[str, Any] = field(default_factory=dict)
@@ -76,6 +78,8 @@ class Cell:
     scratch: bool = False
     short: bool = False
     times: int = 1
+    seed: int = 1
+    after: str = "teacher"
 
 
 def slots(k: int | list[int | None], kind: str = "linear", **fields: Any) -> dict[str, Any]:
@@ -84,6 +88,7 @@ def slots(k: int | list[int | None], kind: str = "linear", **fields: Any) -> dic
 
 
 HALF, QUARTER = LENGTH // 2, LENGTH // 4
+UNEVEN: list[int | None] = [None, 3 * LENGTH // 8, LENGTH // 8]
 CELLS: dict[str, Cell] = {
     TEACHER: Cell(scratch=True),
     ON: Cell(),
@@ -96,6 +101,7 @@ CELLS: dict[str, Cell] = {
     CONTROL: Cell({"attention_type": "none"}, scratch=True),
     "window of 8, k = n/4": Cell(slots(QUARTER, local_window=8), "fit"),
     "first layer softmax, k = n/4": Cell(slots([None, QUARTER, QUARTER]), "fit"),
+    "window of 8, content, k = n/4": Cell(slots(QUARTER, "cluster", local_window=8)),
     "paper, k = n/2, longer": Cell(slots(HALF), "fit", times=3),
     "softmax, from nothing": Cell(scratch=True, short=True),
     "paper, k = n/2, from nothing": Cell(slots(HALF), "pooling", scratch=True, short=True),
@@ -103,7 +109,32 @@ CELLS: dict[str, Cell] = {
     "as pooling, k = n/4": Cell(slots(QUARTER), "pooling"),
     "one E for all layers, k = n/4": Cell(slots(QUARTER, projection_sharing="layerwise"), "fit"),
     "in turns, k = n/2, from nothing": Cell(slots(HALF, projection_sharing="none"), "turns", scratch=True, short=True),
+    "first layer softmax, k = n/2": Cell(slots([None, HALF, HALF]), "fit"),
+    "first layer softmax, content, k = n/4": Cell(slots([None, QUARTER, QUARTER], "cluster")),
+    "first layer softmax, content, k = n/2": Cell(slots([None, HALF, HALF], "cluster")),
+    # more slots where the rank is high (paper, section 4: nonuniform projected dimension): n, 3n/8 and n/8
+    "uneven, mean k = n/2": Cell(slots(UNEVEN), "fit"),
+    "uneven, mean k = n/2, longer": Cell(slots(UNEVEN), "fit", times=3),
+    "softmax, longer": Cell(times=3),
+    "annealed, k = n/2": Cell(slots(HALF), "fit", after="softmax, from nothing"),
+    "softmax, on from nothing": Cell(after="softmax, from nothing"),
+    **{
+        f"{name}, seed {seed}": Cell(model, start, seed=seed)
+        for seed in (2, 3)
+        for name, model, start in (
+            (ON, {}, None),
+            ("paper, k = n/2", slots(HALF), "fit"),
+            ("first layer softmax, content, k = n/4", slots([None, QUARTER, QUARTER], "cluster"), None),
+        )
+    },
 }
+
+
+def reference_of(name: str) -> str | None:
+    """The cell with softmax attention that went on from the same weights, on the same batches."""
+    cell = CELLS[name]
+    same = dataclasses.replace(cell, model={}, start=None, taught=False)
+    return None if cell.scratch else next((other for other, one in CELLS.items() if one == same), None)
 
 
 def recipe_of(name: str, options: argparse.Namespace) -> Recipe:
@@ -132,7 +163,7 @@ def recipe_of(name: str, options: argparse.Namespace) -> Recipe:
     if cell.short or not cell.scratch:
         values |= {"training.steps": cell.times * options.more, "training.evaluate_every": max(1, options.more // 8)}
     if not cell.scratch:
-        values |= {"training.learning_rate": options.more_rate, "training.seed": 1}
+        values |= {"training.learning_rate": options.more_rate, "training.seed": cell.seed}
     return load_recipe(
         ROOT / "recipes" / "laptop" / "softmax.yaml", [f"{key}={json.dumps(value)}" for key, value in values.items()]
     )
@@ -239,7 +270,7 @@ def losses_of(job: ClaimJob) -> list[float]:
 def train(name: str, options: argparse.Namespace, console: Console) -> dict[str, Any]:
     """One cell, to its end; a run that was interrupted goes on."""
     texts = options.texts() if CELLS[name].start == "fit" else []
-    teacher = Path(recipe_of(TEACHER, options).output.folder) / MODEL
+    teacher = Path(recipe_of(CELLS[name].after, options).output.folder) / MODEL
     job = ClaimJob(recipe_of(name, options), console, CELLS[name], teacher, texts)
     if code := job.run():
         raise SystemExit(code)
@@ -298,7 +329,9 @@ def main() -> None:
     if not data:
         parser.error("the books are not in the package: give --data, or set LINFORMERS_DATA")
     options.data = Path(data)
-    names = list(dict.fromkeys([TEACHER, *options.cells]))
+    names = [TEACHER, *(CELLS[name].after for name in options.cells)]
+    names += [reference for name in options.cells if (reference := reference_of(name))]
+    names = list(dict.fromkeys([*names, *options.cells]))
 
     def texts() -> list[str]:
         books = pq.read_table(options.data / "gutenberg_train.parquet").column("text").to_pylist()
@@ -318,11 +351,11 @@ def main() -> None:
     table = Table(title="Held-out perplexity, and how much it is above the teacher that went on")
     for column in ("cell", "parameters", "steps", "before", "after", "gap, %", "95 %"):
         table.add_column(column, justify="left" if column == "cell" else "right")
+    by_sequence = {name: cell.pop("by_sequence") for name, cell in found.items()}
     for name, cell in found.items():
-        losses = cell.pop("by_sequence")
-        if ON in found:
-            reference = losses if name == ON else reference_losses(options, ON)
-            cell["gap"] = gap(losses, reference)
+        losses = by_sequence[name]
+        if reference := reference_of(name):
+            cell["gap"] = {"to": reference, **gap(losses, by_sequence[reference])}
         of = cell.get("gap", {"percent": math.nan, "low": math.nan, "high": math.nan})
         before = cell["evaluations"][0][1]["perplexity"]
         figures = (f"{before:.2f}", f"{cell['perplexity']:.2f}", f"{of['percent']:.1f}")
@@ -332,11 +365,6 @@ def main() -> None:
     settings = {key: value for key, value in vars(options).items() if isinstance(value, int | float)}
     write_results(options.output / "paper_claim.json", console, torch.device("cpu"), settings=settings, cells=found)
     draw(found, options.output)
-
-
-def reference_losses(options: argparse.Namespace, name: str) -> list[float]:
-    """Losses by sequence of a finished cell."""
-    return json.loads((options.runs / "cells" / f"{name}.json").read_text())["by_sequence"]
 
 
 if __name__ == "__main__":

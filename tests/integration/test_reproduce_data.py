@@ -54,6 +54,7 @@ def test_table_2_of_a_named_task(data: Path, tmp_path: Path, capsys: pytest.Capt
         "k = 16, distilled",
         "naive, k = 16, converted",
         "naive, k = 16, fine-tuned",
+        "naive, k = 16, distilled",
         "from scratch",
     ]
     assert all(cell["correct"]["rows"] == 40 for cell in cells.values())

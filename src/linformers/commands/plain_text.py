@@ -94,7 +94,7 @@ class PlainTextJob(Job):
 
     Attributes:
         plan_name: File of the run folder with the settings.
-        template: Of the section that the run adds to the model's card.
+        template: Template of the section that the run adds to the model's card.
     """
 
     plan_name: ClassVar[str]

@@ -216,7 +216,7 @@ def read_tokens(
         key: Keys.
         value: Values.
         keep: Which tokens are no padding; None = all.
-        settings: Of the model.
+        settings: The model's settings.
         k: Slots of the layer; None = softmax attention.
         dropout: Probability of dropping a weight.
         sliding_window: See ``attention``.
@@ -339,7 +339,7 @@ def configure(model: ModelT, **settings: Any) -> ModelT:
 
     Args:
         model: An encoder of transformers, or what holds some, such as a ``SentenceTransformer``.
-        settings: Of ``Settings``.
+        settings: Fields of ``Settings``.
 
     Returns:
         The model.

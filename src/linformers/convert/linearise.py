@@ -60,7 +60,7 @@ def linearise(
         max_length: Longest input of the result, in tokens; None = the teacher's.
         positions: Growth of a table of learned positions, ``tile`` or ``interpolate``.
         softmax_layers: Layers that keep softmax attention; negative ones count from the last.
-        settings: Of ``configure``: ``projected_dim``, ``projection_kind``, ``local_window``, ``global_tokens``,
+        settings: As for ``configure``: ``projected_dim``, ``projection_kind``, ``local_window``, ``global_tokens``,
             ``exact_length``, ``segment_length`` (positions are tiled at that length then), ``context_weight``.
 
     Returns:

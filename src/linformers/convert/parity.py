@@ -21,7 +21,7 @@ def check_parity(student: PreTrainedModel, teacher: PreTrainedModel, tokenizer: 
     Args:
         student: The converted model.
         teacher: What it was converted from.
-        tokenizer: Of both; None = random tokens.
+        tokenizer: The tokenizer of both models; None = random tokens.
         longest: Tokens up to which both should agree.
 
     Returns:

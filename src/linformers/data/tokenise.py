@@ -38,10 +38,10 @@ class Tokens:
         owner: Number of the text that each piece is of.
         long: How many texts are longer than a piece.
         empty: Numbers of the texts without a token, which have no piece.
-        kinds: Of pairs, which text each token is of, for tokenizers that tell it (``token_type_ids``).
-        starts: Of each piece, the number of its first token among those of the text.
-        ends: Of each piece, the number behind that of its last token.
-        heads: Of each piece, how many tokens are put before its first one.
+        kinds: For pairs, which text each token belongs to, for tokenizers that tell it (``token_type_ids``).
+        starts: For each piece, the number of its first token among those of the text.
+        ends: For each piece, the number after that of its last token.
+        heads: For each piece, how many tokens are put before its first one.
     """
 
     windows: list[np.ndarray]

@@ -35,7 +35,7 @@ class Source:
         text_column: column or field that holds the text; None looks for ``text``, ``content``, ``document``, ....
         documents: what one document is in a ``.txt`` file: the file, the lines between two blank lines, or a line.
         delimiter: what stands between fields of CSV; None = found, as for the next.
-        encoding: of all but Parquet.
+        encoding: Encoding of every format but Parquet.
 
     Raises:
         ValueError: an empty path, a weight that is not above 0, or an unknown unit of documents.

@@ -89,13 +89,13 @@ class LinformerConfig(PreTrainedConfig):
             function is the same. In training a chunk's activations are computed again on the way back, so that a layer
             keeps little more than its input; without gradients layers work in place. None = at once, but for inference
             on a CPU, where chunks that stay in cache are faster and always used.
-        image_size: Of image models: height and width in pixels, one number where they are equal; other sizes go too.
-        num_channels: Of images.
+        image_size: Height and width of an image in pixels, or one number where they are equal; other sizes work too.
+        num_channels: Channels of an image.
         patch_size: What one token is made of: pixels (height, width), mel bins and frames, or samples. 1 makes an image
             a sequence of pixels.
         patch_stride: From one patch to the next; None = ``patch_size``, so that patches do not overlap.
-        audio_length: Of audio models: the longest input, in frames, or in samples of the waveform.
-        num_mel_bins: Of audio models that read log-mel frames; None = the waveform.
+        audio_length: The longest input of an audio model, in frames, or in samples of the waveform.
+        num_mel_bins: Mel bins of an audio model that reads log-mel frames; None = it reads the waveform.
         num_prefix_tokens: Learned tokens before the patches; classifiers that pool ``cls`` read the first (images) or
             their mean (audio).
         converted_from: Name of the model that this one was converted from; None = trained from scratch.

@@ -97,7 +97,7 @@ def continued_card(template: str, source: Path, name: str, results: Results, set
     """The card that a model had, with a section on what was done with it since.
 
     Args:
-        template: Of the section, as ``distilled.md``.
+        template: The section's template, such as ``distilled.md``.
         source: Folder of the model before.
         name: Name of the run, for a model without a card.
         results: What ``results.json`` holds.

@@ -131,7 +131,7 @@ def plot_scaling(panels: Sequence[tuple[str, dict[str, list[tuple[int, float]]]]
     """Quantities against the length, side by side, all axes logarithmic.
 
     Args:
-        panels: Of each panel, the name of the quantity, and lines of (tokens, value) by their labels; a label has one
+        panels: For each panel, the name of the quantity, and lines of (tokens, value) by their labels; a label has one
             colour and one marker in all panels.
     """
     figure = Figure(figsize=(_SIZE[0] * len(panels), _SIZE[1] * 1.2), layout="constrained")

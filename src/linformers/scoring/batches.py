@@ -29,7 +29,7 @@ def run_batches(
         use: Function of rows, logits, hidden states and mask (on the device of the states; None = no padding), which is
             called beside others.
         seen: hears how many tokens more are done.
-        kinds: Of pairs, which text each token is of; None = the model is not told.
+        kinds: For pairs, which text each token belongs to; None = the model is not told.
     """
     lengths = np.array([len(window) for window in windows], dtype=np.int64)
     all_rows = batches(lengths, network.batch_tokens)

@@ -26,10 +26,10 @@ class Pieces:
 
     Args:
         tokens: The pieces.
-        parts: Of each piece, what is pooled.
-        texts: Of each vector, the number of its text.
-        chunks: Of each vector, the number of its chunk in the text.
-        spans: Of each vector, the characters of its chunk.
+        parts: For each piece, what is pooled.
+        texts: For each vector, the number of its text.
+        chunks: For each vector, the number of its chunk in the text.
+        spans: For each vector, the characters of its chunk.
         empty: Numbers of the texts without a vector.
         tokenless: How many chunks have no token, and so no vector.
         unread: How many chunks lie behind what is read of their text, and have no vector.
@@ -63,8 +63,8 @@ class Vectors:
     Args:
         values: Vectors in the order of the texts and of their chunks, (vectors, dim); of ``binary`` bytes, eight
             numbers each.
-        texts: Of each vector, the number of its text; a text without a token has none.
-        spans: Of each vector, the first character of its chunk and the one behind the last, (vectors, 2).
+        texts: For each vector, the number of its text; a text without a token has none.
+        spans: For each vector, the first character of its chunk and the one behind the last, (vectors, 2).
     """
 
     values: Shaped[np.ndarray, "vectors stored"]

@@ -51,15 +51,15 @@ class Network:
     """A model that is ready to run.
 
     Args:
-        run: of ids, mask and token types (of pairs): logits of a classifier, else None; the last hidden states, on
-            their device, if they are asked for, else None.
+        run: Takes ids, mask and token types (of pairs). Returns the logits of a classifier, or None, and the last
+            hidden states, on their device, if they are asked for, or None.
         tokenizer: Tokenizer of transformers.
-        architecture: its class.
+        architecture: Name of its class.
         runtime: ``torch`` or ``onnxruntime``.
         kind: Kind of the classifier, ``tags`` of one of tokens; None = an encoder.
         labels: Labels of the classifier, in the order of the logits; a regression has none.
         hidden_size: Size of the embeddings.
-        max_length: tokens that it reads.
+        max_length: The most tokens that it reads.
         parallel: batches at a time. On a CPU one for each thread, as far as memory allows: many operations are too
             small to be shared by threads (8 to 20% faster with two).
         threads: for each of them.
