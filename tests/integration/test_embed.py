@@ -78,7 +78,8 @@ def test_chunks_have_their_characters(work: Path, capsys: pytest.CaptureFixture[
     rows = found.to_pylist()
     assert [(row["id"], row["chunk"]) for row in rows] == [(line["id"], chunk) for line in lines for chunk in range(3)]
     assert [given[row["id"]][row["start"] : row["end"]] for row in rows[:3]][1:] == ["The 0 end!", "More of it"]
-    assert "60 vectors" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "60 vectors" in said and "single chunk" not in said
     settings = linformers.VectorSettings(model=str(work / "model"), chunks="sentence")
     again = linformers.Embedder(settings).vectors(list(given.values()))
     np.testing.assert_allclose(vectors(work / "lines"), again.values, rtol=0, atol=2e-6)
@@ -180,6 +181,7 @@ def test_folders_without_pooling_and_with_a_head(work: Path, capsys: pytest.Capt
     assert "none of sentence-transformers and does not say how to pool: by mean, without" in capsys.readouterr().out
     make_classifier(work / "classifier")
     assert run(work, "headless", "--chunks", "paragraph", model="classifier") == 0
+    assert "each document is a single chunk: no blank line parts them" in capsys.readouterr().out
 
 
 def test_an_export(work: Path) -> None:

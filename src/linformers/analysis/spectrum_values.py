@@ -154,12 +154,12 @@ class EachOnItsThread:
     """
 
     def __enter__(self) -> "EachOnItsThread":
-        self.threads = torch.get_num_threads()
+        self.threads: int = torch.get_num_threads()
         torch.set_num_threads(1)
-        self.pool = None
+        self.pool: ThreadPoolExecutor | None = None
         if self.threads > 1:
             self.pool = ThreadPoolExecutor(self.threads, initializer=torch.set_num_threads, initargs=(1,))
-            self.room = BoundedSemaphore(2 * self.threads)
+            self.room: BoundedSemaphore = BoundedSemaphore(2 * self.threads)
         return self
 
     def __exit__(self, *exception: object) -> None:

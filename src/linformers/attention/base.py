@@ -52,12 +52,12 @@ class Attention(nn.Module, abc.ABC):
         self.exact_length = exact_length
         self.hidden_size = hidden_size
         self.num_attention_heads = num_attention_heads
-        self.head_dim = hidden_size // num_attention_heads
+        self.head_dim: int = hidden_size // num_attention_heads
         self.dropout = dropout
-        self.q_proj = nn.Linear(hidden_size, hidden_size, bias=bias)
-        self.k_proj = nn.Linear(hidden_size, hidden_size, bias=bias)
-        self.v_proj = nn.Linear(hidden_size, hidden_size, bias=bias)
-        self.o_proj = nn.Linear(hidden_size, hidden_size, bias=bias)
+        self.q_proj: nn.Linear = nn.Linear(hidden_size, hidden_size, bias=bias)
+        self.k_proj: nn.Linear = nn.Linear(hidden_size, hidden_size, bias=bias)
+        self.v_proj: nn.Linear = nn.Linear(hidden_size, hidden_size, bias=bias)
+        self.o_proj: nn.Linear = nn.Linear(hidden_size, hidden_size, bias=bias)
 
     @abc.abstractmethod
     def build_memory(

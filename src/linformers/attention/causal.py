@@ -62,6 +62,9 @@ class CausalLinformerAttention(Attention):
         ValueError: An argument out of range, or slots that do not divide the segment.
     """
 
+    segment_length: int
+    segment_slots: int
+
     def __init__(
         self,
         hidden_size: int,

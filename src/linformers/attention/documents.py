@@ -37,7 +37,7 @@ class Documents:
     def __init__(self, mask: Bool[Tensor, "batch seq"] | None, seq: int, device: torch.device) -> None:
         """Read a mask in the caller's order, True = keep; None = nothing is padded."""
         self._destination: Int[Tensor, "batch seq"] | None = None
-        self.padded = mask is not None
+        self.padded: bool = mask is not None
         positions = torch.arange(seq, device=device)
         if mask is None:
             self.lengths: Int[Tensor, " #batch"] = torch.full((1,), seq, device=device)

@@ -42,6 +42,13 @@ class LinformerEncoderLayer(nn.Module):
         ValueError: An argument out of range, or an unknown activation.
     """
 
+    dropout: nn.Dropout
+    dropout1: nn.Dropout
+    dropout2: nn.Dropout
+    activation: Callable[[Tensor], Tensor]
+    batch_first: bool
+    norm_first: bool
+
     def __init__(
         self,
         d_model: int,
@@ -63,14 +70,14 @@ class LinformerEncoderLayer(nn.Module):
             if activation not in ACTIVATIONS:
                 raise ValueError(f"activation={activation!r} must be relu, gelu or a function")
             activation = ACTIVATIONS[activation]
-        self.self_attn = LinformerAttention(
+        self.self_attn: LinformerAttention = LinformerAttention(
             d_model, nhead, max_length, projected_dim, dropout=dropout, bias=bias, **attention
         )
         vars(self.self_attn)["batch_first"] = batch_first  # nn.TransformerEncoder asks it
-        self.linear1 = nn.Linear(d_model, dim_feedforward, bias=bias)
-        self.linear2 = nn.Linear(dim_feedforward, d_model, bias=bias)
-        self.norm1 = nn.LayerNorm(d_model, eps=layer_norm_eps, bias=bias)
-        self.norm2 = nn.LayerNorm(d_model, eps=layer_norm_eps, bias=bias)
+        self.linear1: nn.Linear = nn.Linear(d_model, dim_feedforward, bias=bias)
+        self.linear2: nn.Linear = nn.Linear(dim_feedforward, d_model, bias=bias)
+        self.norm1: nn.LayerNorm = nn.LayerNorm(d_model, eps=layer_norm_eps, bias=bias)
+        self.norm2: nn.LayerNorm = nn.LayerNorm(d_model, eps=layer_norm_eps, bias=bias)
         self.dropout, self.dropout1, self.dropout2 = (nn.Dropout(dropout) for _ in range(3))
         self.activation, self.batch_first, self.norm_first = activation, batch_first, norm_first
 
@@ -186,10 +193,10 @@ class LinformerEncoder(nn.Module):
     ) -> None:
         super().__init__()
         dims = per_layer("projected_dim", projected_dim, num_layers)
-        self.bank = ProjectionBank(
+        self.bank: ProjectionBank = ProjectionBank(
             num_layers, nhead, max_length, dims, sharing=projection_sharing, kind=projection_kind
         )
-        self.layers = nn.ModuleList(
+        self.layers: nn.ModuleList = nn.ModuleList(
             LinformerEncoderLayer(
                 d_model, nhead, *layer, max_length=max_length, projected_dim=k, projections=self.bank[i], **options
             )

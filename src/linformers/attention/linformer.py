@@ -81,7 +81,7 @@ class LinformerAttention(Attention):
         self.local_window = local_window
         self.global_tokens = global_tokens
         if projections is None:
-            self.bank = ProjectionBank(
+            self.bank: ProjectionBank = ProjectionBank(
                 1,
                 num_attention_heads,
                 max_length,

@@ -65,15 +65,15 @@ class SequenceShard(Documents):
         """Read this stretch's mask, and learn from the others (a few integers) where it lies."""
         super().__init__(mask, mask.shape[1], mask.device)
         self.group = group
-        self.rank = dist.get_rank(group)
+        self.rank: int = dist.get_rank(group)
         mine = torch.cat([self.lengths, self.lengths.new_tensor([mask.shape[1]])])
         everyone = [torch.empty_like(mine) for _ in range(dist.get_world_size(group))]
         dist.all_gather(everyone, mine, group=group)
         counts = torch.stack(everyone)
         self.counts: Int[Tensor, "processes batch"] = counts[:, :-1]
-        self.first = self.counts[: self.rank].sum(0)
-        self.totals = self.counts.sum(0)
-        self.longest = int(counts[:, -1].sum())
+        self.first: Tensor = self.counts[: self.rank].sum(0)
+        self.totals: Tensor = self.counts.sum(0)
+        self.longest: int = int(counts[:, -1].sum())
 
     def of(self, rows: slice | Tensor, seq: int, longest: int) -> Documents:
         """Some of the documents."""

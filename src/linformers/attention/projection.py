@@ -46,7 +46,7 @@ class Projection(nn.Module, abc.ABC):
         check_int("projected_dim", projected_dim)
         self.max_length = max_length
         self.projected_dim = projected_dim
-        self.num_heads = num_heads if self.has_parameters else None
+        self.num_heads: int | None = num_heads if self.has_parameters else None
 
     @property
     def per_head(self) -> bool:
@@ -97,7 +97,7 @@ class LinearProjection(Projection):
     def __init__(self, max_length: int, projected_dim: int, num_heads: int | None = None) -> None:
         super().__init__(max_length, projected_dim, num_heads)
         heads = () if num_heads is None else (num_heads,)
-        self.weight = nn.Parameter(torch.empty(*heads, max_length, projected_dim))
+        self.weight: nn.Parameter = nn.Parameter(torch.empty(*heads, max_length, projected_dim))
         self.reset_parameters()
 
     @property
@@ -136,9 +136,9 @@ class ConvProjection(Projection):
 
     def __init__(self, max_length: int, projected_dim: int, num_heads: int | None = None) -> None:
         super().__init__(max_length, projected_dim, num_heads)
-        self.stride = math.ceil(max_length / projected_dim)
+        self.stride: int = math.ceil(max_length / projected_dim)
         heads = () if num_heads is None else (num_heads,)
-        self.weight = nn.Parameter(torch.empty(*heads, self.stride))
+        self.weight: nn.Parameter = nn.Parameter(torch.empty(*heads, self.stride))
         self.reset_parameters()
 
     def compress(self, x: Float[Tensor, "batch seq *heads dim"], documents: Documents) -> Tensor:

@@ -80,7 +80,7 @@ class ProjectionBank(nn.Module):
             )
         self.sharing = sharing
         self.kind = kind
-        self.projections = nn.ModuleDict()
+        self.projections: nn.ModuleDict = nn.ModuleDict()
         self._names: list[tuple[str, str] | None] = []
         has_parameters = PROJECTION_KINDS[kind].has_parameters
         num_heads = num_attention_heads if sharing == "none" else None

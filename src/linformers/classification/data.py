@@ -21,7 +21,7 @@ BARS = 24  # of their histogram
 POOL = 50  # batches that are sorted by length together
 
 
-class EncodedPart(Dataset):
+class EncodedPart(Dataset[Any]):
     """Token ids and labels of the rows of a task.
 
     Args:
@@ -34,6 +34,8 @@ class EncodedPart(Dataset):
         cut: rows that were too long.
     """
 
+    cut: int
+
     unit = "tokens"
 
     def __init__(
@@ -43,7 +45,7 @@ class EncodedPart(Dataset):
         max_length: int,
         seen: Callable[[int], None] = lambda rows: None,
     ) -> None:
-        self.labels = torch.from_numpy(part.labels)
+        self.labels: Tensor = torch.from_numpy(part.labels)
         self.inputs: list[dict[str, np.ndarray]] = []
         self.cut = 0
         encoder = TextEncoder(tokenizer)
@@ -54,7 +56,7 @@ class EncodedPart(Dataset):
             self.cut += found.cut
             self.inputs += found.rows
             seen(len(examples))
-        self.lengths = np.array([len(inputs["input_ids"]) for inputs in self.inputs])
+        self.lengths: np.ndarray = np.array([len(inputs["input_ids"]) for inputs in self.inputs])
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -112,7 +114,7 @@ class PadInputs:
     """Makes a batch: pads to the longest input."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.pad = DataCollatorWithPadding(tokenizer)
+        self.pad: DataCollatorWithPadding = DataCollatorWithPadding(tokenizer)
 
     def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """Tensors of (batch, longest), and the labels."""
@@ -133,6 +135,11 @@ class LengthBatches(Sampler[list[int]]):
         count: batches in the run.
         seed: Seed of the order.
     """
+
+    lengths: np.ndarray
+    size: int
+    count: int
+    seed: int
 
     def __init__(self, lengths: Int[np.ndarray, " rows"], size: int, count: int, seed: int) -> None:
         self.lengths, self.size, self.count, self.seed = lengths, size, count, seed

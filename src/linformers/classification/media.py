@@ -27,7 +27,7 @@ from linformers.training.loading import LOCAL, reported
 WINDOW, HOP = 400, 160  # samples of a log-mel frame and from one to the next, in transformers' feature extractors
 
 
-class MediaPart(Dataset):
+class MediaPart(Dataset[Any]):
     """Images or recordings and labels of a part of a task; they are decoded when they are asked for.
 
     Attributes:
@@ -36,16 +36,19 @@ class MediaPart(Dataset):
         cut: recordings that are too long.
     """
 
+    media: "Media"
+    examples: list[Example]
+
     def __init__(self, part: Part, media: "Media", seen: Callable[[int], None] = lambda rows: None) -> None:
         self.media, self.examples = media, part.examples
-        self.labels = torch.from_numpy(part.labels)
+        self.labels: Tensor = torch.from_numpy(part.labels)
         self.cut = 0
         self.unit = "images"
         self.lengths = np.ones(len(part), dtype=np.int64)
         if media.modality == "audio":
-            self.unit = "samples"
-            self.lengths = np.array([media.length(example, seen) for example in part.examples])
-            self.cut = int((self.lengths > media.longest).sum())
+            self.unit: str = "samples"
+            self.lengths: np.ndarray = np.array([media.length(example, seen) for example in part.examples])
+            self.cut: int = int((self.lengths > media.longest).sum())
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -107,7 +110,7 @@ class Media:
         most = getattr(config, "audio_length", None) or getattr(self.processor, "max_length", None)
         if most is not None:
             options |= {"truncation": True, "max_length": most}
-            self.longest = WINDOW + HOP * (most - 1) if self.shortest > 1 else most
+            self.longest: Any = WINDOW + HOP * (most - 1) if self.shortest > 1 else most
         taken = inspect.signature(self.processor.__call__).parameters  # AST's pads and cuts by its own settings
         self.options |= {name: value for name, value in options.items() if name in taken} | {"sampling_rate": rate}
 

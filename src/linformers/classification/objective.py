@@ -34,6 +34,15 @@ class Classification(Objective):
         distillation: What to imitate of the teacher.
     """
 
+    validation: EncodedPart | MediaPart
+    collate: Callable[[Sequence[Any]], Batch]
+    batch_size: int
+    class_weights: Tensor | None
+    teacher: PreTrainedModel | None
+    distillation: Distillation
+    metric: str
+    positive: int
+
     def __init__(
         self,
         kind: Kind,
@@ -51,7 +60,7 @@ class Classification(Objective):
         self.validation, self.collate, self.batch_size = validation, collate, batch_size
         self.class_weights, self.teacher, self.distillation = class_weights, teacher, distillation
         self.metric, self.positive = select_by, positive
-        self.sign = sign_of(self.metric)
+        self.sign: int = sign_of(self.metric)
 
     def loss(self, model: nn.Module, batch: Batch, items: int, step: int) -> Tensor:
         """Mean loss of the labels, and the distance to the teacher; with a teacher there is no dropout."""

@@ -106,6 +106,10 @@ def _counts(task: Task, labels: Shaped[np.ndarray, "rows ..."]) -> dict[str, int
 class SayMetrics(Watcher):
     """Prints the metric that chooses the step, at every evaluation."""
 
+    console: Console
+    metric: str
+    names: Mapping[str, str]
+
     def __init__(self, console: Console, metric: str, names: Mapping[str, str] = LABELS) -> None:
         self.console, self.metric, self.names = console, metric, names
 

@@ -36,7 +36,7 @@ COMMANDS = (
 
 OK, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     name="linformers",
     help="Transformer encoders whose attention is linear in sequence length.",
     epilog="`linformers COMMAND --help` explains a command. New here? Run: linformers quickstart",

@@ -70,6 +70,11 @@ def run_adapt(settings: AdaptSettings, *, console: Console | None = None) -> int
 class AdaptJob(PlainTextJob):
     """An adaptation run."""
 
+    kind: str
+    title: str
+    plan_name: str
+    template: str
+
     kind, title, plan_name, template = KIND, "adapting", "adapt.json", "adapted.md"
 
     def prepare(self) -> Prepared:
@@ -86,7 +91,7 @@ class AdaptJob(PlainTextJob):
         held_out_batches = evaluation_batches(len(passages), settings.batch_size, self.layout)
         pad = PadBatch(self.tokenizer.pad_token_id)
         counts = np.sum([np.bincount(cache.tokens, minlength=len(self.tokenizer)) for cache in texts], axis=0)
-        self.objective = Contrast(
+        self.objective: Contrast = Contrast(
             copy.deepcopy(self.encoder).eval().requires_grad_(False),
             [pad([passages[item] for item in items]) for items in held_out_batches],
             Queries(counts, self.tokenizer.all_special_ids, segment_length - 2),

@@ -59,10 +59,15 @@ class HiddenStates(Objective):
         layout: The one process.
     """
 
+    evaluation: PackedBlocks
+    order: LayerOrder
+    batch_size: int
+    layout: Layout
+
     def __init__(
         self, teacher: PreTrainedModel, evaluation: PackedBlocks, order: LayerOrder, batch_size: int, layout: Layout
     ) -> None:
-        self.teacher = teacher.to(layout.device)  # type: ignore[arg-type]  (a decorator hides the signature)
+        self.teacher: PreTrainedModel = teacher.to(layout.device)  # type: ignore[arg-type]  (a decorator hides the signature)
         self.evaluation, self.order, self.batch_size, self.layout = evaluation, order, batch_size, layout
 
     def _states(self, model: nn.Module, input_ids: Tensor) -> tuple[Any, Any]:
@@ -89,6 +94,11 @@ class HiddenStates(Objective):
 
 class DistilJob(PlainTextJob):
     """A distillation run."""
+
+    kind: str
+    title: str
+    plan_name: str
+    template: str
 
     kind, title, plan_name, template = KIND, "distilling", "distil.json", "distilled.md"
 

@@ -38,6 +38,9 @@ def _conclude(settings: EmbedSettings, outcome: Outcome) -> Iterator[str]:
         f"{counts['vectors']:,} vectors of {vectors['dim']:,} numbers ({vectors['dtype']}), "
         f"pooled by {' and '.join(vectors['pooling'])}, {length}"
     )
+    if settings.chunks is not None and 1 < outcome.new.done >= counts["vectors"]:
+        other = ": no blank line parts them, so take --chunks sentence or tokens:256"
+        yield f"each document is a single chunk{other if settings.chunks == 'paragraph' else ''}"
     if vectors["pooling_from"] == "default":
         yield (
             "the model's folder is none of sentence-transformers and does not say how to pool: by mean, without "

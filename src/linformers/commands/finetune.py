@@ -65,6 +65,9 @@ def run_finetune(settings: FinetuneSettings, *, console: Console | None = None) 
 class FinetuneJob(Job):
     """A fine-tuning run."""
 
+    model: PreTrainedModel
+    max_length: int
+
     kind = KIND
 
     def __init__(self, settings: FinetuneSettings, console: Console | None) -> None:
@@ -76,13 +79,13 @@ class FinetuneJob(Job):
     def prepare(self) -> Prepared:
         """Read and encode the rows, and load the model."""
         settings = self.settings
-        self.media = None if settings.modality == "text" else Media(settings.modality, settings.model)
-        self.task = self._read()
-        self.names = labels_of_metrics(self.task.classes, self.task.positive)
+        self.media: Media | None = None if settings.modality == "text" else Media(settings.modality, settings.model)
+        self.task: Task = self._read()
+        self.names: dict[str, str] = labels_of_metrics(self.task.classes, self.task.positive)
         set_seed(settings.seed)  # of a new classifier
         auto = AUTO[HEADS[settings.modality]]
         self.model, new_head = load_model("model", settings.model, self.task, auto, settings.dtype)
-        self.stored_dtype = stored_dtype("model", settings.model, settings.dtype, self.console)
+        self.stored_dtype: str = stored_dtype("model", settings.model, settings.dtype, self.console)
         if self.media is None:
             self.processor: Any = load_tokenizer("model", settings.model)
             self.max_length = choose_max_length(settings.max_length, self.model, self.processor)
@@ -93,8 +96,8 @@ class FinetuneJob(Job):
         teacher = None
         if settings.teacher is not None:
             teacher = load_teacher(settings.teacher, self.model, self.processor, self.max_length)
-        self.parts = self._encode()
-        self.lengths = None
+        self.parts: dict[str, EncodedPart | MediaPart] = self._encode()
+        self.lengths: np.ndarray | None = None
         if self.media is None:
             encoded = self.parts["train"]
             self.lengths = whole_lengths(self.task.train, self.processor) if encoded.cut else encoded.lengths
@@ -167,7 +170,7 @@ class FinetuneJob(Job):
                 for name, part in self.task.parts.items()
             }
         digest = hashlib.sha256(b"".join(part.fingerprint() for part in parts.values()))
-        self.fingerprint = digest.hexdigest()[:16]
+        self.fingerprint: str = digest.hexdigest()[:16]
         return parts
 
     def _say_cut(self, sizes: np.ndarray) -> None:
@@ -264,7 +267,7 @@ class FinetuneJob(Job):
         with ReadProgress(self.console, "measuring", unit="rows") as progress:
             size, encoded = self.settings.evaluation_batch_size, self.parts[self.task.reported]
             logits = predict_logits(self.model, encoded, self.collate, size, progress)
-        self.scores = probabilities(logits, self.task.kind)
+        self.scores: np.ndarray = probabilities(logits, self.task.kind)
         write_predictions(self.path / PREDICTIONS, self.task, self.scores, self.settings.id)
         return summary(self.task, self.parts, self.scores) | {
             "names": self.names,

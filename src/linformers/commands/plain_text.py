@@ -110,8 +110,8 @@ class PlainTextJob(Job):
         """The model with its head; its folder and its tokenizer are noted."""
         settings = self.settings
         with reported("model", settings.model):
-            self.source = Path(with_surroundings(settings.model))
-        self.stored = stored_dtype("model", settings.model, settings.dtype, self.console)
+            self.source: Path = Path(with_surroundings(settings.model))
+        self.stored: str = stored_dtype("model", settings.model, settings.dtype, self.console)
         self.tokenizer: Any = load_tokenizer("model", settings.model)
         return load_saved("model", settings.model, settings.dtype)
 
@@ -128,7 +128,7 @@ class PlainTextJob(Job):
         sources = [Source(path=path, **given) for path in settings.texts]
         check_apart("texts", sources)
         caches = tokenise(sources, self.tokenizer, cache_folder(), **more)
-        self.read = {
+        self.read: dict[str, Any] = {
             "records_unusable": sum(cache.num_rejected for cache in caches),
             "files_not_read": [file for cache in caches for file in cache.files_not_read],
         }

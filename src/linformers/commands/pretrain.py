@@ -7,12 +7,12 @@ from typing import Any
 
 import torch.distributed as dist
 from rich.console import Console
-from transformers import set_seed
+from transformers import PreTrainedTokenizerFast, set_seed
 
 from linformers.files.run_folder import MODEL, RESULTS, Folder
 from linformers.models import LinformerForMaskedLM
 from linformers.report.cards import CARD, pretrained_card
-from linformers.training.corpus import prepare_corpus, prepare_tokenizer, token_ids
+from linformers.training.corpus import Corpus, prepare_corpus, prepare_tokenizer, token_ids
 from linformers.training.engine import Batches
 from linformers.training.job import Job, Prepared, copy_weights
 from linformers.training.masked_lm import MaskedLM
@@ -55,8 +55,9 @@ class PretrainJob(Job):
     def prepare(self) -> Prepared:
         """Train the tokenizer, tokenise the text, and build the model."""
         recipe, training, layout = self.recipe, self.recipe.training, self.layout
-        self.tokenizer = prepare_tokenizer(recipe, self.path / "tokenizer", layout)
-        self.corpus = corpus = prepare_corpus(recipe, self.tokenizer, layout, self.console)
+        self.tokenizer: PreTrainedTokenizerFast = prepare_tokenizer(recipe, self.path / "tokenizer", layout)
+        self.corpus: Corpus = prepare_corpus(recipe, self.tokenizer, layout, self.console)
+        corpus = self.corpus
         set_seed(training.seed)
         tokens = corpus.facts["train_tokens"]
         logs = recipe.output.report_to == "tensorboard" and layout.rank == 0

@@ -15,7 +15,7 @@ from linformers.report.scores import scores
 
 REPORT = "report.html"
 # The files of results, and the kind of those that do not tell it.
-FILES = {
+FILES: dict[str, str | None] = {
     "results.json": None,
     "advice.json": "linformers advise",
     "calibration.json": None,

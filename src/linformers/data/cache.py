@@ -34,7 +34,7 @@ from linformers.files.sources import Source, find_files
 
 FORMAT = 3  # raise it when the same input gives other files
 TOKENS, OFFSETS, REJECTS, FACTS = "tokens.npy", "offsets.npy", "rejects.jsonl", "cache.json"
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 class DamagedFolder(ValueError):

@@ -29,13 +29,18 @@ class Cuts:
         keep_tail: whether the short block at the end is kept, where documents are joined.
     """
 
+    cache: TokenCache
+    body: int
+    slack: int
+    count: int
+
     def __init__(self, cache: TokenCache, *, length: int, documents: Documents, keep_tail: bool) -> None:
         self.cache, self.body, self.documents = cache, length - 2, documents
         self.slack = 0
         if documents == "apart":
             # A document's own closing token is the one that closes its last block.
             sizes = np.diff(cache.offsets) - 1
-            self.ends = np.cumsum(-(-sizes // self.body))
+            self.ends: np.ndarray = np.cumsum(-(-sizes // self.body))
             self.count = int(self.ends[-1])
         else:
             self.count, self.slack = divmod(cache.num_tokens, self.body)
@@ -88,6 +93,9 @@ class PackedBlocks(Draws):
         ValueError: a setting that cannot be, or too few tokens for one block.
     """
 
+    length: int
+    masking: Mask
+
     def __init__(
         self,
         caches: Sequence[TokenCache],
@@ -113,16 +121,18 @@ class PackedBlocks(Draws):
         if limit is not None and (limit < 1 or total is not None):
             raise ValueError(f"limit={limit} must be at least 1, and is for evaluation only (total=None)")
         self.length, self.masking = length, masking
-        self.cuts = [Cuts(cache, length=length, documents=documents, keep_tail=keep_tail) for cache in caches]
+        self.cuts: list[Cuts] = [
+            Cuts(cache, length=length, documents=documents, keep_tail=keep_tail) for cache in caches
+        ]
         counts = [round(cut.count * weight) for cut, weight in zip(self.cuts, weights, strict=True)]
-        self.ends = np.cumsum(counts)
+        self.ends: np.ndarray = np.cumsum(counts)
         available = int(self.ends[-1])
         if available == 0:
             tokens = sum(cache.num_tokens for cache in caches)
             raise ValueError(f"{tokens:,} tokens do not fill one block of length={length}; use a shorter length")
         self.available = available
         super().__init__(available if limit is None else min(limit, available), seed=seed, total=total)
-        self.strides = [_spreading_stride(cut.count) for cut in self.cuts]
+        self.strides: list[int] = [_spreading_stride(cut.count) for cut in self.cuts]
 
     def place(self, item: int) -> tuple[int, int, int]:
         """Source, how often the source has been read through before, and block in the source, of an item.

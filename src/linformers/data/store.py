@@ -13,6 +13,9 @@ class GrowingArray:
         dtype: Dtype of the numbers.
     """
 
+    dtype: np.dtype
+    length: int
+
     def __init__(self, path: Path, dtype: np.dtype) -> None:
         self.dtype, self.length = dtype, 0
         self._file = path.open("wb")

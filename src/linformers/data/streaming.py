@@ -67,7 +67,7 @@ def shares(files: Sequence[Any], reader: int, readers: int) -> list[tuple[Any, i
     return [(files[place], reader // len(files), together)]
 
 
-class StreamedBlocks(IterableDataset):
+class StreamedBlocks(IterableDataset[Any]):
     """Masked blocks, tokenised on the way.
 
     Blocks are made as by `PackedBlocks`, within the documents of a reader, then shuffled in a buffer. To resume, read
@@ -92,6 +92,19 @@ class StreamedBlocks(IterableDataset):
     Raises:
         ValueError: a setting that cannot be; while reading, too many rejects or a reader without documents.
     """
+
+    sources: list[Source]
+    tokenizer: Any
+    length: int
+    masking: Masking
+    seed: int
+    total: int
+    rank: int
+    world_size: int
+    shuffle_blocks: int
+    batch_size: int
+    rejects_dir: Path | None
+    max_reject_share: float
 
     def __init__(
         self,
@@ -124,7 +137,9 @@ class StreamedBlocks(IterableDataset):
         self.seed, self.total, self.rank, self.world_size = seed, total, rank, world_size
         self.documents, self.shuffle_blocks, self.batch_size = documents, shuffle_blocks, batch_size
         self.rejects_dir, self.max_reject_share = rejects_dir, max_reject_share
-        self.files = [[None] if source.on_hub else find_files(source) for source in self.sources]
+        self.files: list[list[None] | list[Path]] = [
+            [None] if source.on_hub else find_files(source) for source in self.sources
+        ]
 
     def __iter__(self) -> Iterator[Example]:
         """Items of this worker: the DataLoader takes a batch of each worker in turn."""

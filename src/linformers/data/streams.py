@@ -7,6 +7,7 @@ to be saved. An evaluation set (``total=None``) is each example once, in order.
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,8 +23,12 @@ def _order(size: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(size)
 
 
-class Draws(Dataset):
+class Draws(Dataset[Any]):
     """What all data sets here share: how many items, and which example of which epoch each is."""
+
+    size: int
+    seed: int
+    total: int | None
 
     def __init__(self, size: int, *, seed: int, total: int | None) -> None:
         self.size, self.seed, self.total = size, seed, total
@@ -55,6 +60,9 @@ class MaskedBlocks(Draws):
         total: number of items to draw; None for evaluation.
     """
 
+    blocks: np.ndarray
+    masking: Masking
+
     def __init__(self, blocks: np.ndarray, masking: Masking, *, seed: int, total: int | None = None) -> None:
         super().__init__(len(blocks), seed=seed, total=total)
         self.blocks, self.masking = blocks, masking
@@ -65,7 +73,7 @@ class MaskedBlocks(Draws):
         return {"input_ids": torch.from_numpy(shown), "labels": torch.from_numpy(labels)}
 
 
-class Curriculum(Dataset):
+class Curriculum(Dataset[Any]):
     """Stages one after another, each with sequences of its own length, at the same number of tokens an item.
 
     An item is as many sequences of the stage as hold ``tokens_per_item`` tokens. Short sequences first: attention finds
@@ -75,9 +83,9 @@ class Curriculum(Dataset):
         stages: the data sets of the stages, with the number of sequences that make up one item of each.
     """
 
-    def __init__(self, stages: Sequence[tuple[Dataset, int]]) -> None:
-        self.stages = list(stages)
-        self.lengths = [len(dataset) // group for dataset, group in self.stages]  # type: ignore[arg-type]
+    def __init__(self, stages: Sequence[tuple[Dataset[Any], int]]) -> None:
+        self.stages: list[tuple[Dataset[Any], int]] = list(stages)
+        self.lengths: list[int] = [len(dataset) // group for dataset, group in self.stages]  # type: ignore[arg-type]
 
     def __len__(self) -> int:
         return sum(self.lengths)
@@ -101,6 +109,9 @@ class LabelledPassages(Draws):
         seed: seeds the order.
         total: number of items to draw; None for evaluation.
     """
+
+    blocks: np.ndarray
+    labels: np.ndarray
 
     def __init__(self, blocks: np.ndarray, labels: np.ndarray, *, seed: int = 0, total: int | None = None) -> None:
         super().__init__(len(blocks), seed=seed, total=total)

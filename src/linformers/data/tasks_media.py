@@ -21,7 +21,7 @@ from linformers.files.rows import Reject, choose_column, names
 from linformers.files.sources import file_format
 
 Modality = Literal["image", "audio"]
-DATA_COLUMNS = {
+DATA_COLUMNS: dict[str, tuple[str, ...]] = {
     "image": ("image", "img", "picture", "pixels"),
     "audio": ("audio", "recording", "speech", "waveform", "samples", "pcm16"),
 }

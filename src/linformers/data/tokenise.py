@@ -97,7 +97,9 @@ class TextEncoder:
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
-        self.backend = _frozen(tokenizer) if getattr(tokenizer, "backend_tokenizer", None) is not None else None
+        self.backend: Tokenizer | None = (
+            _frozen(tokenizer) if getattr(tokenizer, "backend_tokenizer", None) is not None else None
+        )
         self._pad = DataCollatorWithPadding(tokenizer)
         self._from_left = tokenizer.truncation_side == "left"
         self._around = {count: self._surroundings(count) for count in (1, 2)}

@@ -55,11 +55,11 @@ class Session:
         options.log_severity_level = 3  # errors
         for name, value in SESSION_CONFIG.items():
             options.add_session_config_entry(name, value)
-        self.session = onnxruntime.InferenceSession(
+        self.session: Any = onnxruntime.InferenceSession(
             graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
-        self.inputs = [one.name for one in self.session.get_inputs()]
-        self.outputs = [one.name for one in self.session.get_outputs()]
+        self.inputs: list[Any] = [one.name for one in self.session.get_inputs()]
+        self.outputs: list[Any] = [one.name for one in self.session.get_outputs()]
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> Outputs:
         """All outputs."""

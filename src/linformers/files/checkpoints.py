@@ -15,6 +15,9 @@ class Checkpoints:
         keep: how many to keep; 2 or more, so that damage to the newest is no loss of the run.
     """
 
+    folder: Path
+    keep: int
+
     def __init__(self, folder: Path, *, keep: int = 2) -> None:
         self.folder, self.keep = folder, keep
 

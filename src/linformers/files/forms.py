@@ -234,9 +234,12 @@ class Transcoded(io.RawIOBase):
     Bytes that mean nothing in it are left as they are, so that the row they are in can be rejected.
     """
 
+    stream: Any
+    held: bytes
+
     def __init__(self, stream: Any, encoding: str) -> None:
         self.stream, self.held = stream, b""
-        self.decoder = codecs.getincrementaldecoder(encoding)("surrogateescape")
+        self.decoder: codecs.IncrementalDecoder = codecs.getincrementaldecoder(encoding)("surrogateescape")
 
     def readable(self) -> bool:
         """It is."""

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from linformers.files.forms import Transcoded, find_form, unpacked
+from linformers.files.forms import Form, Transcoded, find_form, unpacked
 from linformers.files.inputs import Input
 from linformers.files.rows import (
     BOMB_BYTES,
@@ -39,6 +39,15 @@ class Lines:
         number: Lines read so far.
         offset: Bytes read so far, after decompression and as UTF-8.
     """
+
+    number: int
+    offset: int
+    limit: int
+    raw: BinaryIO
+    size: int
+    packed: bool
+    form: Form
+    stream: Any
 
     def __init__(self, stream: BinaryIO, file: Input, limit: int) -> None:
         self.number, self.offset, self.limit, self.form = 0, 0, limit, find_form(file)

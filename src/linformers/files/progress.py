@@ -3,7 +3,7 @@
 import time
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 BAR_EVERY, PLAIN_EVERY = 0.2, 10.0  # seconds between two states of the bar, and between plain lines
 
@@ -21,6 +21,14 @@ class ReadProgress:
         note: what to say beside it.
     """
 
+    console: Console | None
+    title: str
+    unit: str
+    first: float
+    count: int
+    note: str
+    started: float
+
     def __init__(self, console: Console | None, title: str, *, unit: str = "tokens") -> None:
         self.console, self.title, self.unit = console, title, unit
         self.first, self.share, self.count, self.note = 0.0, 0.0, 0, ""
@@ -37,7 +45,7 @@ class ReadProgress:
                 TimeRemainingColumn(compact=True),
             )
             self.bar = Progress(*columns, console=self.console, transient=True)
-            self.task = self.bar.add_task(self.title, total=1.0, status="")
+            self.task: TaskID = self.bar.add_task(self.title, total=1.0, status="")
             self.bar.start()
         return self
 
@@ -53,7 +61,7 @@ class ReadProgress:
 
     def reached(self, share: float) -> None:
         """Say what share of the bytes has been read."""
-        self.share = share
+        self.share: float = share
 
     def add(self, count: int) -> None:
         """Count what has been read, and show the state when it is time."""
@@ -61,7 +69,7 @@ class ReadProgress:
         now = time.perf_counter()
         if self.console is None or now - self.spoke < (BAR_EVERY if self.bar else PLAIN_EVERY):
             return
-        self.spoke = now
+        self.spoke: float = now
         seconds = now - self.started
         status = f"{self.note}{self.count:,} {self.unit}, {self.count / seconds:,.0f} {self.unit}/s"
         if self.bar is not None:

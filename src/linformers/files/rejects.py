@@ -73,7 +73,7 @@ class Rejects:
             TooManyRejects: the share is above ``max_share``.
         """
         self.rejected += 1
-        self.first = self.first or printable(f"{file}:{line}: {reason}")
+        self.first: str = self.first or printable(f"{file}:{line}: {reason}")
         self._write(file, line, reason, value, ids)
         if self.records % CHECK_EVERY == 0:
             self._check()

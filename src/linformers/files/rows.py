@@ -109,6 +109,10 @@ Found = Reject | tuple[int, Sequence[Any]]
 class BadCell(ValueError):
     """A value that is not what its column should hold."""
 
+    reason: str
+    value: str
+    line: int
+
     def __init__(self, reason: str, value: str = "", line: int = 0) -> None:
         super().__init__(reason)
         self.reason, self.value, self.line = reason, value, line

@@ -4,7 +4,7 @@ import glob
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from linformers.files.forms import Form
 
@@ -42,7 +42,7 @@ class Source:
     """
 
     # For recipes, which are strict; without importing pydantic, as the help of commands would wait for it.
-    __pydantic_config__ = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     path: str
     weight: float = field(default=1.0, metadata={"strict": True})

@@ -63,6 +63,9 @@ class Results:
         identity: Identity of the rows that are to be added.
     """
 
+    folder: Folder
+    identity: dict[str, Any]
+
     def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
         self.folder, self.identity = Folder(path, option="--output", plan=RESULTS, before=()), dict(identity)
         self.rows: list[Row] = []

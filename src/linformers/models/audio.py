@@ -97,10 +97,10 @@ class LinformerForAudioClassification(LinformerPatchModel):
 
     def __init__(self, config: LinformerConfig) -> None:
         super().__init__(config)
-        self.linformer = LinformerAudioModel(config)
-        self.dropout = classifier_dropout(config)
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels or 1)
+        self.linformer: LinformerAudioModel = LinformerAudioModel(config)
+        self.dropout: nn.Dropout = classifier_dropout(config)
+        self.norm: nn.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.classifier: nn.Linear = nn.Linear(config.hidden_size, config.num_labels or 1)
         self.post_init()
 
     @can_return_tuple

@@ -45,7 +45,7 @@ _READ_ELSEWHERE = {
     "trained_inputs",
 }
 
-logger = logging.get_logger(__name__)
+logger: Any = logging.get_logger(__name__)
 
 
 @no_type_check  # @strict checks the fields; the shape-checking test hook must leave __init__ alone
@@ -151,7 +151,8 @@ class LinformerConfig(PreTrainedConfig):
             if key not in _TRANSFORMERS_KEYS:
                 raise ValueError(f"{key}={kwargs[key]!r} is no field of LinformerConfig.{closest(key, fields)}")
         super().__post_init__(**kwargs)
-        self.architectures = self.architectures or []  # AutoModel reads it to choose between words, images and audio
+        # AutoModel reads it to choose between words, images and audio.
+        self.architectures: list[str] | None = self.architectures or []
         grid = self.patch_grid
         if grid is not None:
             tokens = self.num_prefix_tokens + grid.tokens

@@ -38,16 +38,16 @@ class LinformerLayer(GradientCheckpointingLayer):
 
     def __init__(self, config: LinformerConfig, attention: Attention | None) -> None:
         super().__init__()
-        self.pre_norm = config.norm_position == "pre"
-        self.stream_chunk_size = config.stream_chunk_size
+        self.pre_norm: bool = config.norm_position == "pre"
+        self.stream_chunk_size: int | None = config.stream_chunk_size
         self.attention = attention
         if attention is not None:
-            self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.intermediate = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.activation = ACT2FN[config.hidden_act]
-        self.output = nn.Linear(config.intermediate_size, config.hidden_size)
-        self.output_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+            self.attention_norm: nn.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.intermediate: nn.Linear = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.activation: nn.Module = ACT2FN[config.hidden_act]
+        self.output: nn.Linear = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.output_norm: nn.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout: nn.Dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(
         self,
@@ -120,8 +120,8 @@ class LinformerStack(nn.Module):
 
     def __init__(self, config: LinformerConfig) -> None:
         super().__init__()
-        self.exact_length = config.exact_length
-        self.projections = ProjectionBank(
+        self.exact_length: int = config.exact_length
+        self.projections: ProjectionBank = ProjectionBank(
             config.num_hidden_layers,
             config.num_attention_heads,
             config.max_position_embeddings,
@@ -129,12 +129,12 @@ class LinformerStack(nn.Module):
             sharing=config.projection_sharing,
             kind=config.projection_kind,
         )
-        self.layers = nn.ModuleList(
+        self.layers: nn.ModuleList = nn.ModuleList(
             LinformerLayer(config, _build_attention(config, layer, self.projections))
             for layer in range(config.num_hidden_layers)
         )
         has_final_norm = config.norm_position == "pre"
-        self.final_norm = (
+        self.final_norm: nn.LayerNorm | nn.Identity = (
             nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if has_final_norm else nn.Identity()
         )
 

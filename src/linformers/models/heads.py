@@ -24,10 +24,10 @@ class LinformerClassificationHead(nn.Module):
     def __init__(self, config: LinformerConfig, num_outputs: int) -> None:
         super().__init__()
         self.pooling = config.classifier_pooling
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.activation = ACT2FN[config.classifier_activation]
-        self.dropout = _classifier_dropout(config)
-        self.out_proj = nn.Linear(config.hidden_size, num_outputs)
+        self.dense: nn.Linear = nn.Linear(config.hidden_size, config.hidden_size)
+        self.activation: nn.Module = ACT2FN[config.classifier_activation]
+        self.dropout: nn.Dropout = _classifier_dropout(config)
+        self.out_proj: nn.Linear = nn.Linear(config.hidden_size, num_outputs)
 
     def forward(
         self, hidden_states: Float[Tensor, "batch seq hidden"], attention_mask: Shaped[Tensor, "batch seq"] | None
@@ -54,8 +54,8 @@ class LinformerForSequenceClassification(LinformerPreTrainedModel):
 
     def __init__(self, config: LinformerConfig) -> None:
         super().__init__(config)
-        self.linformer = LinformerModel(config)
-        self.classifier = LinformerClassificationHead(config, config.num_labels or 1)
+        self.linformer: LinformerModel = LinformerModel(config)
+        self.classifier: LinformerClassificationHead = LinformerClassificationHead(config, config.num_labels or 1)
         self.post_init()
 
     @can_return_tuple
@@ -111,9 +111,9 @@ class LinformerForTokenClassification(LinformerPreTrainedModel):
 
     def __init__(self, config: LinformerConfig) -> None:
         super().__init__(config)
-        self.linformer = LinformerModel(config)
-        self.dropout = _classifier_dropout(config)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels or 1)
+        self.linformer: LinformerModel = LinformerModel(config)
+        self.dropout: nn.Dropout = _classifier_dropout(config)
+        self.classifier: nn.Linear = nn.Linear(config.hidden_size, config.num_labels or 1)
         self.post_init()
 
     @can_return_tuple
@@ -154,8 +154,8 @@ class LinformerForQuestionAnswering(LinformerPreTrainedModel):
 
     def __init__(self, config: LinformerConfig) -> None:
         super().__init__(config)
-        self.linformer = LinformerModel(config)
-        self.qa_outputs = nn.Linear(config.hidden_size, 2)
+        self.linformer: LinformerModel = LinformerModel(config)
+        self.qa_outputs: nn.Linear = nn.Linear(config.hidden_size, 2)
         self.post_init()
 
     @can_return_tuple
@@ -207,8 +207,8 @@ class LinformerForMultipleChoice(LinformerPreTrainedModel):
 
     def __init__(self, config: LinformerConfig) -> None:
         super().__init__(config)
-        self.linformer = LinformerModel(config)
-        self.classifier = LinformerClassificationHead(config, 1)
+        self.linformer: LinformerModel = LinformerModel(config)
+        self.classifier: LinformerClassificationHead = LinformerClassificationHead(config, 1)
         self.post_init()
 
     @can_return_tuple

@@ -20,6 +20,9 @@ from linformers.models.text import LinformerPreTrainedModel, PositionEmbedding, 
 class GridPositionEmbedding(PositionEmbedding):
     """Learned positions of the prefix tokens and of a grid, row by row; they start as sinusoids in two dimensions."""
 
+    prefix: int
+    shape: Size
+
     def __init__(self, prefix: int, shape: Size, hidden_size: int) -> None:
         super().__init__(prefix + shape[0] * shape[1], hidden_size)
         self.prefix, self.shape = prefix, shape
@@ -58,13 +61,17 @@ class PatchEmbeddings(nn.Module):
 
     def __init__(self, config: LinformerConfig, channels: int, grid: PatchGrid) -> None:
         super().__init__()
-        self.projection = nn.Conv2d(channels, config.hidden_size, grid.patch, grid.stride)
-        self.prefix_tokens = nn.Parameter(torch.zeros(config.num_prefix_tokens, config.hidden_size))
-        self.position_embeddings = GridPositionEmbedding(config.num_prefix_tokens, grid.shape, config.hidden_size)
+        self.projection: nn.Conv2d = nn.Conv2d(channels, config.hidden_size, grid.patch, grid.stride)
+        self.prefix_tokens: nn.Parameter = nn.Parameter(torch.zeros(config.num_prefix_tokens, config.hidden_size))
+        self.position_embeddings: GridPositionEmbedding = GridPositionEmbedding(
+            config.num_prefix_tokens, grid.shape, config.hidden_size
+        )
         # As in text, where the layers themselves do not begin with a norm.
         after = config.norm_position == "post"
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if after else nn.Identity()
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.norm: nn.LayerNorm | nn.Identity = (
+            nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if after else nn.Identity()
+        )
+        self.dropout: nn.Dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(
         self, field: Float[Tensor, "batch channels rows columns"], positions: Float[Tensor, "tokens hidden"]
@@ -104,8 +111,8 @@ class LinformerPatchEncoder(LinformerPatchModel):
     def __init__(self, config: LinformerConfig, channels: int, grid: PatchGrid) -> None:
         super().__init__(config)
         self.grid = grid
-        self.embeddings = PatchEmbeddings(config, channels, grid)
-        self.encoder = LinformerStack(config)
+        self.embeddings: PatchEmbeddings = PatchEmbeddings(config, channels, grid)
+        self.encoder: LinformerStack = LinformerStack(config)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:

@@ -49,11 +49,15 @@ class LinformerEmbeddings(nn.Module):
 
     def __init__(self, config: LinformerConfig) -> None:
         super().__init__()
-        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
-        self.position_embeddings = PositionEmbedding(config.max_position_embeddings, config.hidden_size)
-        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.word_embeddings: nn.Embedding = nn.Embedding(
+            config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id
+        )
+        self.position_embeddings: PositionEmbedding = PositionEmbedding(
+            config.max_position_embeddings, config.hidden_size
+        )
+        self.token_type_embeddings: nn.Embedding = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.norm: nn.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout: nn.Dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(
         self,
@@ -95,7 +99,7 @@ class LinformerEmbeddings(nn.Module):
 class LinformerPreTrainedModel(PreTrainedModel):
     """Weights, loading and saving shared by all Linformer models."""
 
-    config_class = LinformerConfig
+    config_class: type[LinformerConfig] = LinformerConfig
     config: LinformerConfig
     base_model_prefix = "linformer"
     supports_gradient_checkpointing = True
@@ -152,8 +156,8 @@ class LinformerModel(LinformerPreTrainedModel):
                 "this configuration is of a model of images or audio, which has no words: use "
                 "AutoModelForImageClassification, AutoModelForAudioClassification or their encoders."
             )
-        self.embeddings = LinformerEmbeddings(config)
-        self.encoder = LinformerStack(config)
+        self.embeddings: LinformerEmbeddings = LinformerEmbeddings(config)
+        self.encoder: LinformerStack = LinformerStack(config)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -237,10 +241,10 @@ class LinformerMaskedLMHead(nn.Module):
 
     def __init__(self, config: LinformerConfig) -> None:
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.activation = ACT2FN[config.hidden_act]
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+        self.dense: nn.Linear = nn.Linear(config.hidden_size, config.hidden_size)
+        self.activation: nn.Module = ACT2FN[config.hidden_act]
+        self.norm: nn.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.decoder: nn.Linear = nn.Linear(config.hidden_size, config.vocab_size)
 
     def forward(self, hidden_states: Float[Tensor, "*batch hidden"]) -> Float[Tensor, "*batch vocab"]:
         """Vocabulary logits."""
@@ -254,8 +258,8 @@ class LinformerForMaskedLM(LinformerPreTrainedModel):
 
     def __init__(self, config: LinformerConfig) -> None:
         super().__init__(config)
-        self.linformer = LinformerModel(config)
-        self.lm_head = LinformerMaskedLMHead(config)
+        self.linformer: LinformerModel = LinformerModel(config)
+        self.lm_head: LinformerMaskedLMHead = LinformerMaskedLMHead(config)
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Linear:

@@ -71,10 +71,10 @@ class LinformerForImageClassification(LinformerPatchModel):
 
     def __init__(self, config: LinformerConfig) -> None:
         super().__init__(config)
-        self.linformer = LinformerImageModel(config)
-        self.dropout = classifier_dropout(config)
+        self.linformer: LinformerImageModel = LinformerImageModel(config)
+        self.dropout: nn.Dropout = classifier_dropout(config)
         read = config.num_prefix_tokens if config.classifier_pooling == "prefix" else 1
-        self.classifier = nn.Linear(read * config.hidden_size, config.num_labels or 1)
+        self.classifier: nn.Linear = nn.Linear(read * config.hidden_size, config.num_labels or 1)
         self.post_init()
 
     @torch.no_grad()

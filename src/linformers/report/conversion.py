@@ -63,7 +63,7 @@ def _chart(readers: list[dict[str, Any]]) -> Chart:
     ]
     return Chart(
         name="conversion",
-        picture=plots.plot_passages(rows, [reader["interval"] for reader in readers]),
+        picture=plots.plot_passages(rows, [reader["interval"] for reader in readers], "sentences found"),
         alt=f"Bars of sentences found: {', '.join(f'{label} {share:.0%}' for _, label, share in rows)}.",
         caption="Sentences whose own passage is the nearest; the lines are 95% intervals.",
     )

@@ -299,13 +299,15 @@ def plot_lines(
         if number >= 10 and not thin:  # colours and markers begin again
             style["linestyle"] = ":"
         axes.plot(places, values, color=f"C{number % 10}", label=label.removeprefix("fit: "), **style)
+    there = sorted({place for places, _ in lines.values() for place in places})
     if log_x:
-        there = sorted({place for places, _ in lines.values() for place in places})
         axes.set_xscale("log", base=2 if there[0] >= 1 else 10)
         if len(there) <= FEW_TICKS:
             axes.xaxis.set_major_locator(FixedLocator(there))
             axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    elif all(place == int(place) for place in there):  # layers, steps
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if log_y:
         axes.set_yscale("log")
         _label_logarithms(axes)

@@ -74,8 +74,10 @@ def conclude(results: dict[str, Any], output: Path, console: Console) -> None:
         console.print(finding_table(results["conversion"]).for_terminal())
         console.print(cost(results["conversion"]), highlight=False)
     console.print(summary_table(results).for_terminal())
+    first = results["conversion"].get("first_table")
+    early = f"; the first table came after {words.seconds(first['seconds'])}" if first else ""
     console.print(
-        f"Done in {words.seconds(results['seconds'])}. Results are in {output}", highlight=False, soft_wrap=True
+        f"Done in {words.seconds(results['seconds'])}{early}. Results are in {output}", highlight=False, soft_wrap=True
     )
     console.print("Try next:")
     for what, command in results["next"]:

@@ -29,10 +29,10 @@ class Cell:
     """
 
     def __init__(self, folder: Path, name: str, identity: Mapping[str, Any]) -> None:
-        self.identity = dict(identity)
+        self.identity: dict[str, Any] = dict(identity)
         text = json.dumps(self.identity, sort_keys=True)
-        self.fingerprint = hashlib.sha256(text.encode()).hexdigest()[:12]
-        self.path = folder / f"{slug(name)}-{self.fingerprint}"
+        self.fingerprint: str = hashlib.sha256(text.encode()).hexdigest()[:12]
+        self.path: Path = folder / f"{slug(name)}-{self.fingerprint}"
 
     @property
     def run(self) -> Path:

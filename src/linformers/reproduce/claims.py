@@ -155,9 +155,9 @@ class Perplexities:
         for name, cell in cells.items():
             self.logs.setdefault(name.partition("-seed")[0], []).append(math.log(cell["perplexity"]))
         groups = [np.array(values) for values in self.logs.values() if len(values) > 1]
-        self.freedom = sum(len(group) - 1 for group in groups)
+        self.freedom: int = sum(len(group) - 1 for group in groups)
         squares = sum(float(((group - group.mean()) ** 2).sum()) for group in groups)
-        self.deviation = math.sqrt(squares / self.freedom) if self.freedom else math.nan
+        self.deviation: float = math.sqrt(squares / self.freedom) if self.freedom else math.nan
 
     def mean(self, name: str) -> float:
         """Logarithm, over seeds."""

@@ -20,7 +20,7 @@ from linformers.reproduce.scales import Figure1Scale, Scale
 
 TITLE = "Figure 1: the spectrum of attention"
 # Kind of text: its file below --data; None ships with the package.
-TEXTS = {
+TEXTS: dict[str, str | None] = {
     "books": None,
     "gutenberg": "gutenberg_train.parquet",
     "imdb": "imdb_train.parquet",

@@ -128,16 +128,20 @@ def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
 class Stepper:
     """A cell's model, ready to take training steps on random tokens of any of its lengths."""
 
+    tokens: int
+    device: torch.device
+    vocabulary: int
+
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
         torch.manual_seed(0)
         training = recipe.training
         rows = training.micro_batch_size or training.batch_size
-        self.passes = training.batch_size / rows  # of a step; their time is what one takes, times their number
+        self.passes: float = training.batch_size / rows  # of a step; their time is what one takes, times their number
         self.tokens, self.device = rows * recipe.data.length, device
         self.vocabulary = recipe.tokenizer.vocab_size
         model: Any = LinformerForMaskedLM(recipe.config(vocab_size=self.vocabulary))
-        self.model = model.train().to(device)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
+        self.model: Any = model.train().to(device)
+        self.optimizer: torch.optim.AdamW = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
 
     def seconds(self, length: int, steps: int = 3) -> float:
         """Of one step, the median of a few."""

@@ -27,7 +27,7 @@ ACCURACY = {
 
 # Table 3, by n and then k: against the standard Transformer on a V100 of 16 GB.
 DIMS = (128, 256, 512, 1024, 2048)
-TIME = {
+TIME: dict[int, tuple[float, ...]] = {
     512: (1.5, 1.3),
     1024: (1.7, 1.6, 1.3),
     2048: (2.6, 2.4, 2.1, 1.3),
@@ -37,7 +37,7 @@ TIME = {
     32768: (13, 12, 11, 8.8, 5.0),
     65536: (20, 18, 16, 14, 7.9),
 }
-MEMORY = {
+MEMORY: dict[int, tuple[float, ...]] = {
     512: (1.7, 1.5),
     1024: (3.0, 2.9, 1.8),
     2048: (6.1, 5.6, 3.6, 2.0),

@@ -50,7 +50,7 @@ class TimingScale(StrictModel):
     lengths: tuple[Count, ...]
     dims: tuple[Count, ...]
     shape: Shape
-    fields: dict
+    fields: dict[str, Any]
     memory: str = "16GB"
     batch_tokens: Count = 16384
     repeats: Count = 5
@@ -77,8 +77,8 @@ class Figure3Scale(StrictModel):
     """
 
     recipes: str
-    cells: dict
-    compare: dict
+    cells: dict[str, Any]
+    compare: dict[str, Any]
     changes: tuple[str, ...] = ()
     seeds: tuple[Natural, ...] = ()
     seeded: tuple[str, ...] = ()
@@ -108,14 +108,14 @@ class Table2Scale(StrictModel):
         encoders: Cells of Figure 3 that are fine-tuned, by name.
     """
 
-    tasks: dict
+    tasks: dict[str, Any]
     teacher: str | None = None
     teacher_rate: Positive = 1e-4
     student_rate: Positive = 2e-5
-    students: dict
-    more_students: dict
+    students: dict[str, Any]
+    more_students: dict[str, Any]
     scratch: tuple[str, ...] = ()
-    encoders: dict
+    encoders: dict[str, Any]
 
     def _check(self) -> None:
         if self.teacher is None and not self.encoders:

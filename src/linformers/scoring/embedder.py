@@ -14,9 +14,9 @@ from torch import Tensor
 from linformers.data.tokenise import Located, TextEncoder, Tokens
 from linformers.scoring.batches import run_batches
 from linformers.scoring.chunks import Span, paragraphs, sentences, stretches, tokens_within
-from linformers.scoring.networks import load_network
+from linformers.scoring.networks import Network, load_network
 from linformers.scoring.pooling import OF_PARTS, Part, Pool, Pooled, pool_parts, read_ranges, stored
-from linformers.scoring.sentence import normalized, read_sentences
+from linformers.scoring.sentence import Sentences, normalized, read_sentences
 from linformers.scoring.settings import VectorSettings
 
 
@@ -95,29 +95,33 @@ class Embedder:
         ```
     """
 
+    settings: VectorSettings
+    network: Network
+    dim: int
+
     def __init__(self, settings: VectorSettings) -> None:
         self.settings, self.network = settings, load_network(settings)
-        self.sentences = read_sentences(settings.model)
-        self.modes = self.sentences.modes if settings.pooling is None else (settings.pooling,)
+        self.sentences: Sentences = read_sentences(settings.model)
+        self.modes: tuple[str, ...] = self.sentences.modes if settings.pooling is None else (settings.pooling,)
         if settings.in_context and (wrong := [mode for mode in self.modes if mode not in OF_PARTS]):
             whose = "" if settings.pooling else ", of the model's folder,"
             raise ValueError(
                 f"pooling={wrong[0]!r}{whose} takes one token of a text, or weighs tokens by their place, which says "
                 "nothing of a chunk in its document: give --pooling mean, or --context chunk"
             )
-        self.normalizes = self.sentences.normalizes if settings.normalize is None else settings.normalize
+        self.normalizes: bool = self.sentences.normalizes if settings.normalize is None else settings.normalize
         whole = self._through_layers(torch.zeros(1, len(self.modes) * self.network.hidden_size)).shape[1]
         if (settings.truncate_dim or 0) > whole:
             raise ValueError(f"truncate_dim={settings.truncate_dim} is more than the {whole} numbers of a vector")
         self.dim = settings.truncate_dim or whole
-        self.ranges = None if settings.ranges is None else read_ranges(settings.ranges, self.dim)
+        self.ranges: np.ndarray | None = None if settings.ranges is None else read_ranges(settings.ranges, self.dim)
         tokenizer = self.network.tokenizer
         if self.sentences.lowercase and (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:
             backend.normalizer = Normalizers([Lowercase(), *([backend.normalizer] if backend.normalizer else [])])
-        self.encoder = TextEncoder(tokenizer)
-        self.prompt = self._find_prompt()
-        self.lead = self.encoder.ids([self.prompt])[0] if self.prompt else np.empty(0, np.int32)
-        self.reading = {
+        self.encoder: TextEncoder = TextEncoder(tokenizer)
+        self.prompt: str = self._find_prompt()
+        self.lead: np.ndarray = self.encoder.ids([self.prompt])[0] if self.prompt else np.empty(0, np.int32)
+        self.reading: dict[str, Any] = {
             "max_length": self.network.max_length,
             "pieces": None if settings.reading == "windows" else 1,
             "lead": self.lead,

@@ -31,7 +31,7 @@ from linformers.training.loading import LOCAL, REPORTED, load_tokenizer, reporte
 
 GRAPH, GRAPH_FACTS = "model.onnx", "export.json"
 TAGS: Literal["tags"] = "tags"  # the kind of a token classifier
-CLASSIFIERS = {
+CLASSIFIERS: dict[str, Any] = {
     "ForSequenceClassification": AutoModelForSequenceClassification,
     "ForTokenClassification": AutoModelForTokenClassification,
 }

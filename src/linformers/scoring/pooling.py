@@ -69,9 +69,9 @@ class Pool:
     """
 
     def __init__(self, modes: Sequence[str], count: int, hidden: int) -> None:
-        self.modes = tuple(modes)
-        self.values = np.zeros((count, len(self.modes), hidden), np.float32)
-        self.weights = np.zeros((count, len(self.modes)), np.float32)
+        self.modes: tuple[str, ...] = tuple(modes)
+        self.values: np.ndarray = np.zeros((count, len(self.modes), hidden), np.float32)
+        self.weights: np.ndarray = np.zeros((count, len(self.modes)), np.float32)
         for place, mode in enumerate(self.modes):
             if mode == "max":
                 self.values[:, place] = -np.inf

@@ -287,18 +287,21 @@ class RunProgress(ReadProgress):
         begun: the share that was done before.
     """
 
+    done: float
+    documents: int
+
     def __init__(self, console: Console, job: Job, files: Sequence[Input], begun: float) -> None:
         super().__init__(console, job.DOING, unit="tokens")
-        self.doing = job.DOING
+        self.doing: str = job.DOING
         sizes = {file.name: max(file.bytes, 1) for file in files}
         left = sum(sizes.values()) * max(1 - begun, 1e-9)
-        self.weights = {name: size / left for name, size in sizes.items()}
+        self.weights: dict[str, float] = {name: size / left for name, size in sizes.items()}
         self.done, self.weight, self.documents = 0.0, 0.0, 0
 
     def begin(self, file: str, share: float, tokens: int) -> None:
         """Begin a unit: a share of a file, with so many tokens."""
-        self.weight = share * self.weights[file]
-        self.per_token = self.weight / max(tokens, 1)
+        self.weight: float = share * self.weights[file]
+        self.per_token: float = self.weight / max(tokens, 1)
         self.reached(self.done)
 
     def add(self, count: int) -> None:
@@ -311,7 +314,7 @@ class RunProgress(ReadProgress):
         self.done += self.weight
         self.documents += documents
         rate = self.documents / max(time.perf_counter() - self.started, 1e-9)
-        self.title = f"{self.doing}, {self.documents:,} documents, {rate:,.1f} documents/s"
+        self.title: str = f"{self.doing}, {self.documents:,} documents, {rate:,.1f} documents/s"
         if self.bar is not None:
             self.bar.update(self.task, description=self.title)
 

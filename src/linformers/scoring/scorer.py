@@ -10,7 +10,7 @@ from jaxtyping import Float
 from linformers.attention.documents import masked_mean
 from linformers.data.tokenise import TextEncoder, Tokens
 from linformers.scoring.batches import run_batches
-from linformers.scoring.networks import load_network
+from linformers.scoring.networks import Network, load_network
 from linformers.scoring.settings import Reading
 
 
@@ -33,6 +33,10 @@ class Scorer:
     Raises:
         ValueError: see ``load_network`` and ``TextEncoder``.
     """
+
+    reading: Reading
+    network: Network
+    encoder: TextEncoder
 
     def __init__(self, reading: Reading) -> None:
         self.reading, self.network = reading, load_network(reading)

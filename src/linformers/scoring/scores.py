@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -24,9 +24,11 @@ from linformers.scoring.work import Job, Reader, id_columns, leave_out
 class ScoreJob(Job):
     """Scoring of files; see `Job`."""
 
-    NAME, SHARDS, DOING = "score", "scores", "scoring"
-    COLUMNS = ("label", "probabilities", "value", "entities", "flagged", "text", "embedding")
-    COUNTS = ("tokens", "long", "windows", "flagged", "entities")
+    NAME: ClassVar[str] = "score"
+    SHARDS: ClassVar[str] = "scores"
+    DOING: ClassVar[str] = "scoring"
+    COLUMNS: ClassVar[Sequence[str]] = ("label", "probabilities", "value", "entities", "flagged", "text", "embedding")
+    COUNTS: ClassVar[Sequence[str]] = ("tokens", "long", "windows", "flagged", "entities")
 
     settings: ScoreSettings
 
@@ -60,10 +62,13 @@ class ScoreJob(Job):
 class ScoreReader(Reader):
     """A classifier, or an encoder, and how it scores."""
 
+    settings: ScoreSettings
+    scorer: Scorer
+
     def __init__(self, settings: ScoreSettings) -> None:
         self.settings, self.scorer = settings, Scorer(settings)
         network = self.scorer.network
-        self.tagger = Tagger(network, self.scorer.pieces) if network.kind == TAGS else None
+        self.tagger: Tagger | None = Tagger(network, self.scorer.pieces) if network.kind == TAGS else None
 
     def encode(self, unit: Unit) -> Tokens | Tagged:
         """Tokens of a unit; where there is a queue, the beginnings of its texts stay."""

@@ -67,6 +67,10 @@ class Tagger:
         pieces: Pieces of a text that are read at most; None = all.
     """
 
+    network: Network
+    pieces: int | None
+    encoder: TextEncoder
+
     def __init__(self, network: Network, pieces: int | None) -> None:
         self.network, self.pieces, self.encoder = network, pieces, TextEncoder(network.tokenizer)
 

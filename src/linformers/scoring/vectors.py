@@ -1,9 +1,9 @@
 """Embeddings of documents: one vector each, or one for each chunk, as rows of a table."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -26,9 +26,12 @@ _TYPES = {"float32": pa.float32(), "float16": pa.float16(), "int8": pa.int8(), "
 class EmbedJob(Job):
     """Embedding of files; see `Job`."""
 
-    NAME, SHARDS, DOING, DONE = "embed", "embeddings", "embedding", "embedded"
-    COLUMNS = ("chunk", "start", "end", "embedding")
-    COUNTS = ("vectors", "tokens", "long", "windows", "chunks_without_token", "chunks_unread")
+    NAME: ClassVar[str] = "embed"
+    SHARDS: ClassVar[str] = "embeddings"
+    DOING: ClassVar[str] = "embedding"
+    DONE: ClassVar[str] = "embedded"
+    COLUMNS: ClassVar[Sequence[str]] = ("chunk", "start", "end", "embedding")
+    COUNTS: ClassVar[Sequence[str]] = ("vectors", "tokens", "long", "windows", "chunks_without_token", "chunks_unread")
 
     settings: EmbedSettings
 
@@ -77,7 +80,7 @@ class EmbedReader(Reader):
     """An encoder, and how it makes vectors."""
 
     def __init__(self, settings: EmbedSettings) -> None:
-        self.embedder = Embedder(settings)
+        self.embedder: Embedder = Embedder(settings)
 
     def encode(self, unit: Unit) -> Pieces:
         """Tokens of a unit."""

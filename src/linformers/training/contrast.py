@@ -40,9 +40,9 @@ class Queries:
 
     def __init__(self, counts: np.ndarray, special: Sequence[int], longest: int) -> None:
         total = max(1, int(counts.sum()))
-        self.weights = np.log(total / np.maximum(counts, 1))
+        self.weights: np.ndarray = np.log(total / np.maximum(counts, 1))
         self.weights[(counts < RARE) | (counts > max(RARE, FREQUENT * total))] = 0
-        self.special = np.asarray(sorted(special))
+        self.special: np.ndarray = np.asarray(sorted(special))
         self.longest = longest
 
     def text(self, ids: np.ndarray) -> np.ndarray:
@@ -123,6 +123,15 @@ class Contrast(Objective):
         device: Where the models are.
     """
 
+    evaluation: Sequence[Batch]
+    queries: Queries
+    weights: Weights
+    seed: int
+    segment_length: int
+    first: int
+    last: int
+    pad: PadBatch
+
     def __init__(
         self,
         teacher: PreTrainedModel,
@@ -137,7 +146,7 @@ class Contrast(Objective):
         seed: int,
         device: torch.device,
     ) -> None:
-        self.teacher = teacher.to(device)  # type: ignore[arg-type]  (a decorator hides the signature)
+        self.teacher: PreTrainedModel = teacher.to(device)  # type: ignore[arg-type]  (a decorator hides the signature)
         self.evaluation, self.queries, self.weights, self.seed = evaluation, queries, weights, seed
         self.segment_length, self.first, self.last, self.pad = segment_length, first, last, pad
         self.device = device

@@ -27,7 +27,7 @@ from linformers.training.processes import Layout, split_batch
 from linformers.training.recipe import DataRecipe, Recipe, Stage, TrainingRecipe
 
 EVALUATION_SEED = 0  # the same masks for every run, whatever its seed
-MakeBlocks = Callable[[int, int, int], Dataset]  # length, total items, seed -> training sequences
+MakeBlocks = Callable[[int, int, int], Dataset[Any]]  # length, total items, seed -> training sequences
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +42,8 @@ class Corpus:
         facts: for the model card.
     """
 
-    train: Dataset
-    evaluation: Dataset
+    train: Dataset[Any]
+    evaluation: Dataset[Any]
     collate: Callable[[Sequence[Any]], dict[str, Any]]
     fingerprint: str
     facts: dict[str, Any]
@@ -146,7 +146,7 @@ def _books(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, masking: Masking)
     held_out = encoder.ids([region for _, regions in parts for region in regions])
     ends = {"bos_token_id": encoder.bos_token_id, "eos_token_id": encoder.eos_token_id}
 
-    def blocks(length: int, total: int, seed: int) -> Dataset:
+    def blocks(length: int, total: int, seed: int) -> Dataset[Any]:
         return MaskedBlocks(pack(train, length=length, **ends), masking, seed=seed, total=total)
 
     chosen = pack(held_out, length=data.length, **ends)
@@ -200,7 +200,7 @@ def _sources(
         train, held_out = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     weights = [source.weight for source in data.sources("train")]
 
-    def blocks(length: int, total: int, seed: int) -> Dataset:
+    def blocks(length: int, total: int, seed: int) -> Dataset[Any]:
         return PackedBlocks(
             train, length=length, masking=masking, seed=seed, total=total, weights=weights, documents=data.documents
         )
@@ -232,7 +232,7 @@ def _sources(
     )
 
 
-def _stream(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, masking: Masking, layout: Layout) -> Dataset:
+def _stream(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, masking: Masking, layout: Layout) -> Dataset[Any]:
     from linformers.data.streaming import StreamedBlocks
 
     data, training = recipe.data, recipe.training
@@ -262,7 +262,7 @@ def curriculum(stages: Sequence[Stage], training: TrainingRecipe, length: int, b
         blocks: Makes the sequences of a stage.
     """
     stages = stages or (Stage(length=length, share=1.0),)
-    parts: list[tuple[Dataset, int]] = []
+    parts: list[tuple[Dataset[Any], int]] = []
     for number, (stage, steps) in enumerate(zip(stages, cut_steps(stages, training.steps), strict=True)):
         group = length // stage.length
         # Stages must not repeat each other's random numbers: the seed of each is its own.

@@ -67,9 +67,12 @@ class Batches:
         workers: processes that prepare batches.
     """
 
-    def __init__(self, dataset: Dataset, order: Iterable[list[int]] | int, collate: Any, workers: int = 0) -> None:
+    dataset: Dataset[Any]
+    order: Iterable[list[int]] | int
+
+    def __init__(self, dataset: Dataset[Any], order: Iterable[list[int]] | int, collate: Any, workers: int = 0) -> None:
         self.dataset, self.order = dataset, order
-        self.options = {"collate_fn": collate, "num_workers": workers}
+        self.options: dict[str, Any] = {"collate_fn": collate, "num_workers": workers}
 
     def starting_at(self, number: int) -> Iterator[Batch]:
         """The micro-batches after the first ``number``."""
@@ -97,6 +100,18 @@ class Engine:
         watchers: What watches the run.
     """
 
+    plain: PreTrainedModel
+    objective: Objective
+    training: TrainingRecipe
+    batches: Batches
+    layout: Layout
+    checkpoints: Checkpoints | None
+    best: Path | None
+    measure_start: bool
+    signals: StopOnSignal | None
+    watchers: Sequence[Watcher]
+    unlogged: Tensor
+
     def __init__(
         self,
         model: PreTrainedModel,
@@ -116,12 +131,12 @@ class Engine:
         self.plain, self.objective, self.training, self.batches = model, objective, training, batches
         self.layout, self.checkpoints, self.best = layout, checkpoints, best
         self.measure_start, self.signals, self.watchers = measure_start, signals, watchers
-        self.accumulation = split_batch(training, layout)[1]
-        self.bf16 = uses_bfloat16(training.precision, layout.device)
+        self.accumulation: int = split_batch(training, layout)[1]
+        self.bf16: bool = uses_bfloat16(training.precision, layout.device)
         self.history = History()
         if checkpoint is not None:
             tensors.load_weights(model, checkpoint)
-            self.history = History.read(checkpoint)
+            self.history: History = History.read(checkpoint)
         if training.activation_checkpointing:
             # transformers' older releases have the other name only, newer ones warn of it.
             enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
@@ -129,8 +144,8 @@ class Engine:
         if training.compile:
             for layer in layers_of(model):  # one compilation serves all layers
                 layer.compile()
-        self.model = spread(model, training.sharding, layout)
-        self.optimizer = AdamW(
+        self.model: nn.Module = spread(model, training.sharding, layout)
+        self.optimizer: AdamW = AdamW(
             parameter_groups(model, training, rates or {}),
             betas=(training.beta1, training.beta2),
             eps=training.epsilon,
@@ -200,7 +215,7 @@ class Engine:
                     loss = self.objective.loss(self.model, on_device, items, step)
                 (loss * layout.world).backward()  # other processes' gradients are averaged, and not added up
             self.unlogged += loss.detach()
-        self.norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.training.max_grad_norm)
+        self.norm: Tensor = nn.utils.clip_grad_norm_(self.model.parameters(), self.training.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
 

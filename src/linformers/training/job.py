@@ -69,6 +69,11 @@ class Job(ABC):
         ValueError: The folder holds something else.
     """
 
+    folder: Folder
+    path: Path
+    plan: str
+    layout: Layout
+
     kind: ClassVar[str]
     title: ClassVar[str] = "training"
 
@@ -83,8 +88,8 @@ class Job(ABC):
     ) -> None:
         folder.check(differences)
         self.folder, self.path, self.plan, self.layout = folder, folder.path, plan, layout
-        self.console = Console(quiet=True) if layout.rank > 0 else console or Console()
-        self.checkpoints = Checkpoints(self.path / "checkpoints", keep=keep_checkpoints)
+        self.console: Console = Console(quiet=True) if layout.rank > 0 else console or Console()
+        self.checkpoints: Checkpoints = Checkpoints(self.path / "checkpoints", keep=keep_checkpoints)
 
     def run(self) -> int:
         """Begin the run, or go on with it.

@@ -87,11 +87,16 @@ class LayerOrder:
         steps: Steps of the whole run.
     """
 
+    order: list[int]
+    model: Any
+
     def __init__(self, model: Any, order: Sequence[int], steps: int) -> None:
         self.order, self.model = list(order), model
-        self.interval = max(steps * GREEDY_SHARE / max(len(self.order), 1), 1)
-        self.ours = model.config.model_type == MODEL_TYPE
-        self.stand_ins = {i: softmax_of(model.encoder.layers[i].attention) for i in self.order} if self.ours else {}
+        self.interval: float = max(steps * GREEDY_SHARE / max(len(self.order), 1), 1)
+        self.ours: bool = model.config.model_type == MODEL_TYPE
+        self.stand_ins: dict[int, SoftmaxAttention] = (
+            {i: softmax_of(model.encoder.layers[i].attention) for i in self.order} if self.ours else {}
+        )
 
     def waiting(self, step: int) -> list[int]:
         """The layers that are not linear yet at a step, counted from 0."""

@@ -24,9 +24,14 @@ class MaskedLM(Objective):
         layout: The processes.
     """
 
+    evaluation: Dataset[Any] | None
+    collate: Callable[[Sequence[Any]], Batch]
+    batch_size: int
+    layout: Layout
+
     def __init__(
         self,
-        evaluation: Dataset | None,
+        evaluation: Dataset[Any] | None,
         collate: Callable[[Sequence[Any]], Batch],
         batch_size: int,
         layout: Layout,

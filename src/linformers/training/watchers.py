@@ -39,6 +39,9 @@ class TrainProgress(Watcher):
         unit: What it counts instead of tokens.
     """
 
+    progress: ReadProgress
+    per_step: int
+
     def __init__(self, console: Console, title: str, per_step: int, *, unit: str = "tokens") -> None:
         self.progress, self.per_step = ReadProgress(console, title, unit=unit), per_step
         self.loss = ""  # until the first log
@@ -51,7 +54,7 @@ class TrainProgress(Watcher):
 
     def log(self, step: int, entry: Mapping[str, float]) -> None:
         """Remember the latest training loss."""
-        self.loss = f"loss {entry['loss']:.3f}, "
+        self.loss: str = f"loss {entry['loss']:.3f}, "
 
     def step(self, history: History) -> None:
         """Show the state when it is time."""

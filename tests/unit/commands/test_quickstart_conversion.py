@@ -83,10 +83,36 @@ def test_every_way_of_reading_is_measured(teacher: Path, books: list[Book]) -> N
     assert out.index("words: TF-IDF") < out.index("linearised, 32 tokens")
 
 
+def test_a_first_table_comes_early_and_changes_nothing(teacher: Path, books: list[Book]) -> None:
+    whole, out = compare(teacher, books)  # 6 passages: a first look at 8 would be all of it
+    assert out.count("words: TF-IDF") == 1 and "first_table" not in whole
+    looked, out = compare(teacher, books, first_passages=2)
+    first, last = (out.index(f"sentences looked for in {count} passages") for count in (2, 6))
+    assert first < out.index("A first look, at 2 passages of 6") < last and out.count("words: TF-IDF") == 2
+    early = looked["first_table"]
+    assert (early["passages"], early["sentences"]) == (2, 6) and early["seconds"] > 0
+    for reader, alone in zip(looked["readers"], whole["readers"], strict=True):
+        assert (reader["found"], reader["vectors"]) == (alone["found"], alone["vectors"])
+    assert looked["words"] == whole["words"]
+
+
+def test_the_first_look_is_at_books_from_all_over_the_list(teacher: Path, books: list[Book]) -> None:
+    tokenizer = quickstart_conversion.find_tokenizer(teacher)
+    plain, spread = (
+        quickstart_conversion._draw(books, replace(SCALE, first_passages=n), tokenizer, np.random.default_rng(0))
+        for n in (6, 3)
+    )
+    order = [0, 2, 4, 1, 3, 5]  # one of each book, then the others
+    assert [ids.tolist() for ids in spread.passages] == [plain.passages[n].tolist() for n in order]
+    assert spread.own.tolist() == sorted([*range(6)] * SCALE.sentences)
+    few = spread.first(3)
+    assert len(few.passages) == 3 and len(few.sentences) == len(few.own) == 9 and few.own.max() == 2
+
+
 def test_the_same_again(teacher: Path, books: list[Book]) -> None:
-    first, second = (compare(teacher, books)[0] for _ in range(2))
+    first, second = (compare(teacher, books, first_passages=2)[0] for _ in range(2))
     for results in (first, second):
-        for timed in (*results["readers"], *results["cost"]["cells"]):
+        for timed in (*results["readers"], *results["cost"]["cells"], results["first_table"]):
             del timed["seconds"]
     assert first == second
 
