@@ -117,9 +117,9 @@ def advise_projected_dims(
     if isinstance(model, str | Path):
         tokenizer = tokenizer or find_tokenizer(model)
         model = load_teacher(model)
+    stack = Stack(model, local_window, global_tokens)
     if tokenizer is None:
         raise ValueError("tokenizer is missing: give the model's tokenizer.")
-    stack = Stack(model, local_window, global_tokens)
     check_lengths(model, length, 1)
     stack.take(cut_windows(texts, tokenizer, length, max_texts, windows_per_text).ids)
     grid, layers = slot_grid(length), len(stack.free)
