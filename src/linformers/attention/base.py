@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from linformers.attention.documents import Documents, read_mask
+from linformers.attention.keys import Through
 from linformers.checks import check_heads, check_int, check_probability
 
 # Tokens read at a time where no gradient is needed: on a CPU their queries and scores stay in cache, and no n x d
@@ -79,16 +80,19 @@ class Attention(nn.Module, abc.ABC):
         hidden_states: Float[Tensor, "batch seq hidden"],
         memory: Any,
         start: int = 0,
-        return_weights: bool = False,
+        return_weights: bool | Through = False,
     ) -> tuple[Float[Tensor, "batch seq hidden"], Tensor | None]:
-        """Attend from tokens ``start, start + 1, ...`` to the memory; heads concatenated, before ``o_proj``."""
+        """Attend from tokens ``start, start + 1, ...`` to the memory; heads concatenated, before ``o_proj``.
+
+        ``return_weights`` may be a function that weights go through before they are used.
+        """
 
     def forward(
         self,
         hidden_states: Float[Tensor, "batch seq hidden"],
         attention_mask: Tensor | Documents | None = None,
         context: Float[Tensor, "batch source hidden"] | None = None,
-        return_weights: bool = False,
+        return_weights: bool | Documents = False,
     ) -> Any:
         """Attend within ``hidden_states``, or from them to ``context``.
 
@@ -99,7 +103,8 @@ class Attention(nn.Module, abc.ABC):
                 padding lies or what it holds. ``Documents`` say that the inputs are already aligned.
             context: Where keys and values come from; None = self-attention.
             return_weights: Also return the attention weights, (batch, heads, seq, keys); keys are slots in
-                compressed attention.
+                compressed attention. The output is made of them, so that its gradients reach them. ``Documents`` say
+                in whose order to return them.
 
         Returns:
             (batch, seq, hidden), with ``return_weights`` a pair of that and the weights. A sequence without any kept
@@ -125,36 +130,48 @@ class Attention(nn.Module, abc.ABC):
             documents = Documents(read_mask(attention_mask, source), source.shape[1], source.device)
         self._check_source(documents, is_self)
         source = documents.zero(documents.align(source))
-        inside = documents.aligned() if return_weights else documents.grouped(self.exact_length)
+        wanted = return_weights is not False
+        order = return_weights if isinstance(return_weights, Documents) else documents
+        inside = documents.aligned() if wanted or not is_self else documents.grouped(self.exact_length)
+        given: list[Tensor] = []
+
+        def through(weights: Tensor) -> Tensor:
+            if inside.padded:
+                dropped = ~inside.keep if is_self else inside.empty[:, None]
+                weights = weights.masked_fill(dropped[:, None, :, None], 0)
+            given.append(self.restore_weights(weights, order, queries=is_self))
+            return self.align_weights(given[0], order, queries=is_self)
+
+        asked = through if wanted else False
         if not is_self:  # queries are not told apart by length
-            inside = documents.aligned()
-            memory = self.build_memory(source, inside, hidden_states, return_weights)
-            output, weights = self._read_all(hidden_states, memory, return_weights)
+            memory = self.build_memory(source, inside, hidden_states, wanted)
+            output, weights = self._read_all(hidden_states, memory, asked)
             output = output.masked_fill(inside.empty[:, None, None], 0) if inside.padded else output
-        elif return_weights:
-            output, weights = self._attend(source, inside, return_weights)
+        elif wanted:
+            output, weights = self._attend(source, inside, asked)
         else:
             output, weights = inside.map(lambda x, group: self._attend(x, group)[0], source), None
         if is_self:
             output = documents.restore(output)
         if weights is None:
             return output
-        if inside.padded:
-            dropped = ~inside.keep if is_self else inside.empty[:, None]
-            weights = weights.masked_fill(dropped[:, None, :, None], 0)
-        return output, self.restore_weights(weights, documents, queries=is_self)
+        if not given:  # by a mechanism that uses them piece by piece
+            through(weights)
+        return output, given[0]
 
-    def _attend(self, source: Tensor, documents: Documents, return_weights: bool = False) -> tuple[Tensor, Any]:
-        memory = self.build_memory(source, documents, return_weights=return_weights)
+    def _attend(
+        self, source: Tensor, documents: Documents, return_weights: bool | Through = False
+    ) -> tuple[Tensor, Any]:
+        memory = self.build_memory(source, documents, return_weights=return_weights is not False)
         output, weights = self._read_all(source, memory, return_weights)
         return documents.zero(output), weights
 
     def _read_all(
-        self, hidden_states: Float[Tensor, "batch seq hidden"], memory: Any, return_weights: bool
+        self, hidden_states: Float[Tensor, "batch seq hidden"], memory: Any, return_weights: bool | Through
     ) -> tuple[Float[Tensor, "batch seq hidden"], Tensor | None]:
         """Read for every token: at once while gradients are recorded, else chunk by chunk into one output."""
         batch, seq = hidden_states.shape[:2]
-        whole = torch.is_grad_enabled() or return_weights or torch.compiler.is_compiling()
+        whole = torch.is_grad_enabled() or return_weights is not False or torch.compiler.is_compiling()
         chunk = read_chunk(hidden_states)
         if whole or seq <= 2 * chunk:
             read, weights = self.read(hidden_states, memory, return_weights=return_weights)
@@ -175,6 +192,14 @@ class Attention(nn.Module, abc.ABC):
         if not (queries and documents.reordered):  # the weights themselves, so that gradients reach what is returned
             return weights
         return documents.restore_view(weights.transpose(1, 2)).transpose(1, 2)
+
+    def align_weights(
+        self, weights: Float[Tensor, "batch heads seq keys"], documents: Documents, queries: bool = True
+    ) -> Float[Tensor, "batch heads seq keys"]:
+        """Undo ``restore_weights``."""
+        if not (queries and documents.reordered):
+            return weights
+        return documents.align(weights.transpose(1, 2)).transpose(1, 2)
 
     def split_heads(self, x: Float[Tensor, "batch seq hidden"]) -> Float[Tensor, "batch heads seq head_dim"]:
         """Cut the feature axis into heads (a view)."""

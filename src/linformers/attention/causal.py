@@ -15,7 +15,7 @@ from torch import Tensor
 
 from linformers.attention.base import Attention
 from linformers.attention.documents import Documents
-from linformers.attention.keys import Keys, attend, bias_of
+from linformers.attention.keys import Keys, Through, attend, bias_of
 from linformers.checks import check_int
 
 
@@ -118,7 +118,7 @@ class CausalLinformerAttention(Attention):
         hidden_states: Float[Tensor, "batch seq hidden"],
         memory: Past,
         start: int = 0,
-        return_weights: bool = False,
+        return_weights: bool | Through = False,
     ) -> tuple[Float[Tensor, "batch seq hidden"], Tensor | None]:
         """Attend from tokens ``start, start + 1, ...`` to what each may see, segment by segment."""
         query = self.split_heads(self.q_proj(hidden_states))
@@ -138,14 +138,15 @@ class CausalLinformerAttention(Attention):
                 )
             )
             union = Keys(keys, values, torch.cat([mass, seen], dim=1)[None, None])
-            read, row = attend(query[:, :, first - start : last - start], union, self.active_dropout, return_weights)
+            wanted = return_weights is not False
+            read, row = attend(query[:, :, first - start : last - start], union, self.active_dropout, wanted)
             reads.append(read)
             if row is not None:
                 slots, near = row.split([past, last - begin], dim=-1)
                 before = 0 if segment else s  # no segment stands before the first
                 near = F.pad(near, (before, 2 * s - before - near.shape[-1]))
                 weights.append(torch.cat([F.pad(slots, (0, memory.slot_keys.shape[2] - past)), near], dim=-1))
-        return self.merge_heads(torch.cat(reads, dim=2)), torch.cat(weights, dim=2) if return_weights else None
+        return self.merge_heads(torch.cat(reads, dim=2)), torch.cat(weights, dim=2) if weights else None
 
     def extra_repr(self) -> str:
         """Shown when the module is printed."""

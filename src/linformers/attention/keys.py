@@ -4,7 +4,7 @@ Slots, global tokens, the tokens of a block and the tokens of a short document a
 softmax over their union.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from linformers.attention.documents import Documents, wide
+
+Through = Callable[[Tensor], Tensor]
+"""What attention weights go through before values are weighted by them: it keeps what the caller is to be given, and
+returns weights made of that, so that gradients of the output reach what was given."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ def attend(
     query: Float[Tensor, "batch heads seq head_dim"],
     seen: Keys,
     dropout: float = 0.0,
-    return_weights: bool = False,
+    return_weights: bool | Through = False,
 ) -> tuple[Float[Tensor, "batch heads seq head_dim"], Float[Tensor, "batch heads seq keys"] | None]:
     """``softmax(query keys^T / sqrt(head_dim) + bias) values``.
 
@@ -69,18 +73,19 @@ def attend(
         query: Queries. Each must see at least one key.
         seen: What they attend to.
         dropout: Probability of dropping a weight.
-        return_weights: Also return the weights (after dropout).
+        return_weights: Also return the weights (after dropout); a function is called with them first.
 
     Returns:
         The attended values, and the weights or None.
     """
     bias = None if seen.bias is None else seen.bias.to(query.dtype)
-    if not return_weights:
+    if return_weights is False:
         return F.scaled_dot_product_attention(query, seen.keys, seen.values, attn_mask=bias, dropout_p=dropout), None
     scores = query @ seen.keys.transpose(-1, -2) * query.shape[-1] ** -0.5
     if bias is not None:
         scores = scores + bias
     weights = F.dropout(scores.softmax(-1, dtype=wide(scores)).to(query.dtype), dropout)
+    weights = return_weights(weights) if callable(return_weights) else weights
     return weights @ seen.values, weights
 
 

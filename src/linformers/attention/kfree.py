@@ -6,7 +6,7 @@ from torch import Tensor
 
 from linformers.attention.base import Attention, read_chunk
 from linformers.attention.documents import Documents, wide
-from linformers.attention.keys import join_parts, weighted_part
+from linformers.attention.keys import Through, join_parts, weighted_part
 
 
 class KFreeAttention(Attention):
@@ -50,11 +50,13 @@ class KFreeAttention(Attention):
         hidden_states: Float[Tensor, "batch seq hidden"],
         memory: Float[Tensor, "batch heads head_dim head_dim"],
         start: int = 0,
-        return_weights: bool = False,
+        return_weights: bool | Through = False,
     ) -> tuple[Float[Tensor, "batch seq hidden"], Tensor | None]:
         """Mix the head_dim summaries by ``softmax_d(Q)``."""
         weights = _softmax(self.split_heads(self.q_proj(hidden_states)), dim=-1)
         weights = torch.dropout(weights, self.dropout, self.training)
+        if callable(return_weights):
+            weights = return_weights(weights)
         return self.merge_heads(weights @ memory.to(weights.dtype)), weights if return_weights else None
 
     def _check_source(self, documents: Documents, is_self: bool) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from linformers.attention.base import Attention
 from linformers.attention.documents import Documents, wide
-from linformers.attention.keys import Keys, bias_of, token_keys
+from linformers.attention.keys import Keys, Through, bias_of, token_keys
 from linformers.attention.memory import Gathered, Memory, Tokens, plan_slots, with_global
 from linformers.attention.projection import Projection
 from linformers.attention.sharing import PROJECTION_KINDS, ProjectionBank
@@ -177,7 +177,7 @@ class LinformerAttention(Attention):
         hidden_states: Float[Tensor, "batch seq hidden"],
         memory: Memory,
         start: int = 0,
-        return_weights: bool = False,
+        return_weights: bool | Through = False,
     ) -> tuple[Float[Tensor, "batch seq hidden"], Tensor | None]:
         """Attend to the slots and global tokens, and to the tokens near if there is a local window.
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from linformers.attention.distances import Distances
 from linformers.attention.documents import Documents, wide
-from linformers.attention.keys import Keys, attend, bias_of, join_parts, weighted_part
+from linformers.attention.keys import Keys, Through, attend, bias_of, join_parts, weighted_part
 from linformers.attention.projection import Projection
 from linformers.attention.slots import AttentionPoolProjection, Pooled, SlotPlan, SlotSums, finish
 from linformers.attention.window import Nearby, attend_in_blocks
@@ -45,15 +45,18 @@ class Memory:
         query: Float[Tensor, "batch heads seq head_dim"],
         start: int = 0,
         dropout: float = 0.0,
-        return_weights: bool = False,
+        return_weights: bool | Through = False,
     ) -> tuple[Float[Tensor, "batch heads seq head_dim"], Float[Tensor, "batch heads seq keys"] | None]:
         """Attend from tokens ``start, start + 1, ...`` to the slots, global tokens, and the tokens near.
 
         The weights of global tokens are zero: they attend to tokens, for which there are no columns.
         """
         g, documents = self.global_tokens, self.documents
+        through, asked = return_weights, return_weights
+        if callable(through):
+            asked = lambda weights: through(self._without_global(weights, start))  # noqa: E731
         if self.nearby is None:
-            read, weights = attend(query, self.seen, dropout, return_weights)
+            read, weights = attend(query, self.seen, dropout, asked)
             if self.slope is not None:
                 read = read + query @ self.slope.to(query.dtype)
         else:
@@ -66,21 +69,35 @@ class Memory:
                 start=start,
                 global_tokens=g,
                 dropout=dropout,
-                return_weights=return_weights,
+                return_weights=asked,
             )
-        if self.global_reads is None or (start >= g and documents.whole):
+        index = self._places(read, start)
+        if index is None or self.global_reads is None:
             return read, weights
-        # Of whole documents only the first rows can be global; stretches of other processes begin anywhere.
-        rows = g - start if documents.whole and not torch.compiler.is_compiling() else read.shape[2]
-        index = documents.first[:, None] + start + torch.arange(read.shape[2], device=read.device)[:rows]
-        index = index[:, None, :, None]
+        rows = index.shape[2]
         some = read[:, :, :rows]
         own = self.global_reads.to(read.dtype).gather(2, index.clamp(0, g - 1).expand(some.shape))
         read = torch.cat([torch.where(index < g, own, some), read[:, :, rows:]], dim=2)
-        if weights is not None:
-            none = weights[:, :, :rows].masked_fill(index < g, 0)
-            weights = torch.cat([none, weights[:, :, rows:]], dim=2)
-        return read, weights
+        return read, None if weights is None else self._without_global(weights, start)
+
+    def _places(self, read: Tensor, start: int) -> Int[Tensor, "#batch 1 rows 1"] | None:
+        """Places in their documents of the first rows, which may be global tokens; None where no row can be."""
+        whole = self.documents.whole
+        if self.global_reads is None or (start >= self.global_tokens and whole):
+            return None
+        # Of whole documents only the first rows can be global; stretches of other processes begin anywhere.
+        rows = self.global_tokens - start if whole and not torch.compiler.is_compiling() else read.shape[2]
+        index = self.documents.first[:, None] + start + torch.arange(read.shape[2], device=read.device)[:rows]
+        return index[:, None, :, None]
+
+    def _without_global(self, weights: Tensor, start: int) -> Tensor:
+        """Weights of queries; global tokens have none."""
+        index = self._places(weights, start)
+        if index is None:
+            return weights
+        rows = index.shape[2]
+        none = weights[:, :, :rows].masked_fill(index < self.global_tokens, 0)
+        return torch.cat([none, weights[:, :, rows:]], dim=2)
 
 
 @dataclass(frozen=True)

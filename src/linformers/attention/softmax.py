@@ -5,7 +5,7 @@ from torch import Tensor
 
 from linformers.attention.base import Attention
 from linformers.attention.documents import Documents
-from linformers.attention.keys import Keys, attend, token_keys
+from linformers.attention.keys import Keys, Through, attend, token_keys
 
 
 def softmax_of(attention: Attention) -> "SoftmaxAttention":
@@ -38,7 +38,7 @@ class SoftmaxAttention(Attention):
         hidden_states: Float[Tensor, "batch seq hidden"],
         memory: Keys,
         start: int = 0,
-        return_weights: bool = False,
+        return_weights: bool | Through = False,
     ) -> tuple[Float[Tensor, "batch seq hidden"], Tensor | None]:
         """Attend to every token."""
         query = self.split_heads(self.q_proj(hidden_states))
@@ -53,3 +53,11 @@ class SoftmaxAttention(Attention):
         if not documents.reordered:
             return weights
         return documents.restore_view(weights.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+    def align_weights(
+        self, weights: Float[Tensor, "batch heads seq source"], documents: Documents, queries: bool = True
+    ) -> Float[Tensor, "batch heads seq source"]:
+        """Here the keys are tokens too."""
+        if documents.reordered:
+            weights = documents.align(weights.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return super().align_weights(weights, documents, queries)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from linformers.attention.distances import Distances
 from linformers.attention.documents import Documents
-from linformers.attention.keys import Keys, attend, bias_of
+from linformers.attention.keys import Keys, Through, attend, bias_of
 
 # Every block copies the slots, which wants wide blocks; every query computes the scores of its whole block, which wants
 # narrow ones. A slot with less than SMALLEST_SHARE of its mass left beside the exact tokens is none: it is a difference
@@ -75,7 +75,7 @@ def attend_in_blocks(
     start: int = 0,
     global_tokens: int = 0,
     dropout: float = 0.0,
-    return_weights: bool = False,
+    return_weights: bool | Through = False,
 ) -> tuple[Float[Tensor, "batch heads seq head_dim"], Float[Tensor, "batch heads seq _"] | None]:
     """One softmax over what all see and the tokens at most ``window`` away.
 
@@ -91,7 +91,8 @@ def attend_in_blocks(
         start: Number of the first query among the tokens at hand.
         global_tokens: So many tokens at the start of a document are among the seen already.
         dropout: Probability of dropping a weight.
-        return_weights: Also return the weights: the seen first, then column ``seen + window + (j - i)`` for token j.
+        return_weights: Also return the weights: the seen first, then column ``seen + window + (j - i)`` for token j. A
+            function is called with them before they are used.
     """
     batch, _, seq, _ = query.shape
     slots = seen.keys.shape[2] - global_tokens
@@ -125,19 +126,30 @@ def attend_in_blocks(
     bias = torch.cat([x.expand(*shape, -1) for x in biases], dim=-1)
     none = (bias == -torch.inf).all(-1, keepdim=True)  # padding, whose output is dropped, but stays finite
     bias = bias.masked_fill(none, 0).expand(batch, -1, -1, -1, -1).flatten(0, 1)
-    blocks = F.pad(query.transpose(1, 2), (0, 0, 0, 0, 0, count * block - seq))
-    blocks = blocks.unflatten(1, (count, block)).flatten(0, 1).transpose(1, 2)
+
+    def to_blocks(x: Tensor) -> Tensor:
+        padded = F.pad(x.transpose(1, 2), (0, 0, 0, 0, 0, count * block - seq))
+        return padded.unflatten(1, (count, block)).flatten(0, 1).transpose(1, 2)
+
     keys = Keys(of_blocks(seen.keys, nearby.keys), of_blocks(seen.values, nearby.values), bias)
-    read, weights = attend(blocks, keys, dropout, return_weights)
+    columns = torch.arange(block, device=query.device)[:, None] + torch.arange(2 * window + 1, device=query.device)
 
     def from_blocks(x: Tensor) -> Tensor:
         return x.transpose(1, 2).unflatten(0, (batch, count)).flatten(1, 2)[:, :seq].transpose(1, 2)
 
-    if weights is None:
-        return from_blocks(read), None
-    columns = torch.arange(block, device=query.device)[:, None] + torch.arange(2 * window + 1, device=query.device)
-    near = weights[..., seen.keys.shape[2] :].gather(-1, columns.expand(*weights.shape[:2], -1, -1))
-    return from_blocks(read), from_blocks(torch.cat([weights[..., : seen.keys.shape[2]], near], dim=-1))
+    def of_tokens(weights: Tensor) -> Tensor:
+        near = weights[..., seen.keys.shape[2] :].gather(-1, columns.expand(*weights.shape[:2], -1, -1))
+        return from_blocks(torch.cat([weights[..., : seen.keys.shape[2]], near], dim=-1))
+
+    def through(weights: Tensor) -> Tensor:
+        assert callable(return_weights)
+        common, near = to_blocks(return_weights(of_tokens(weights))).tensor_split([seen.keys.shape[2]], dim=-1)
+        none = torch.zeros_like(weights[..., seen.keys.shape[2] :])
+        return torch.cat([common, none.scatter(-1, columns.expand_as(near), near)], dim=-1)
+
+    asked = through if callable(return_weights) else return_weights
+    read, weights = attend(to_blocks(query), keys, dropout, asked)
+    return from_blocks(read), None if weights is None else of_tokens(weights)
 
 
 def _lowered(

@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedModel
 
-from linformers.analysis.advise import KIND, Advice, advise_projected_dims
-from linformers.convert.families import FAMILIES
-from linformers.convert.load import find_tokenizer, load_teacher, name_of
+from linformers._registration import ATTENTION
+from linformers.analysis.advise import Advice, advise_projected_dims
+from linformers.convert.load import find_tokenizer, load_teacher, longest_input, name_of
 from linformers.data.documents import read_texts
 from linformers.files.environment import describe_environment
 from linformers.files.folders import check_output, write_folder
@@ -63,7 +63,7 @@ def run_advise(settings: AdviseSettings, console: Console) -> None:
     """
     output = Path(settings.output)
     check_output(output, ADVICE)
-    model, tokenizer = load_teacher(settings.model, FAMILIES), find_tokenizer(settings.model)
+    model, tokenizer = load_teacher(settings.model), find_tokenizer(settings.model)
     rejects = Rejects(max_share=settings.max_reject_share)
     with ReadProgress(console, "measuring", unit="layers of a text") as progress:
 
@@ -99,6 +99,7 @@ def run_advise(settings: AdviseSettings, console: Console) -> None:
         "length": advice.length,
         **advice.options,
         "grid": list(advice.grid),
+        "layers": list(advice.layers),
         "errors_are": _ERRORS[advice.target],
         "errors": np.round(advice.errors, 6).tolist(),
         "hidden_error": advice.hidden_error,
@@ -110,7 +111,8 @@ def run_advise(settings: AdviseSettings, console: Console) -> None:
     def write(folder: Path) -> None:
         from linformers.report.plots import plot_layer_errors, save_png
 
-        figure = plot_layer_errors(advice.grid, advice.errors, advice.projected_dim, _ERRORS[advice.target])
+        dims = {layer: advice.projected_dim[layer] for layer in advice.layers}
+        figure = plot_layer_errors(advice.grid, advice.errors, dims, _ERRORS[advice.target])
         save_png(figure, folder / "errors.png")
         (folder / OPTIONS).write_text(json.dumps(advice.options, indent=1) + "\n", encoding="utf-8")
         (folder / ADVICE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
@@ -146,37 +148,35 @@ def advice_table(advice: Advice) -> Table:
     few, many = advice.grid[0], advice.grid[-1]
     for name in ("layer", "k", f"{_ERRORS[advice.target]}, k = {few}", f"k = {many}"):
         table.add_column(name, justify="right")
-    for layer, (k, row) in enumerate(zip(advice.projected_dim, advice.errors, strict=True)):
-        table.add_row(str(layer), "softmax" if k is None else str(k), f"{row[0]:.3f}", f"{row[-1]:.3f}")
+    rows = dict(zip(advice.layers, advice.errors, strict=True))
+    for layer, k in enumerate(advice.projected_dim):
+        if layer in rows:
+            costs = (f"{rows[layer][0]:.3f}", f"{rows[layer][-1]:.3f}")
+            table.add_row(str(layer), "softmax" if k is None else str(k), *costs)
+        else:
+            table.add_row(str(layer), "as it is, a window", "", "")
     return table
 
 
 def measure_costs(model: PreTrainedModel, advice: Advice, console: Console) -> list[dict[str, Any]]:
     """Time and peak memory of slots and of softmax attention in the encoder, here, at its length and at four times it.
 
-    Random weights of the model's shape: neither depends on them. Slots read short texts too (``exact_length=0``).
+    Random weights of the model's class and shape, and no more of a vocabulary than it needs: neither depends on them.
+    Slots read short texts too (``exact_length=0``).
     """
     from linformers.measure.sweep import measure
 
     config: Any = model.config
-    layers = len(advice.projected_dim)
-    compressed = any(k is not None for k in advice.projected_dim)
     lengths = [advice.length, 4 * advice.length]
-    shape = {
-        "vocab_size": 1000,
-        "hidden_size": config.hidden_size,
-        "num_hidden_layers": layers,
-        "num_attention_heads": config.num_attention_heads,
-        "intermediate_size": getattr(config, "intermediate_size", 4 * config.hidden_size),
-        "max_position_embeddings": lengths[-1],
-    }
-    ours = {
-        "projection_kind": KIND,
-        "projected_dim": list(advice.projected_dim),
-        "local_window": advice.local_window if compressed else 0,
-        "global_tokens": advice.global_tokens if compressed else 0,
-    }
-    models = {"advised": shape | ours, "softmax": shape | {"projected_dim": None}}
+    given = config.to_diff_dict()
+    for name in (ATTENTION, "architectures", "dtype", "quantization_config"):
+        given.pop(name, None)
+    tokens = [x for name in given if name.endswith("_token_id") and isinstance(x := getattr(config, name), int)]
+    shape = given | {"model_type": config.model_type, "vocab_size": max([1000, *(x + 1 for x in tokens)])}
+    if (positions := getattr(config, "max_position_embeddings", None)) is not None:
+        reserved = positions - longest_input(model)
+        shape["max_position_embeddings"] = max(positions, lengths[-1] + reserved)
+    models = {"advised": shape | {ATTENTION: advice.options | {"exact_length": 0}}, "softmax": shape}
     table = Table(title="A text on this machine", title_justify="left")
     for name in ("tokens", "attention", "seconds", "peak memory"):
         table.add_column(name, justify="right")

@@ -294,10 +294,12 @@ def spectrum_charts(head: list[str], rows: list[Any], found: Results, prefix: st
 
 
 def _advise(folder: Path, results: Results) -> Report:
-    grid, errors, dims = results["grid"], results["errors"], results["projected_dim"]
+    grid, errors, all_dims = results["grid"], results["errors"], results["projected_dim"]
+    # Earlier versions measured all layers.
+    dims = {layer: all_dims[layer] for layer in results.get("layers", range(len(all_dims)))}
     rows = [
         (layer, "softmax" if k is None else k, *(f"{error:.4f}" for error in row))
-        for layer, (k, row) in enumerate(zip(dims, errors, strict=True))
+        for row, (layer, k) in zip(errors, dims.items(), strict=True)
     ]
     costs = [
         (
@@ -313,7 +315,7 @@ def _advise(folder: Path, results: Results) -> Report:
         alt=f"Lines of the {results['errors_are']} of each layer against k; the table below has the numbers.",
         caption="What compression costs each layer, with the advised number of slots marked.",
         head=("layer", *(f"k_{k}" for k in grid)),
-        rows=[(layer, *row) for layer, row in enumerate(errors)],
+        rows=[(layer, *row) for layer, row in zip(dims, errors, strict=True)],
         light=True,
     )
     head = ["layer", "advised k", *(f"k = {k}" for k in grid)]

@@ -5,6 +5,7 @@ Encoders of transformers hand queries, keys and values, projected and rotated, t
 """
 
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from typing import Any, NoReturn, TypeVar
 
@@ -389,13 +390,23 @@ def check_model(model_class: type[PreTrainedModel]) -> None:
 
 def number_layers(model: nn.Module) -> None:
     """Tell attention modules their layer, where their class does not: settings may be given layer by layer."""
+    for layers in layer_lists(model):
+        for number, layer in enumerate(layers):
+            for module in layer.modules():
+                if "Attention" in type(module).__name__ and getattr(module, "layer_idx", None) is None:
+                    vars(module)["layer_idx"] = number
+
+
+def layer_lists(model: nn.Module) -> Iterator[nn.ModuleList]:
+    """Lists of as many modules with attention as the configuration says that there are layers: one, but for some."""
     count = getattr(getattr(model, "config", None), "num_hidden_layers", None)
     for layers in model.modules():
-        if isinstance(layers, nn.ModuleList) and len(layers) == count:
-            for number, layer in enumerate(layers):
-                for module in layer.modules():
-                    if "Attention" in type(module).__name__ and getattr(module, "layer_idx", None) is None:
-                        vars(module)["layer_idx"] = number
+        if isinstance(layers, nn.ModuleList) and len(layers) == count and all(map(_attends, layers)):
+            yield layers
+
+
+def _attends(layer: nn.Module) -> bool:
+    return any("Attention" in type(module).__name__ for module in layer.modules())
 
 
 AttentionInterface.register(NAME, attention)

@@ -103,7 +103,8 @@ def measure(
     """Time and peak memory of a forward pass, for every model at every length, shortest first.
 
     Args:
-        models: name and ``LinformerConfig`` fields of each, as its ``to_diff_dict`` gives them.
+        models: name and fields of the configuration of each, as its ``to_diff_dict`` gives them; ours without a
+            ``model_type``.
         lengths: tokens.
         device: where to run.
         repeats: passes a cell at most.
@@ -120,6 +121,7 @@ def measure(
                 return cells
             task = Workload(
                 name=name,
+                model_type=fields.get("model_type", "linformer"),
                 fields={k: v for k, v in fields.items() if k not in ("model_type", "transformers_version")},
                 length=length,
                 device=device,

@@ -53,14 +53,17 @@ class LinformerLayer(GradientCheckpointingLayer):
         self,
         hidden_states: Float[Tensor, "batch seq hidden"],
         documents: Documents | None = None,
-        return_weights: bool = False,
+        return_weights: bool | Documents = False,
     ) -> tuple[Float[Tensor, "batch seq hidden"], Tensor | None]:
-        """Run the layer on aligned tokens; also give the attention weights if asked for (and there are any)."""
+        """Run the layer on aligned tokens; also give the attention weights if asked for (and there are any).
+
+        ``return_weights`` may be the documents in whose order to give them.
+        """
         if documents is None:
             documents = Documents(None, hidden_states.shape[1], hidden_states.device)
-        if return_weights and self.attention is not None:
+        if return_weights is not False and self.attention is not None:
             x = self._before_attention(hidden_states)
-            x, weights = self.attention(x, documents, return_weights=True)
+            x, weights = self.attention(x, documents, return_weights=return_weights)
             return self._feed_forward(self._after_attention(hidden_states, x)), weights
         return documents.map(self._run, hidden_states), None
 
@@ -163,15 +166,13 @@ class LinformerStack(nn.Module):
             if return_hidden_states:  # what is given is what the next layer reads, so that gradients reach it
                 all_hidden_states.append(documents.restore(documents.zero(hidden_states)))
                 hidden_states = documents.align(all_hidden_states[-1])
-            hidden_states, weights = layer(hidden_states, inside, return_weights)
+            hidden_states, weights = layer(hidden_states, inside, documents if return_weights else False)
             if weights is not None:
                 all_weights.append(weights)
         # Zero at padding, however documents were grouped.
         hidden_states = documents.restore(documents.zero(self.final_norm(hidden_states)))
         if return_hidden_states:
             all_hidden_states.append(hidden_states)
-        attentions = [module for module in self.modules() if isinstance(module, Attention)]
-        all_weights = [a.restore_weights(w, documents) for a, w in zip(attentions, all_weights, strict=False)]
         return hidden_states, all_hidden_states, all_weights
 
 

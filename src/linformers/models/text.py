@@ -90,9 +90,8 @@ class LinformerEmbeddings(nn.Module):
         x = self.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
         x = x + self.position_embeddings(position_ids)
         if token_type_ids is None:
-            x = x + self.token_type_embeddings.weight[0]
-        else:
-            x = x + self.token_type_embeddings(token_type_ids)
+            token_type_ids = position_ids.new_zeros(1, 1)  # one row for all; called, as its weight may not be here
+        x = x + self.token_type_embeddings(token_type_ids)
         return self.dropout(self.norm(x))
 
 

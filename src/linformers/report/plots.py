@@ -270,11 +270,18 @@ def plot_projections(matrices: dict[str, np.ndarray]) -> Figure:
 
 
 @_styled
-def plot_layer_errors(grid: Sequence[int], errors: np.ndarray, dims: Sequence[int | None], quantity: str) -> Figure:
-    """What each layer's compression costs against its slots, with the advised number marked; None = softmax."""
+def plot_layer_errors(grid: Sequence[int], errors: np.ndarray, dims: Mapping[int, int | None], quantity: str) -> Figure:
+    """What each layer's compression costs against its slots, with the advised number marked; None = softmax.
+
+    Args:
+        grid: Slots at which errors were measured.
+        errors: Errors, a row for each layer of ``dims``.
+        dims: Number of a layer -> its advised slots.
+        quantity: Name of the errors.
+    """
     figure, axes = _axes("slots, k", quantity)
-    for layer, (row, k) in enumerate(zip(errors, dims, strict=True)):
-        colour = _shade(layer, len(errors))
+    for number, (row, (layer, k)) in enumerate(zip(errors, dims.items(), strict=True)):
+        colour = _shade(number, len(errors))
         axes.plot(grid, row, color=colour, linewidth=1.4, label=f"layer {layer}" + ("" if k else ": softmax"))
         if k:
             axes.plot(k, np.interp(k, grid, row), "o", color=colour)

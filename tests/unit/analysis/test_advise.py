@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
-from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModel, BertConfig, BertForMaskedLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from linformers import advise_projected_dims, to_linformer
+from linformers import advise_projected_dims, linearise, to_linformer
 from linformers.analysis.advise import slot_grid, split_slots
 
 LENGTH = 64
@@ -50,7 +50,7 @@ def texts() -> list[str]:
     return ["".join(map(chr, rng.integers(65, 105, LENGTH + 3))) for _ in range(3)]
 
 
-def advise(teacher: BertForMaskedLM, texts: list[str], **options: Any):
+def advise(teacher: PreTrainedModel, texts: list[str], **options: Any):
     plain = {"length": LENGTH, "tokenizer": letters()}
     return advise_projected_dims(teacher, texts, **{**plain, **options})
 
@@ -142,6 +142,67 @@ def test_target_mass(teacher: BertForMaskedLM, texts: list[str]) -> None:
 def test_errors(teacher: BertForMaskedLM, texts: list[str], options: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         advise(teacher, **{"texts": texts, **options})
+
+
+TINY = {"vocab_size": 50, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48, "pad_token_id": 0}
+TINY |= {"max_position_embeddings": LENGTH + 2, "bos_token_id": 1, "cls_token_id": 1}
+OTHERS: dict[str, dict[str, Any]] = {
+    "modernbert": {"global_attn_every_n_layers": 2, "local_attention": 8, "sep_token_id": 2, "eos_token_id": 2},
+    "mpnet": {},
+    "eurobert": {"num_key_value_heads": 2, "eos_token_id": 2, "mask_token_id": 3},
+}
+
+
+@pytest.mark.parametrize(
+    ("family", "target", "value"),
+    [
+        ("modernbert", "mean_dim", 8),
+        ("modernbert", "target_error", 0.3),
+        ("mpnet", "target_error", 0.3),
+        ("mpnet", "target_mass", 0.7),
+        ("eurobert", "target_mass", 0.7),
+    ],
+)
+def test_families_that_we_have_no_class_of(family: str, target: str, value: float, texts: list[str]) -> None:
+    """Errors are those of the model that the advice makes, and layers with a window of their own have none."""
+    torch.manual_seed(0)
+    model = AutoModel.from_config(AutoConfig.for_model(family, **TINY, **OTHERS[family], num_hidden_layers=3)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(std=0.2)
+    layers = (0, 2) if family == "modernbert" else (0, 1, 2)
+    advice = advise(model, texts[:1], **{target: value})
+    assert advice.layers == layers and advice.errors.shape == (len(layers), len(advice.grid))
+    assert (advice.errors > 0).all() and (advice.errors[:, 0] > advice.errors[:, -1]).all()
+    dims = advice.projected_dim
+    assert {layer for layer, k in enumerate(dims) if k is not None} <= set(layers) and any(dims)
+    student = linearise(model, exact_length=0, **advice.options)
+    ids = torch.tensor([letters()(texts[0], truncation=True, max_length=LENGTH)["input_ids"]])
+    with torch.no_grad():
+        ours, theirs = (m(ids).last_hidden_state for m in (student, model))
+    assert advice.hidden_error == pytest.approx(float((ours - theirs).norm() / theirs.norm()), rel=1e-3)
+    if target == "mean_dim":
+        assert advice.uniform_error is not None and advice.hidden_error <= advice.uniform_error
+        assert sum(k or 0 for k in dims) <= 8 * len(layers)
+    assert getattr(model.config, "linformers", None) is None
+
+
+@pytest.mark.parametrize(
+    ("family", "fields", "said"),
+    [
+        ("albert", {"embedding_size": 16}, "AlbertModel has no list of 4 layers, .* give one projected_dim for all"),
+        ("deberta", {}, "DebertaModel computes its attention itself and takes no attn_implementation"),
+        ("vit", {"image_size": 16, "patch_size": 8}, "ViTModel reads pixel_values; .* text only"),
+        ("bart", {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1}, "BartModel has a decoder"),
+        ("gpt2", {"n_embd": 32, "n_head": 4}, "is causal, and linear attention is for encoders"),
+    ],
+)
+def test_families_that_cannot_be_advised(family: str, fields: dict[str, Any], said: str, texts: list[str]) -> None:
+    config = AutoConfig.for_model(family, **({} if family in ("bart", "gpt2") else TINY), **fields)
+    config.num_hidden_layers = 4 if family not in ("bart", "gpt2") else config.num_hidden_layers
+    with pytest.raises(ValueError, match=said):
+        advise(AutoModel.from_config(config), texts, target_mass=0.9)
 
 
 def test_the_model_is_left_as_it_was(teacher: BertForMaskedLM, texts: list[str]) -> None:

@@ -5,6 +5,7 @@ import torch
 from attention_helpers import (
     EXACT,
     KINDS,
+    PATTERNS,
     SHARINGS,
     generator,
     hidden,
@@ -59,6 +60,16 @@ def test_content_of_padding(make, pattern, content):
         assert not plain[~mask].any() and not gradients[0][~mask].any()
     for got, expected in zip(*results, strict=True):
         torch.testing.assert_close(got, expected, rtol=0, atol=0)
+
+
+@every_module
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_gradients_reach_the_weights_that_are_returned(make, pattern):
+    """Where a query has weights its output is made of them; padding and global tokens have none."""
+    module, mask = make(), make_mask(pattern, 3, 13)
+    output, weights = module(hidden(3, 13, 6), mask, return_weights=True)
+    (gradient,) = torch.autograd.grad((output * hidden(3, 13, 6, seed=1)).sum(), weights)
+    assert torch.equal(gradient.abs().amax((1, 3)) > 0, weights.abs().amax((1, 3)) > 0)
 
 
 @pytest.mark.parametrize("make", CROSS_MODULES.values(), ids=CROSS_MODULES.keys())

@@ -209,7 +209,7 @@ def test_advice_on_ranks_is_for_text(tmp_path: Path) -> None:
     from linformers import advise_projected_dims
 
     teacher_of("ViTModel").save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="cannot convert model_type='vit'"):
+    with pytest.raises(ValueError, match="ViTModel reads pixel_values"):
         advise_projected_dims(str(tmp_path), ["a text"], target_mass=0.9)
 
 
