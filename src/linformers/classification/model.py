@@ -13,6 +13,7 @@ from linformers.convert.agreement import check_loaded
 from linformers.convert.load import longest_input
 from linformers.convert.surroundings import encoder_folder
 from linformers.data.tasks import Task
+from linformers.data.tasks_annotated import AnnotatedTask
 from linformers.data.tasks_rules import PROBLEM_TYPES
 from linformers.models.heads import LinformerClassificationHead
 from linformers.training.loading import LOCAL, REPORTED, check_pair, reported
@@ -21,7 +22,11 @@ DEFAULT_MAX_LENGTH = 512
 
 
 def load_model(
-    option: str, name: str, task: Task, auto: Any = AutoModelForSequenceClassification, dtype: str = "float32"
+    option: str,
+    name: str,
+    task: Task | AnnotatedTask,
+    auto: Any = AutoModelForSequenceClassification,
+    dtype: str = "float32",
 ) -> tuple[PreTrainedModel, bool]:
     """A model for the classes of a task, and whether its classifier is new.
 
@@ -38,7 +43,7 @@ def load_model(
         keep = saved == task.classes or saved == [f"LABEL_{index}" for index in range(len(task.classes))]
         config.id2label = dict(enumerate(task.classes))
         config.label2id = {label: index for index, label in enumerate(task.classes)}
-        config.problem_type = PROBLEM_TYPES[task.kind]
+        config.problem_type = PROBLEM_TYPES[task.kind] if isinstance(task, Task) else None
         fresh = auto.from_config(config, **LOCAL)
         model, info = auto.from_pretrained(
             folder, config=config, use_safetensors=True, dtype=getattr(torch, dtype), **REPORTED, **LOCAL
@@ -54,7 +59,7 @@ def load_model(
         return model, False
     head = {key: value for key, value in fresh.state_dict().items() if key in absent or not key.startswith(base)}
     model.load_state_dict(head, strict=False)
-    if task.kind == "regression":  # start from the mean, which may be far from 0
+    if isinstance(task, Task) and task.kind == "regression":  # start from the mean, which may be far from 0
         last = [module for module in model.modules() if isinstance(module, nn.Linear) and module.out_features == 1][-1]
         nn.init.constant_(last.bias, float(task.train.labels.mean()))
     return model, True
@@ -84,15 +89,17 @@ def load_teacher(name: str, student: PreTrainedModel, tokenizer: Tokenizer, max_
     return teacher.eval().requires_grad_(False)
 
 
-def choose_max_length(asked: int | None, model: PreTrainedModel, tokenizer: Tokenizer) -> int:
-    """The longest input of a run.
+def choose_max_length(
+    asked: int | None, model: PreTrainedModel, tokenizer: Tokenizer, usual: int | None = DEFAULT_MAX_LENGTH
+) -> int:
+    """The longest input of a run; unasked at most ``usual`` tokens, or (None) all that the model reads.
 
     Raises:
         ValueError: more than the model can read.
     """
     most = longest_input(model)
     if asked is None:
-        return min(most, tokenizer.model_max_length, DEFAULT_MAX_LENGTH)
+        return min(most, tokenizer.model_max_length, most if usual is None else usual)
     if asked > most:
         raise ValueError(
             f"max_length={asked} is more than the {most:,} tokens the model can read; lower it, or make a longer model "

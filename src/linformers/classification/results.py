@@ -126,10 +126,11 @@ def interval(found: Mapping[str, float]) -> str:
     return f"{found['low']:.4f} to {found['high']:.4f}"
 
 
-def _class_table(classes: list[dict[str, Any]]) -> Table:
-    table = Table(title="each class", title_justify="left")
-    table.add_column("class")
-    for name in ("rows", "predicted", "precision", "recall", "F1"):
+def class_table(classes: list[dict[str, Any]], title: str = "each class", rows: str = "rows") -> Table:
+    """Precision, recall and F1 of each class."""
+    table = Table(title=title, title_justify="left")
+    table.add_column(title.removeprefix("each "))
+    for name in (rows, "predicted", "precision", "recall", "F1"):
         table.add_column(name, justify="right")
 
     def share(found: dict[str, float] | None) -> str:
@@ -177,7 +178,7 @@ def conclude(results: dict[str, Any], path: Path, console: Console) -> None:
         table.add_row(names[name], f"{found['value']:.4f}", interval(found), *words)
     console.print(table)
     if results.get("per_class"):
-        console.print(_class_table(results["per_class"]))
+        console.print(class_table(results["per_class"]))
     for line in (*limits(results), *results.get("warnings", ())):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     model = path / MODEL

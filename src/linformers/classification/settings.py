@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from linformers.data.examples import Columns
+from linformers.data.tasks_annotated import AnnotatedKind
 from linformers.data.tasks_rules import Kind
 from linformers.files.forms import Form
 from linformers.files.settings import Count, Natural, NonNegative, Positive, RunSettings, Share
@@ -15,25 +16,33 @@ PLAN = "finetune.json"
 class FinetuneSettings(RunSettings):
     """A fine-tuning run.
 
+    Layouts of the rows, told by their columns: a label for a text, a pair, an image or a recording (``text`` and
+    ``label``); tags of words (``tokens`` and ``tags``, or CoNLL); entities by their characters (``text`` and
+    ``entities``, each with ``start``, ``end`` and ``label``); answers (``question``, ``context`` and ``answers``, or
+    SQuAD's JSON).
+
     Args:
         model: Path or hub id of an encoder that transformers loads; weights as safetensors.
         task: The task: ``sst2``, ``imdb``, ``qnli``, ``qqp``, or a file of training rows (JSONL, CSV, TSV, Parquet); of
-            images or recordings a folder with a subfolder for each class, or a Parquet file.
+            images or recordings a folder with a subfolder for each class, or a Parquet file. Tags come as CoNLL, too.
         modality: The kind of input: ``text``, ``image`` or ``audio``.
         data: Path of the folder with a named task's files; None = the Hugging Face hub.
         extra_train: Paths of files with more training rows.
         validation: Path of the file of the rows that choose the step; None = set aside from the training rows.
         test: Path of the file of the rows that results are reported on; None = a named task's own, else the validation
             rows.
-        text: The column of the text, image or recording, or columns of text that are joined by a blank line; None =
-            found by itself, as for the next two.
-        pair: The column of the second text.
-        label: The column of the label.
-        labels: In its place columns of 0 and 1, each named like its class: a task with several labels.
+        text: The column of the text, image or recording, or columns of text that are joined by a blank line; of tagged
+            words that of the lists of words, of answers that of the question. None = found by itself, as for the next
+            two.
+        pair: The column of the second text; of answers that of the context.
+        label: The column of the label, of the lists of tags or entities, or of the answers.
+        labels: In its place columns of 0 and 1, each named like its class: a task with several labels. Of tags that
+            are numbers their names, in order.
         id: Columns to carry over to predictions and rejects.
         delimiter: What stands between the fields of CSV; None = found, as for the next.
         encoding: The encoding of CSV and JSON.
-        kind: The kind of labels: ``single_label``, ``multi_label`` or ``regression``; None = told by the labels.
+        kind: The kind of labels: of texts ``single_label``, ``multi_label`` or ``regression``; in texts ``tags`` or
+            ``answers``. None = told by the columns and the labels.
         train_size: Rows to train on, a subset that keeps the shares of the labels; None = all.
         validation_size: Rows to validate on, or (below 1) their share; None = all of the file, or where rows are set
             aside a tenth, at most 1,000. Labels keep their shares.
@@ -48,11 +57,14 @@ class FinetuneSettings(RunSettings):
         select_by: The metric on the validation rows that chooses the step: of one class for each row ``accuracy``,
             ``f1_macro``, ``f1`` (of the positive class of two), ``matthews``, ``auroc`` or ``loss``; of several labels
             ``f1_macro``, ``f1_micro``, ``accuracy``, ``auroc`` or ``loss``; of numbers ``rmse``, ``pearson``,
-            ``spearman`` or ``loss``. None = the first; with balanced classes ``f1_macro``.
+            ``spearman`` or ``loss``; of tags ``f1`` (of entities), ``f1_macro``, ``precision``, ``recall``,
+            ``accuracy`` or ``loss``; of answers ``f1``, ``exact_match`` or ``loss``. None = the first; with balanced
+            classes ``f1_macro``.
         positive: The class that F1 is of, where there are two; None = that of the
             name 1, true or yes, else the rarer one in training.
         baseline: Whether logistic regression on bags of words (TF-IDF) is measured on the same rows.
-        max_length: Tokens of the longest input, which is cut there; None = what the model can, at most 512.
+        max_length: Tokens of the longest input, which is cut there; None = what the model can, of labels of whole texts
+            at most 512.
         epochs: Passes over the training rows.
         batch_size: Rows a step.
         evaluation_batch_size: Rows at once without gradients.
@@ -83,7 +95,7 @@ class FinetuneSettings(RunSettings):
     id: tuple[str, ...] = ()
     delimiter: str | None = None
     encoding: str | None = None
-    kind: Kind | None = None
+    kind: Kind | AnnotatedKind | None = None
     train_size: Count | None = None
     validation_size: int | float | None = None
     test_size: int | float | None = None
@@ -121,7 +133,7 @@ class FinetuneSettings(RunSettings):
             given = {"text": isinstance(self.text, tuple), "labels": self.labels, "id": self.id}
             for name in (name for name, value in given.items() if value):
                 raise ValueError(f"{name}={getattr(self, name)!r} is for text, not modality={self.modality!r}")
-        if self.labels and (self.label is not None or self.kind not in (None, "multi_label")):
+        if self.labels and self.kind != "tags" and (self.label is not None or self.kind not in (None, "multi_label")):
             raise ValueError(f"labels={','.join(self.labels)} are a multi-label task: leave label and kind out")
         for name in ("validation_size", "test_size"):
             size = getattr(self, name)

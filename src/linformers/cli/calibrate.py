@@ -31,6 +31,7 @@ def calibrate(
     max_reject_share: Annotated[float, typer.Option(help="Stop when more of the rows are unusable.")] = 0.01,
     max_length: Annotated[int | None, typer.Option(help="As of score.", show_default="the model's")] = None,
     long: Annotated[str, typer.Option(help="As of score.")] = "truncate",
+    overlap: Annotated[int, typer.Option(help="As of score.")] = 0,
     pool: Annotated[str, typer.Option(help="As of score.")] = "mean",
     dtype: Annotated[str, typer.Option(help="As of score.")] = "float32",
     memory: Annotated[str, typer.Option(help="As of score.")] = "1GB",
@@ -49,7 +50,7 @@ def calibrate(
     from linformers.measure.memory import parse_bytes
     from linformers.scoring.settings import Reading
 
-    how = {"max_length": max_length, "long": long, "pool": pool, "dtype": dtype}
+    how = {"max_length": max_length, "long": long, "overlap": overlap, "pool": pool, "dtype": dtype}
     run_calibrate(
         Reading(model=model, memory=parse_bytes("memory", memory), **how),  # type: ignore[arg-type]
         labelled,

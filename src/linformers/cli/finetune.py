@@ -13,8 +13,8 @@ def finetune(
     task: Annotated[
         str,
         typer.Option(
-            help="sst2, imdb, qnli, qqp, or a JSONL, CSV, TSV or Parquet file; of images and audio (WAV) a folder "
-            "with a subfolder for each class, or a Parquet file."
+            help="sst2, imdb, qnli, qqp, or a JSONL, CSV, TSV, Parquet or CoNLL file; of images and audio (WAV) a "
+            "folder with a subfolder for each class, or a Parquet file."
         ),
     ],
     output: Annotated[str, typer.Option(help="Folder for the run.", show_default=False)],
@@ -34,10 +34,18 @@ def finetune(
             show_default="found",
         ),
     ] = None,
-    pair: Annotated[str | None, typer.Option(help="Column of the second text.", show_default="found")] = None,
-    label: Annotated[str | None, typer.Option(help="Column of the label.", show_default="found")] = None,
+    pair: Annotated[
+        str | None, typer.Option(help="Column of the second text, or of the context.", show_default="found")
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option(help="Column of the label, tags, entities or answers.", show_default="found")
+    ] = None,
     labels: Annotated[
-        str | None, typer.Option(help="In its place columns of 0 and 1, as toxic,insult,threat.", show_default="none")
+        str | None,
+        typer.Option(
+            help="Columns of 0 and 1, as toxic,insult,threat; of tags that are numbers their names.",
+            show_default="none",
+        ),
     ] = None,
     id: Annotated[
         list[str] | None, typer.Option(help="Column to carry over. Repeatable.", show_default="file and row")
@@ -45,7 +53,8 @@ def finetune(
     delimiter: Delimiter = None,
     encoding: Encoding = None,
     kind: Annotated[
-        str | None, typer.Option(help="single_label, multi_label or regression.", show_default="told by the labels")
+        str | None,
+        typer.Option(help="single_label, multi_label, regression, tags or answers.", show_default="told by the file"),
     ] = None,
     train_size: Annotated[int | None, typer.Option(help="Rows to train on.", show_default="all")] = None,
     validation_size: Annotated[
@@ -80,7 +89,10 @@ def finetune(
         bool, typer.Option(help="Measure logistic regression on bags of words on the same rows, too.")
     ] = True,
     max_length: Annotated[
-        int | None, typer.Option(help="Tokens where inputs are cut.", show_default="the model's, at most 512")
+        int | None,
+        typer.Option(
+            help="Tokens where inputs are cut.", show_default="the model's; labels of whole texts: at most 512"
+        ),
     ] = None,
     epochs: Annotated[float, typer.Option(help="Passes over the training rows.")] = 3.0,
     batch_size: Annotated[int, typer.Option(help="Rows a step.")] = 32,
@@ -101,6 +113,9 @@ def finetune(
     device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
 ) -> None:
     """Fine-tune an encoder on labelled texts (whole documents up to --max-length), images or audio, and measure it.
+
+    The columns tell what is learned: text and label; tokens and tags, or text and entities (start, end, label): a
+    tagger; question, context and answers, or SQuAD's JSON: a model that answers.
 
     The same command again goes on where the run stopped, from the newest checkpoint that is whole. SIGTERM and Ctrl-C
     write a checkpoint first; exit codes: 0 done, 1 failed, 130 stopped by Ctrl-C, 143 by SIGTERM.

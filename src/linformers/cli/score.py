@@ -1,4 +1,4 @@
-"""``linformers score``: any number of documents through a classifier or an encoder."""
+"""``linformers score``: any number of documents through a classifier, a tagger, answers or an encoder."""
 
 from pathlib import Path
 from typing import Annotated
@@ -29,7 +29,11 @@ from linformers.cli.training import calm_threads
 
 def score(
     model: Annotated[
-        str, typer.Option(help="Folder of a classifier or an encoder: safetensors, or an export.", show_default=False)
+        str,
+        typer.Option(
+            help="Folder of a classifier, tagger, encoder or model that answers: safetensors, or an export.",
+            show_default=False,
+        ),
     ],
     input: Inputs,
     output: Annotated[Path, typer.Option(help="Folder for the scores.", show_default=False)],
@@ -41,6 +45,7 @@ def score(
     documents: Documents = "file",
     max_length: MaxLength = None,
     long: Annotated[str, typer.Option(help="Of longer documents: truncate, or windows (all, in pieces).")] = "truncate",
+    overlap: Annotated[int, typer.Option(help="Tokens that a window shares with the one before it.")] = 0,
     pool: Annotated[str, typer.Option(help="Windows' probabilities as a document's: mean or max.")] = "mean",
     embeddings: Annotated[bool, typer.Option("--embeddings", help="Also the mean of the last hidden states.")] = False,
     queue: Annotated[
@@ -58,7 +63,7 @@ def score(
     workers: Workers = None,
     restart: Restart = False,
 ) -> None:
-    """Classify or embed everything, each document exactly once, in memory that does not grow with the input.
+    """Classify, tag, answer or embed everything, each document exactly once, in memory that does not grow with it.
 
     Killed at any moment, the same command goes on; rows in are rows scored and rows rejected, and counted again at the
     end. Run every night, it reads the files that are new, and those that have changed in place of what was there. A

@@ -15,6 +15,7 @@ from sklearn.metrics import brier_score_loss, precision_recall_curve, roc_auc_sc
 from linformers.convert.load import name_of
 from linformers.data.examples import Columns, read_examples
 from linformers.data.tasks_rules import encode_labels, for_model
+from linformers.extraction.results import ANSWERS, TAGS
 from linformers.files.environment import command_line, describe_environment
 from linformers.files.folders import check_output, write_folder
 from linformers.files.forms import Form
@@ -24,7 +25,7 @@ from linformers.files.rejects import Rejects
 from linformers.files.sources import file_format
 from linformers.report.plots import plot_reliability, plot_thresholds, save_png
 from linformers.scoring.columns import TrainedInputs, columns_to_score
-from linformers.scoring.networks import TAGS, hash_model
+from linformers.scoring.networks import hash_model
 from linformers.scoring.scorer import Scorer
 from linformers.scoring.settings import Reading
 from linformers.training.evaluate import wilson_interval
@@ -71,8 +72,9 @@ def run_calibrate(
         raise ValueError(f"{aim}={least:g} must be a share above 0, at most 1")
     check_output(output, FACTS)
     scorer = Scorer(reading)
-    if scorer.network.kind == TAGS:
-        raise ValueError(f"model={reading.model!r} is a tagger of tokens; calibrate takes classifiers of texts")
+    if scorer.network.kind in (TAGS, ANSWERS):
+        what = "a tagger of tokens" if scorer.network.kind == TAGS else "a model that answers questions"
+        raise ValueError(f"model={reading.model!r} is {what}; calibrate takes classifiers of texts")
     target = _choose_target(target, scorer.network.labels)
     listed = output.parent / f"{output.name}-rejects.jsonl"
     listed.unlink(missing_ok=True)
@@ -180,7 +182,7 @@ def _score(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Whether each usable document is of the target, and its probability."""
     labels, kind = scorer.network.labels, scorer.network.kind
-    assert kind is not None and kind != TAGS  # refused before
+    assert kind is not None and kind != TAGS and kind != ANSWERS  # refused before
     place = labels.index(target)
     columns = _columns(scorer.network.trained, Path(labelled), columns, form)
     examples = read_examples(Path(labelled), columns, rejects, form=form)

@@ -1,7 +1,6 @@
-"""``linformers finetune``: a classifier or a regression from any encoder, with or without a teacher."""
+"""``linformers finetune``: a classifier or a regression from any encoder; ``finetune_annotated.py`` has the rest."""
 
-import hashlib
-import math
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,7 @@ from transformers import PreTrainedModel, set_seed
 from linformers._registration import ATTENTION
 from linformers.checks import check_choice
 from linformers.classification.baselines import tfidf_scores
-from linformers.classification.data import (
-    EncodedPart,
-    LengthBatches,
-    PadInputs,
-    count_cut,
-    length_counts,
-    whole_lengths,
-)
+from linformers.classification.data import EncodedPart, LengthBatches, PadInputs, length_counts, whole_lengths
 from linformers.classification.media import Media, MediaPart
 from linformers.classification.metrics import (
     CHOICES,
@@ -34,47 +26,41 @@ from linformers.classification.metrics import (
 from linformers.classification.model import choose_max_length, load_model, load_teacher
 from linformers.classification.objective import Classification, predict_logits
 from linformers.classification.results import KIND, PREDICTIONS, SayMetrics, conclude, summary, write_predictions
-from linformers.classification.settings import PLAN, FinetuneSettings
+from linformers.classification.settings import FinetuneSettings
+from linformers.commands.finetune_annotated import AnnotatedJob
+from linformers.commands.finetune_job import SPLITS, RowsJob, sources_of
 from linformers.convert.load import AUTO, longest_input
-from linformers.data.tasks import Task, TaskSources, prepare_task, splits_json
+from linformers.data.tasks import Task, prepare_task, splits_json
+from linformers.data.tasks_annotated import layout_of
 from linformers.data.tasks_notes import notes
 from linformers.data.tokenise import forget_limits
+from linformers.extraction.results import ANSWERS, TAGS, conclude_annotated
 from linformers.files.progress import ReadProgress
 from linformers.files.rejects import Rejects
-from linformers.files.run_folder import Folder
 from linformers.report.cards import CARD, finetuned_card
 from linformers.report.plots import plot_confusion, save_png
 from linformers.training import tensors
 from linformers.training.distil import Distillation, each_for_itself, one_of_many
 from linformers.training.engine import Batches
-from linformers.training.job import Job, Prepared, copy_weights
+from linformers.training.job import Prepared, copy_weights
 from linformers.training.loading import load_tokenizer, stored_dtype
-from linformers.training.processes import Layout, pick_device, refuse_launcher
-from linformers.training.recipe import TrainingRecipe
+from linformers.training.processes import refuse_launcher
 
 HEADS = {"text": "ForSequenceClassification", "image": "ForImageClassification", "audio": "ForAudioClassification"}
-REJECTS, SPLITS, CONFUSION = "rejects.jsonl", "splits.json", "confusion_matrix.png"
+CONFUSION = "confusion_matrix.png"
 
 
 def run_finetune(settings: FinetuneSettings, *, console: Console | None = None) -> int:
-    """Fine-tune a classifier, or go on with the run in the output folder; see ``Job.run``."""
+    """Fine-tune a classifier, a tagger or a model that answers, or go on with the run; see ``Job.run``."""
     refuse_launcher(KIND)
-    return FinetuneJob(settings, console).run()
+    layout = layout_of(sources_of(settings), settings.kind) if settings.modality == "text" else None
+    if layout is None:
+        return FinetuneJob(settings, console).run()
+    return AnnotatedJob(settings, layout, console).run()
 
 
-class FinetuneJob(Job):
-    """A fine-tuning run."""
-
-    model: PreTrainedModel
-    max_length: int
-
-    kind = KIND
-
-    def __init__(self, settings: FinetuneSettings, console: Console | None) -> None:
-        folder = Folder(Path(settings.output), option="output", plan=PLAN, before=(REJECTS, SPLITS))
-        layout = Layout(device=pick_device(settings.device))
-        super().__init__(folder, settings.as_json(), settings.differences, layout, console)
-        self.settings = settings
+class FinetuneJob(RowsJob):
+    """A run of a classifier or a regression."""
 
     def prepare(self) -> Prepared:
         """Read and encode the rows, and load the model."""
@@ -96,7 +82,9 @@ class FinetuneJob(Job):
         teacher = None
         if settings.teacher is not None:
             teacher = load_teacher(settings.teacher, self.model, self.processor, self.max_length)
-        self.parts: dict[str, EncodedPart | MediaPart] = self._encode()
+        self.parts: dict[str, EncodedPart | MediaPart] = self._encode(
+            "tokenising" if self.media is None else "measuring lengths"
+        )
         self.lengths: np.ndarray | None = None
         if self.media is None:
             encoded = self.parts["train"]
@@ -109,7 +97,7 @@ class FinetuneJob(Job):
                 "columns": list(self.task.columns),
             }
         if not self.folder.begun:
-            self.folder.write(SPLITS, splits_json(self.task))
+            self.folder.write(SPLITS, splits_json(self.task.parts))
         training, train, objective = self._training(), self.parts["train"], self._objective(teacher)
         return Prepared(
             model=self.model,
@@ -131,85 +119,20 @@ class FinetuneJob(Job):
 
     # --- data
 
-    def _read(self) -> Task:
-        settings = self.settings
-        sources = TaskSources(
-            columns=settings.columns,
-            **{name: getattr(settings, name) for name in TaskSources.__dataclass_fields__ if name != "columns"},
-        )
-        (self.path / REJECTS).unlink(missing_ok=True)  # of a start that failed
-        rejects = Rejects(path=self.path / REJECTS, max_share=settings.max_reject_share)
-        with rejects, ReadProgress(self.console, "reading", unit="rows") as progress:
-            task = prepare_task(sources, rejects, progress, None if self.media is None else self.media.read)
-        for line in rejects.notes():
-            self.say(line)
-        for name, part in task.parts.items():
-            self.say(f"{name}: {len(part):,} rows ({part.source})")
-        for line in notes(task) if self.media is None or task.kind != "regression" else ():
-            self.say(line)
-        if task.reasons:
-            counts = ", ".join(f"{count:,} {reason}" for reason, count in task.reasons.items())
-            self.say(f"left out: {counts}; each with its reason in {rejects.path}")
-            if rejects.first:
-                self.say(f"the first reject: {rejects.first}")
-        return task
+    def _task(self, rejects: Rejects, progress: ReadProgress) -> Task:
+        reader = None if self.media is None else self.media.read
+        return prepare_task(sources_of(self.settings), rejects, progress, reader)
 
-    def _encode(self) -> dict[str, EncodedPart | MediaPart]:
-        title = "tokenising" if self.media is None else "measuring lengths"
-        with ReadProgress(self.console, title, unit="rows") as progress:
-            total = sum(map(len, self.task.parts.values()))
+    def _notes(self, task: Task) -> Iterable[str]:
+        return notes(task) if self.media is None or task.kind != "regression" else ()
 
-            def seen(rows: int) -> None:
-                progress.reached((progress.count + rows) / total)
-                progress.add(rows)
-
-            parts = {
-                name: EncodedPart(part, self.processor, self.max_length, seen)
-                if self.media is None
-                else MediaPart(part, self.media, seen)
-                for name, part in self.task.parts.items()
-            }
-        digest = hashlib.sha256(b"".join(part.fingerprint() for part in parts.values()))
-        self.fingerprint: str = digest.hexdigest()[:16]
-        return parts
-
-    def _say_cut(self, sizes: np.ndarray) -> None:
-        part = self.task.train
-        if not self.parts["train"].cut:
-            return
-        longer = [self.max_length * 2**power for power in range(1, 8)]
-        found = count_cut(sizes, len(part), [self.max_length, *longer])
-        text = f"{found[0]:,} of {len(part):,} training texts cut at {self.max_length:,} tokens"
-        enough = next((place for place, count in enumerate(found) if count <= found[0] / 5), None)
-        if enough:
-            text += f"; --max-length {longer[enough - 1]} would cut {found[enough]:,}"
-            most = longest_input(self.model)
-            if longer[enough - 1] > most:
-                text += f" (this model reads {most:,}; linformers convert --max-length makes a longer one of it)"
-        else:
-            text += f"; the longest has {sizes.max():,}: cut such texts into rows of their own"
-        self.say(text)
+    def _part(self, name: str, seen: Callable[[int], None]) -> EncodedPart | MediaPart:
+        part = self.task.parts[name]
+        if self.media is None:
+            return EncodedPart(part, self.processor, self.max_length, seen)
+        return MediaPart(part, self.media, seen)
 
     # --- training
-
-    def _training(self) -> TrainingRecipe:
-        settings = self.settings
-        per_epoch = math.ceil(len(self.parts["train"]) / settings.batch_size)
-        steps = max(1, round(settings.epochs * per_epoch))
-        return TrainingRecipe(
-            steps=steps,
-            batch_size=settings.batch_size,
-            learning_rate=settings.learning_rate,
-            warmup_share=settings.warmup_share,
-            weight_decay=settings.weight_decay,
-            max_grad_norm=settings.max_grad_norm,
-            beta2=0.999,
-            evaluate_every=settings.evaluate_every or per_epoch,
-            early_stopping=settings.early_stopping,
-            save_every=settings.save_every,
-            log_every=max(1, min(50, steps // 10)),
-            seed=settings.seed,
-        )
 
     def _objective(self, teacher: PreTrainedModel | None) -> Classification:
         settings, device, weights = self.settings, self.layout.device, self._class_weights()
@@ -311,4 +234,7 @@ class FinetuneJob(Job):
 
     def conclude(self, results: dict[str, Any]) -> None:
         """See ``results.conclude``."""
-        conclude(results, self.path, self.console)
+        if results["task"]["kind"] in (TAGS, ANSWERS):  # a run that has ended, whose rows are gone
+            conclude_annotated(results, self.path, self.console)
+        else:
+            conclude(results, self.path, self.console)

@@ -52,6 +52,11 @@ def pretrain(
 def finetune(settings: FinetuneSettings, console: Console | None = None) -> dict[str, Any]:
     """Fine-tune an encoder on labelled texts, images or audio, as ``linformers finetune`` does.
 
+    The columns of the file tell what is learned: ``text`` and ``label`` a classifier (or a regression); ``tokens`` and
+    ``tags`` (or a CoNLL file), or ``text`` and ``entities`` (dictionaries of ``start``, ``end`` and ``label``), a
+    tagger; ``question``, ``context`` and ``answers`` (a dictionary of the lists ``text`` and ``answer_start``), or
+    SQuAD's JSON, a model that answers questions.
+
     >>> settings = FinetuneSettings(model="my-encoder", task="reviews.jsonl", output="runs/reviews", epochs=1)
     >>> results = finetune(settings, console=Console(quiet=True))
     >>> "accuracy" in results["metrics"]
@@ -123,6 +128,10 @@ def adapt(settings: AdaptSettings, console: Console | None = None) -> dict[str, 
 
 def score(settings: ScoreSettings, console: Console | None = None) -> dict[str, Any]:
     """Score files of documents, each exactly once, as ``linformers score`` does.
+
+    A classifier reads ``text`` (or the two columns it was trained on) and gives labels and probabilities; a tagger
+    reads ``text`` and gives ``entities`` with their characters; a model that answers reads ``question`` and ``context``
+    and gives ``answer``, ``start``, ``end``, ``score`` and ``null_score``; an encoder gives ``embedding``.
 
     >>> settings = ScoreSettings(model="my-classifier", input=("reviews.jsonl",), output="runs/scores")
     >>> counts = score(settings, console=Console(quiet=True))["counts"]

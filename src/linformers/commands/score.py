@@ -72,8 +72,8 @@ def _check_calibration(folder: str, facts: Mapping[str, Any], options: Mapping[s
         raise ValueError(
             f"queue={folder!r} is a calibration of another model ({facts['model']['name']}); calibrate again"
         )
-    for name in ("max_length", "long", "pool", "dtype"):
-        before, now = facts["reading"][name], options[name]
+    for name in ("max_length", "long", "overlap", "pool", "dtype"):
+        before, now = facts["reading"].get(name, 0), options[name]
         if before != now:
             raise ValueError(
                 f"{name}={now!r} is not {before!r}, with which queue={folder!r} was calibrated; give the same, or "

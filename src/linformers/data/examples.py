@@ -25,6 +25,7 @@ PAIR_COLUMNS = (
     ("premise", "hypothesis"),
     ("text1", "text2"),
     ("text_a", "text_b"),
+    ("question", "context"),
 )
 # Columns of predictions and of rejects, which hold no column of the same name.
 WRITTEN = ("file", "row", "line", "text", "pair", "label", "predicted", "probabilities", "reason", "value")

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -177,7 +177,7 @@ def prepare_task(
             f"{closest(sources.task, TASKS)}"
         )
 
-    _check_once(sources)
+    check_once(sources)
 
     def read(path: str, form: Form = sources.form) -> list[Example]:
         if reader is not None:
@@ -221,22 +221,22 @@ def prepare_task(
         train = drop_leaks(train, test, "test", rejects)
         validation = validation and drop_leaks(validation, test, "test", rejects)
     elif sources.test_size is not None:
-        test, train = _set_aside("test_size", train, kind, sources.test_size, sources.split_seed + 1)
+        test, train = set_aside("test_size", train, kind, sources.test_size, sources.split_seed + 1)
         test_source = f"{len(test):,} rows set aside from {train_source}"
         train = drop_leaks(train, test, "test", rejects)
         validation = validation and drop_leaks(validation, test, "test", rejects)
     if validation is None:
         size = sources.validation_size
         size = min(VALIDATION_LIMIT, int(VALIDATION_SHARE * len(train))) if size is None else size
-        validation, train = _set_aside("validation_size", train, kind, size, sources.split_seed)
+        validation, train = set_aside("validation_size", train, kind, size, sources.split_seed)
         validation_source = f"{len(validation):,} rows set aside from {train_source}"
     elif sources.validation_size is not None:
-        validation = _subset("validation_size", validation, kind, sources.validation_size, sources.split_seed)
+        validation = subset("validation_size", validation, kind, sources.validation_size, sources.split_seed)
     train = drop_leaks(train, validation, "validation", rejects)
     if sources.train_size is not None:
-        train = _subset("train_size", train, kind, sources.train_size, sources.split_seed)
+        train = subset("train_size", train, kind, sources.train_size, sources.split_seed)
     if sources.test and test is not None and sources.test_size is not None:
-        test = _subset("test_size", test, kind, sources.test_size, sources.split_seed)
+        test = subset("test_size", test, kind, sources.test_size, sources.split_seed)
     rejects.finish()
     _check_classes(train, kind, sources.task, rejects)
     for name, part in (("validation", validation), ("test", test)):
@@ -260,10 +260,10 @@ def prepare_task(
     )
 
 
-def splits_json(task: Task) -> str:
+def splits_json(parts: Mapping[str, Part]) -> str:
     """Lines (rows) of every part, by file."""
     found: dict[str, dict[str, list[int]]] = {}
-    for name, part in task.parts.items():
+    for name, part in parts.items():
         for example in part.examples:
             found.setdefault(name, {}).setdefault(example.file, []).append(example.line)
     return json.dumps(found) + "\n"
@@ -334,7 +334,7 @@ def _text_columns(sources: TaskSources, named: NamedTask | None) -> tuple[str, .
     return (*found.texts, *((found.pair,) if found.pair else ()))
 
 
-def _check_once(sources: TaskSources) -> None:
+def check_once(sources: TaskSources) -> None:
     """Refuse a file that is named twice, whatever the path."""
     found: dict[str, str] = {}
     named = [("task", sources.task), *(("extra_train", path) for path in sources.extra_train)]
@@ -350,8 +350,8 @@ def _check_once(sources: TaskSources) -> None:
         found[real] = f"{option}={path}"
 
 
-def _set_aside(
-    option: str, train: list[Example], kind: Kind, size: int | float, seed: int
+def set_aside(
+    option: str, train: list[Example], kind: Kind | None, size: int | float, seed: int
 ) -> tuple[list[Example], list[Example]]:
     """The rows set aside, and the others."""
     chosen = set(draw(train, kind, _rows(option, size, len(train), len(train) - 1), seed).tolist())
@@ -361,7 +361,8 @@ def _set_aside(
     )
 
 
-def _subset(option: str, examples: list[Example], kind: Kind, size: int | float, seed: int) -> list[Example]:
+def subset(option: str, examples: list[Example], kind: Kind | None, size: int | float, seed: int) -> list[Example]:
+    """A number of rows, or a share of them; see ``draw``."""
     return [examples[row] for row in draw(examples, kind, _rows(option, size, len(examples), len(examples)), seed)]
 
 

@@ -190,15 +190,16 @@ def text_key(example: Example) -> tuple[str, ...]:
     return tuple(" ".join(text.split()).casefold() for text in example.texts)
 
 
-def draw(examples: Sequence[Example], kind: Kind, size: int, seed: int) -> Int[np.ndarray, " size"]:
+def draw(examples: Sequence[Example], kind: Kind | None, size: int, seed: int) -> Int[np.ndarray, " size"]:
     """Rows of a random subset in which every label has its share, to within a row; sorted.
 
-    Where the shares are no whole numbers, labels that would have no row come first.
+    Where the shares are no whole numbers, labels that would have no row come first. Of a regression, and without a
+    kind, labels have no shares.
     """
     rng = np.random.default_rng(seed)
     groups: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for row, example in enumerate(examples):
-        groups[() if kind == "regression" else tuple(labels_of(example, kind))].append(row)
+        groups[() if kind in (None, "regression") else tuple(labels_of(example, kind))].append(row)
     shuffled = [rng.permutation(rows) for _, rows in sorted(groups.items())]
     # Largest remainders: the quotas add up to the size.
     counts = np.array([len(rows) for rows in shuffled])

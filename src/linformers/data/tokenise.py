@@ -85,6 +85,23 @@ class Inputs:
     cut: int
 
 
+@dataclass
+class Pair:
+    """What a model reads of two texts, and which tokens of the second it reads.
+
+    Args:
+        row: ``input_ids`` (and ``token_type_ids``, where the model has them).
+        start: Number of the input's token that is the first one of the second text.
+        begin: Number of that token in the second text.
+        end: Number behind that of its last token.
+    """
+
+    row: dict[str, np.ndarray]
+    start: int
+    begin: int
+    end: int
+
+
 class TextEncoder:
     """A tokenizer for texts of any length.
 
@@ -184,7 +201,12 @@ class TextEncoder:
     # --- what a model reads, special tokens included
 
     def windows(
-        self, texts: Sequence[str], max_length: int, pieces: int | None = 1, lead: np.ndarray | None = None
+        self,
+        texts: Sequence[str],
+        max_length: int,
+        pieces: int | None = 1,
+        lead: np.ndarray | None = None,
+        overlap: int = 0,
     ) -> Tokens:
         """Texts in pieces of ``max_length`` tokens, each with special tokens around it.
 
@@ -193,18 +215,26 @@ class TextEncoder:
             max_length: Tokens of a piece, special ones included.
             pieces: Pieces of a text at most; None = as many as it fills.
             lead: Ids, as of a prompt, that are put before all pieces of a text but its first.
+            overlap: Tokens that a piece shares with the one before it.
 
         Raises:
-            ValueError: A length without room for text.
+            ValueError: A length without room for text, or for more than what overlaps.
         """
         lead = np.empty(0, np.int32) if lead is None else lead
         room = self._room(1, max_length, len(lead))
         most = None if pieces is None else room + (pieces - 1) * (room - len(lead))
-        return self.windows_of(self._ends(texts, most), max_length, pieces, lead)
+        return self.windows_of(self._ends(texts, most), max_length, pieces, lead, overlap)
 
-    def windows_of(self, found: Sequence[np.ndarray], max_length: int, pieces: int | None, lead: np.ndarray) -> Tokens:
+    def windows_of(
+        self, found: Sequence[np.ndarray], max_length: int, pieces: int | None, lead: np.ndarray, overlap: int = 0
+    ) -> Tokens:
         """The same of texts whose ids are there already."""
         room = self._room(1, max_length, len(lead))
+        if overlap >= room - len(lead):
+            raise ValueError(
+                f"overlap={overlap} leaves no new tokens in windows of {room - len(lead)}; give less, or a longer "
+                "max_length"
+            )
         tokens, owner, before = Tokens([], np.empty(0, np.int64), 0, []), [], len(self._around[1][0][0][0])
         for text, ids in enumerate(found):
             kept = self._cut(ids, len(ids) if pieces is None else room + (pieces - 1) * (room - len(lead)))
@@ -218,6 +248,7 @@ class TextEncoder:
                 tokens.heads.append(before + len(again))
                 owner.append(text)
                 start += len(piece)
+                start -= overlap if start < len(kept) else 0
         tokens.owner = np.array(owner, np.int64)
         tokens.long = sum(len(ids) > room for ids in found)
         tokens.empty = [text for text, ids in enumerate(found) if not len(ids)]
@@ -259,6 +290,19 @@ class TextEncoder:
             cut += shares != (len(first), len(second))
             rows.append(self._with_special(*map(self._cut, (first, second), shares)))
         return Inputs(rows, cut)
+
+    def pair_of(self, first: np.ndarray, second: np.ndarray, max_length: int) -> Pair:
+        """One input of two texts whose ids are there already; the longer one is cut first, as ``inputs`` does.
+
+        Raises:
+            ValueError: A length without room for text.
+        """
+        shares = longest_first(len(first), len(second), self._room(2, max_length))
+        kept = [self._cut(ids, share) for ids, share in zip((first, second), shares, strict=True)]
+        special = self._around[2][0]
+        start = len(special[0][0]) + len(kept[0]) + len(special[1][0])
+        left_out = len(second) - len(kept[1]) if self._from_left else 0
+        return Pair(self._with_special(*kept), start, left_out, left_out + len(kept[1]))
 
     def batch(self, texts: Sequence[str], *, max_length: int) -> BatchEncoding:
         """Tensors of texts, cut at ``max_length`` tokens and padded to the longest, with their mask."""

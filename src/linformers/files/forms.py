@@ -54,7 +54,7 @@ class Form:
         quotes: What quotation marks are: ``doubled`` inside quoted fields, ``escaped`` there by a backslash, or
             ``text`` like all other characters.
         skipped: Lines before the header.
-        array: Whether a JSON file is one array, and not an object on each line.
+        array: Whether a JSON file is one array, or one object over many lines, and not an object on each line.
 
     Raises:
         ValueError: A delimiter of several characters, or an unknown encoding.
@@ -141,7 +141,13 @@ def find_form(file: "Input") -> Form:
     text = codecs.getincrementaldecoder(form.encoding or "utf-8")("replace").decode(data).removeprefix("\ufeff")
     if file.kind in USUAL:
         return _find_csv(form, text, USUAL[file.kind])
-    return replace(form, array=file.kind == "json" and text.lstrip().startswith("["))
+    return replace(form, array=file.kind == "json" and _is_whole(text))
+
+
+def _is_whole(text: str) -> bool:
+    """Whether a JSON text is one array, or one object that is spread over lines, as an indented file is."""
+    first = text.lstrip().split("\n", 1)[0].strip()
+    return first.startswith("[") or first == "{"
 
 
 def unpacked(stream: BinaryIO, compression: str | None) -> Any:
@@ -162,7 +168,12 @@ def _find_encoding(data: bytes, kind: str) -> str:
         even, odd = start[::2].count(0) / len(start[::2]), start[1::2].count(0) / len(start[1::2])
         if max(even, odd) > 0.4 and min(even, odd) < 0.05:
             return "utf-16-le" if odd > even else "utf-16-be"
-    if kind in ("csv", "tsv", "text") and not _is_utf8(data) and not _CHARACTER.search(data) and _IN_WORD.search(data):
+    if (
+        kind in ("csv", "tsv", "text", "conll")
+        and not _is_utf8(data)
+        and not _CHARACTER.search(data)
+        and _IN_WORD.search(data)
+    ):
         try:
             data.decode("cp1252")
             return "cp1252"

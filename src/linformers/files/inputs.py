@@ -64,7 +64,7 @@ class Input:
 
     @property
     def kind(self) -> str:
-        """``text``, ``jsonl``, ``json``, ``csv``, ``tsv`` or ``parquet``."""
+        """``text``, ``jsonl``, ``json``, ``csv``, ``tsv``, ``conll`` or ``parquet``."""
         return self._format[0]
 
     @property

@@ -1,4 +1,4 @@
-"""Rows of JSON lines, CSV, TSV and text, from any row on."""
+"""Rows of JSON lines, CSV, TSV, CoNLL and text, from any row on."""
 
 import csv
 import io
@@ -120,6 +120,8 @@ def rows_of_lines(
         lines = Lines(stream, file, limit)
         if file.kind == "text":
             found = _texts(lines, wanted, start, documents)
+        elif file.kind == "conll":
+            found = _conll_rows(lines, wanted, start)
         elif lines.form.array:
             found = _json_array(lines, wanted, start)
         elif file.kind in ("json", "jsonl"):
@@ -166,10 +168,10 @@ def json_object(number: int, line: bytes) -> Reject | dict[str, Any]:
 
 
 def read_array(lines: Lines) -> list[Any]:
-    """The elements of a JSON array.
+    """The elements of a JSON array; one object is the only element.
 
     Raises:
-        ValueError: It is none, or too large.
+        ValueError: It is neither, or too large.
     """
     data = lines.whole(ARRAY_BYTES)
     if data is None:
@@ -180,9 +182,9 @@ def read_array(lines: Lines) -> list[Any]:
         raise ValueError("wrong JSON: nested too deeply") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"wrong JSON: {error.msg} (line {error.lineno}, column {error.colno})") from error
-    if not isinstance(found, list):
+    if not isinstance(found, list | dict):
         raise ValueError("wrong JSON: text after the array")
-    return found
+    return [found] if isinstance(found, dict) else found
 
 
 def _json_array(lines: Lines, wanted: Wanted, start: Place) -> Iterator[Found]:
@@ -292,6 +294,46 @@ def _csv_records(lines: Lines, wanted: Wanted, start: Place) -> Iterator[Found]:
 
 def _shown(found: _Decoded) -> str:
     return found.held[0].decode("utf-8", "backslashreplace").rstrip() if found.held else ""
+
+
+CONLL_COLUMNS = {"text": "text", "tokens": "other", "tags": "other"}  # with their kinds, see ``peek``
+DOCUMENT_START = "-DOCSTART-"  # CoNLL-2003's line between documents, which is no word
+
+
+def _conll_rows(lines: Lines, wanted: Wanted, start: Place) -> Iterator[Found]:
+    """What stands between blank lines: a word and its tag a line, the first and the last field of it."""
+    check_columns(list(CONLL_COLUMNS), wanted)
+    lines.go_to(start)
+    first, size, words, tags, wrong = 0, 0, [], [], None
+    for line in _and_blank(lines):
+        if line is not None and line.strip() and not line.startswith(DOCUMENT_START.encode()):
+            first, size = first or lines.number, size + len(line)
+            if size > lines.limit:
+                wrong = wrong or too_large(first, lines.limit)
+                continue
+            try:
+                text = decoded(line.rstrip(b"\r\n"))
+            except BadCell as error:
+                wrong = wrong or Reject(lines.number, error.reason, error.value)
+                continue
+            fields = text.split("\t") if "\t" in text else text.split()
+            if len(fields) < 2:
+                wrong = wrong or Reject(lines.number, "wrong CoNLL: a word without a tag", text)
+            words.append(fields[0])
+            tags.append(fields[-1].strip())
+        elif line is None:
+            first = first or lines.number
+            wrong = wrong or too_large(first, lines.limit)
+        elif first:
+            row = {"text": " ".join(words), "tokens": words, "tags": tags}
+            yield wrong or of_fields(first, row, wanted)
+            first, size, words, tags, wrong = 0, 0, [], [], None
+
+
+def _and_blank(lines: Lines) -> Iterator[bytes | None]:
+    """All lines, and a blank one that ends the last row."""
+    yield from lines
+    yield b""
 
 
 def _texts(lines: Lines, wanted: Wanted, start: Place, documents: DocumentUnit) -> Iterator[Found]:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from linformers.files.forms import USUAL, find_form
 from linformers.files.inputs import Input, Unavailable
-from linformers.files.lines import Lines, json_object, open_csv, read_array, rows_of_lines
+from linformers.files.lines import CONLL_COLUMNS, Lines, json_object, open_csv, read_array, rows_of_lines
 from linformers.files.parquet import holds_text, rows_of_parquet
 from linformers.files.rows import START, TEXT_COLUMNS, CellKind, Place, Row, Wanted, broken, choose_column
 from linformers.files.sources import DocumentUnit
@@ -122,6 +122,8 @@ def peek(file: Input) -> dict[str, str]:
             lines = Lines(stream, file, PEEKED_BYTES)
             if file.kind in USUAL:
                 return dict.fromkeys(open_csv(lines)[2], "text")
+            if file.kind == "conll":
+                return dict(CONLL_COLUMNS)
             if lines.form.array:
                 return _columns_of(read_array(Lines(stream, file, PEEKED_BYTES))[:PEEKED_LINES])
             return _columns_of(_json_objects(lines)) if file.kind in ("json", "jsonl") else {}

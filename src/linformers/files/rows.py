@@ -57,6 +57,16 @@ class Wanted:
         return *self.texts, *(() if self.pair is None else (self.pair,)), *self.carried
 
 
+@dataclass(frozen=True)
+class Structured(Wanted):
+    """What is read of a row whose first column holds a list, or what else is no text; `Row.text` has it as it is."""
+
+    @property
+    def columns(self) -> tuple[tuple[str, CellKind], ...]:
+        """All columns, each as the file has it."""
+        return tuple((name, "any") for name in self.names)
+
+
 class Place(NamedTuple):
     """Where in a file reading goes on: rows before it, and bytes and lines where it has lines."""
 

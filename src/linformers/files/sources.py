@@ -19,6 +19,7 @@ FORMATS = {
     ".json": "json",
     ".csv": "csv",
     ".tsv": "tsv",
+    ".conll": "conll",
     ".parquet": "parquet",
 }
 READABLE = "{} (each but Parquet also with {})".format(", ".join(FORMATS), " or ".join(COMPRESSIONS))
@@ -74,7 +75,7 @@ class Source:
 
 
 def file_format(path: Path) -> tuple[str, str | None] | None:
-    """Format (``text``, ``jsonl``, ``csv``, ``tsv``, ``parquet``) and compression of a file, by its name.
+    """Format (``text``, ``jsonl``, ``csv``, ``tsv``, ``conll``, ``parquet``) and compression of a file, by its name.
 
     ``json`` holds an object on each line, or one array of them. Case makes no difference; None = a file
     that cannot be read.

@@ -69,6 +69,27 @@ def finetuned_card(settings: FinetuneSettings, results: Results) -> ModelCard:
     return _card(header, "finetuned.md", results, settings=settings, noun=noun, ours=ours, labels=results["names"])
 
 
+def annotated_card(settings: FinetuneSettings, results: Results) -> ModelCard:
+    """The card of a fine-tuned tagger, or of a model that answers questions.
+
+    Args:
+        settings: Settings of the run.
+        results: What ``results.json`` holds.
+    """
+    name, task = _name(settings.output), results["task"]
+    pipeline = "question-answering" if task["kind"] == "answers" else "token-classification"
+    ours, linear = results["architecture"].startswith("Linformer"), results["linear"]
+    values = {metric: found["value"] for metric, found in results["metrics"].items()}
+    header = ModelCardData(
+        **_inherited(settings.model, _header(settings.model)),
+        library_name="linformers" if ours else "transformers",
+        pipeline_tag=pipeline,
+        tags=["linformers"] * (ours or linear) + [pipeline, "long-documents"],
+        **_measured(name, pipeline, task["name"], results["reported_on"], values),
+    )
+    return _card(header, "annotated.md", results, settings=settings, ours=ours, labels=results["names"])
+
+
 def converted_card(facts: Results, fidelity: Fidelity | None, model: str, folder: str | Path) -> ModelCard:
     """The card of a converted model.
 

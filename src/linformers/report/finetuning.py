@@ -1,4 +1,4 @@
-"""The page of a fine-tuned classifier: its figures by class beside a baseline, its data, and its worst errors."""
+"""The page of a fine-tuned model: its figures by class beside a baseline, its data, and its worst errors."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from linformers.classification.metrics import LABELS
 from linformers.classification.results import PREDICTIONS, interval, limits
-from linformers.report import plots, words
+from linformers.report import annotated, plots, words
 from linformers.report.document import FEW_POINTS, Block, Chart, Note, Section, Table
 
 Results = dict[str, Any]
@@ -128,6 +128,8 @@ def _confusion(results: Results, predicted: pa.Table | None) -> Chart | None:
 def _errors(results: Results, predicted: pa.Table | None) -> list[Block]:
     if predicted is None:
         return [Note(f"{PREDICTIONS} is gone, which has the prediction of each row.")]
+    if results["task"]["kind"] in annotated.KINDS:
+        return annotated.errors(results, predicted)
     kind, classes = results["task"]["kind"], results["task"]["classes"]
     wrong, sure, column = _most_wrong(kind, classes, predicted)
     if not len(wrong):

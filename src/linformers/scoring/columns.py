@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from linformers.convert.surroundings import encoder_folder
+from linformers.data.annotations import CONTEXT, QUESTION
 from linformers.data.examples import PAIR_COLUMNS
 from linformers.files.inputs import Input
 from linformers.files.reading import find_columns, peek
@@ -21,17 +22,32 @@ class TrainedInputs:
         texts: How many texts it was trained on at once; None = not known.
         columns: Names of their columns, the pair last.
         max_length: Tokens where they were cut; None = not known.
+        tags: What has a tag of a tagger: ``words``, for which their first token speaks, or ``tokens``.
+        answer_tokens: Tokens of an answer at most; None = not known.
+        unanswerable: Whether it was trained on questions that have no answer.
     """
 
     texts: int | None = None
     columns: tuple[str, ...] = ()
     max_length: int | None = None
+    tags: str = "tokens"
+    answer_tokens: int | None = None
+    unanswerable: bool = False
 
     @classmethod
     def of(cls, config: dict[str, Any]) -> "TrainedInputs":
         """The inputs that a configuration names."""
         found = config.get("trained_inputs") or {}
-        return cls(found.get("texts"), tuple(found.get("columns", ())), found.get("max_length"))
+        if not found and (config.get("architectures") or [""])[0].endswith("ForQuestionAnswering"):
+            found = {"texts": 2, "columns": (QUESTION, CONTEXT)}
+        return cls(
+            found.get("texts"),
+            tuple(found.get("columns", ())),
+            found.get("max_length"),
+            found.get("tags", "tokens"),
+            found.get("answer_tokens"),
+            found.get("unanswerable", False),
+        )
 
     @classmethod
     def of_folder(cls, model: str | Path) -> "TrainedInputs":

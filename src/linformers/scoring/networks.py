@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     PreTrainedModel,
@@ -23,6 +24,7 @@ from linformers.convert.agreement import check_loaded
 from linformers.convert.load import longest_input, saved_head
 from linformers.convert.surroundings import encoder_folder
 from linformers.data.tasks_rules import Kind, kind_of_config
+from linformers.extraction.results import ANSWERS, TAGS
 from linformers.files.folders import MODEL_FILES, hash_once
 from linformers.scoring.columns import TrainedInputs
 from linformers.scoring.sentence import read_sentences, sentence_files
@@ -30,13 +32,13 @@ from linformers.scoring.settings import Dtype, Reading, VectorSettings
 from linformers.training.loading import LOCAL, REPORTED, load_tokenizer, reported
 
 GRAPH, GRAPH_FACTS = "model.onnx", "export.json"
-TAGS: Literal["tags"] = "tags"  # the kind of a token classifier
 CLASSIFIERS: dict[str, Any] = {
     "ForSequenceClassification": AutoModelForSequenceClassification,
     "ForTokenClassification": AutoModelForTokenClassification,
+    "ForQuestionAnswering": AutoModelForQuestionAnswering,
 }
 SCORERS = (*CLASSIFIERS, "Model", "ForMaskedLM")
-ENCODERS = (*SCORERS, "ForQuestionAnswering", "ForMultipleChoice")
+ENCODERS = (*SCORERS, "ForMultipleChoice")
 # Larger batches are no faster on a CPU (measured at hidden 384 and 768); ONNX Runtime, whose layers take all tokens at
 # once, has them in cache in small ones (int8 of MiniLM, documents/s: 15 with 4,096 tokens, 20 with 512).
 CPU_TOKENS, ONNX_TOKENS = 4096, 512
@@ -56,7 +58,8 @@ class Network:
         tokenizer: Tokenizer of transformers.
         architecture: Name of its class.
         runtime: ``torch`` or ``onnxruntime``.
-        kind: Kind of the classifier, ``tags`` of one of tokens; None = an encoder.
+        kind: Kind of the classifier, ``tags`` of one of tokens, ``answers`` of one that answers questions, whose logits
+            are those of start and end of each token; None = an encoder.
         labels: Labels of the classifier, in the order of the logits; a regression has none.
         hidden_size: Size of the embeddings.
         max_length: The most tokens that it reads.
@@ -71,7 +74,7 @@ class Network:
     tokenizer: Any
     architecture: str
     runtime: str
-    kind: Kind | Literal["tags"] | None
+    kind: Kind | Literal["tags", "answers"] | None
     labels: list[str]
     hidden_size: int
     max_length: int
@@ -115,8 +118,13 @@ def load_network(reading: Reading | VectorSettings) -> Network:
     architecture = facts["architecture"] if exported else (config.architectures or ["Model"])[0]
     head = saved_head({"architectures": [architecture]} if exported else config.to_dict())
     if head not in (ENCODERS if embeds else SCORERS):
-        what = "embed takes encoders of texts" if embeds else "score takes classifiers, taggers and encoders of texts"
+        what = "score takes classifiers, taggers, encoders of texts and models that answer questions"
+        what = "embed takes encoders of texts" if embeds else what
         raise ValueError(f"model={reading.model!r} is a {architecture}; {what}")
+    if exported and not embeds and head == "ForQuestionAnswering":
+        raise ValueError(
+            f"model={reading.model!r} is an export of a {architecture}, which score does not run: give the model"
+        )
     auto = None if embeds else CLASSIFIERS.get(head)
     classifies = auto is not None
     states = embeds or reading.embeddings or not classifies
@@ -143,8 +151,9 @@ def load_network(reading: Reading | VectorSettings) -> Network:
         run = _onnx(folder, facts, reading.model, classifies, states, threads)
     else:
         run = _torch(model, classifies, states, device)
-    kind = TAGS if head == "ForTokenClassification" else kind_of_config(config)
-    named = classifies and kind != "regression"
+    kind = kind_of_config(config)
+    kind = TAGS if head == "ForTokenClassification" else ANSWERS if head == "ForQuestionAnswering" else kind
+    named = classifies and kind not in ("regression", ANSWERS)
     labels = [str(name) for _, name in sorted(config.id2label.items())] if named else []
     if len(set(labels)) < len(labels):
         raise ValueError(f"model={reading.model!r} has two labels of one name; correct id2label in its config.json")
@@ -196,7 +205,10 @@ def _torch(model: PreTrainedModel, classifies: bool, states: bool, device: torch
         ids, mask = ids.to(device), None if mask is None else mask.to(device)
         types = {} if kinds is None else {"token_type_ids": kinds.to(device)}
         output = model(input_ids=ids, attention_mask=mask, **types)
-        logits = output.logits.float().cpu() if classifies else None
+        logits = None
+        if classifies:
+            found = output.logits if "logits" in output else torch.stack([output.start_logits, output.end_logits], -1)
+            logits = found.float().cpu()
         return logits, hidden.pop(threading.get_ident(), None) if classifies else output[0]
 
     return run

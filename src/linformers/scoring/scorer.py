@@ -51,7 +51,8 @@ class Scorer:
             ValueError: A length without room for text, or pairs that are not to be cut.
         """
         if pairs is None:
-            return self.encoder.windows(texts, self.network.max_length, self.pieces)
+            overlap = self.reading.overlap
+            return self.encoder.windows(texts, self.network.max_length, self.pieces, overlap=overlap)
         if self.pieces is None:
             raise ValueError("long='windows' is of single texts; pairs are cut: leave it out")
         return self.encoder.pairs(texts, pairs, self.network.max_length)

@@ -1,4 +1,4 @@
-"""Scores of documents: labels and probabilities, values, entities, or mean hidden states."""
+"""Scores of documents: labels and probabilities, values, entities, answers, or mean hidden states."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,15 +7,18 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
+from linformers.data.entities import ENTITIES
 from linformers.data.tokenise import Tokens
+from linformers.extraction.results import ANSWERS, TAGS
 from linformers.files.inputs import Input
 from linformers.files.rows import JOINT, Wanted
+from linformers.scoring.answers import Answerer, Asked, answer_columns
 from linformers.scoring.columns import TrainedInputs, columns_to_score
-from linformers.scoring.networks import TAGS, Network
+from linformers.scoring.networks import Network
 from linformers.scoring.queue import CHARACTERS
 from linformers.scoring.scorer import Scorer, Scores
 from linformers.scoring.settings import Format, ScoreSettings
-from linformers.scoring.tags import ENTITIES, Tagged, Tagger
+from linformers.scoring.tags import Tagged, Tagger
 from linformers.scoring.units import Unit
 from linformers.scoring.work import Job, Reader, id_columns, leave_out
 
@@ -27,7 +30,10 @@ class ScoreJob(Job):
     NAME: ClassVar[str] = "score"
     SHARDS: ClassVar[str] = "scores"
     DOING: ClassVar[str] = "scoring"
-    COLUMNS: ClassVar[Sequence[str]] = ("label", "probabilities", "value", "entities", "flagged", "text", "embedding")
+    COLUMNS: ClassVar[Sequence[str]] = (
+        *("label", "probabilities", "value", "entities", "flagged", "text", "embedding"),
+        *("answer", "start", "end", "score", "null_score"),
+    )
     COUNTS: ClassVar[Sequence[str]] = ("tokens", "long", "windows", "flagged", "entities")
 
     settings: ScoreSettings
@@ -43,10 +49,18 @@ class ScoreJob(Job):
         return ScoreReader(self.settings)
 
     def prepare(self, reader: "ScoreReader") -> dict[str, Any]:
-        """Refuse what the model does not have: the labels of a queue, and what a tagger does not do."""
-        for name in ("queue", "pair", "embeddings") if reader.tagger else ():
+        """Refuse what the model does not have: the labels of a queue, and what a tagger or answerer does not do."""
+        names = ("queue", "pair", "embeddings") if reader.tagger else ("queue", "embeddings") if reader.answerer else ()
+        for name in names:
             if getattr(self.settings, name):
-                raise ValueError(f"{name}={getattr(self.settings, name)!r} is not for taggers: leave it out")
+                what = "taggers" if reader.tagger else "models that answer questions"
+                raise ValueError(f"{name}={getattr(self.settings, name)!r} is not for {what}: leave it out")
+        if reader.answerer and self.settings.long == "windows":
+            raise ValueError("long='windows' is of single texts; a context is read at once: leave it out")
+        if reader.answerer and self.wanted.pair is None:
+            raise ValueError(
+                "the model answers questions: give --text, the column of the question, and --pair, that of the context"
+            )
         labels = reader.scorer.network.labels
         if unknown := [label for label in self.settings.queue if label not in labels]:
             there = f"it has {', '.join(labels)}" if labels else "it is no classifier"
@@ -60,7 +74,7 @@ class ScoreJob(Job):
 
 
 class ScoreReader(Reader):
-    """A classifier, or an encoder, and how it scores."""
+    """A classifier, a tagger, a model that answers questions, or an encoder, and how it scores."""
 
     settings: ScoreSettings
     scorer: Scorer
@@ -68,14 +82,21 @@ class ScoreReader(Reader):
     def __init__(self, settings: ScoreSettings) -> None:
         self.settings, self.scorer = settings, Scorer(settings)
         network = self.scorer.network
-        self.tagger: Tagger | None = Tagger(network, self.scorer.pieces) if network.kind == TAGS else None
+        self.tagger: Tagger | None = (
+            Tagger(network, self.scorer.pieces, settings.overlap) if network.kind == TAGS else None
+        )
+        self.answerer: Answerer | None = Answerer(network) if network.kind == ANSWERS else None
 
-    def encode(self, unit: Unit) -> Tokens | Tagged:
+    def encode(self, unit: Unit) -> Tokens | Tagged | Asked:
         """Tokens of a unit; where there is a queue, the beginnings of its texts stay."""
         if self.tagger is not None:
             tagged = self.tagger.encode(unit.texts)
             leave_out(unit, tagged.tokens.empty)
             return tagged
+        if self.answerer is not None:
+            asked = self.answerer.encode(unit.texts, unit.pairs)
+            leave_out(unit, asked.tokens.empty)
+            return asked
         tokens = self.scorer.encode(unit.texts, unit.pairs or None)
         texts, kept = [unit.texts, *([unit.pairs] if unit.pairs else [])], []
         if self.settings.queue:
@@ -87,15 +108,19 @@ class ScoreReader(Reader):
         return tokens
 
     def read(
-        self, job: ScoreJob, unit: Unit, encoded: Tokens | Tagged, seen: Callable[[int], None]
+        self, job: ScoreJob, unit: Unit, encoded: Tokens | Tagged | Asked, seen: Callable[[int], None]
     ) -> tuple[pa.Table, dict[str, int]]:
-        """Scores, or entities, of a unit."""
+        """Scores, entities or answers of a unit."""
         if self.tagger is not None:
             assert isinstance(encoded, Tagged)
             found = self.tagger.tag(encoded, seen)
             columns = id_columns(job.wanted, unit)
             columns["entities"] = pa.array([[one._asdict() for one in of_text] for of_text in found], ENTITIES)
             return pa.table(columns), _counts(encoded.tokens, entities=sum(map(len, found)))
+        if self.answerer is not None:
+            assert isinstance(encoded, Asked)
+            columns = id_columns(job.wanted, unit) | answer_columns(self.answerer.answer(encoded, seen))
+            return pa.table(columns), _counts(encoded.tokens)
         assert isinstance(encoded, Tokens)
         table = _table(job, self.scorer.network, unit, self.scorer.score(encoded, seen))
         flagged = sum(table["flagged"].to_pylist()) if "flagged" in table.column_names else 0

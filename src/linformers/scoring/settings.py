@@ -50,6 +50,8 @@ class Reading(Loading):
 
     Args:
         long: The reading of a longer document: ``truncate`` reads the beginning, ``windows`` all of it in pieces.
+        overlap: Tokens that a piece shares with the one before it. Tokens in two pieces count in both where pieces are
+            averaged; of a tagger the piece speaks in which they stand farther from the border.
         pool: The way from the pieces' probabilities to the document's: their ``mean``, weighted by tokens, or each
             label's ``max``. Embeddings are always averaged.
         embeddings: Whether a classifier gives the mean of its last hidden states, too; an encoder always does.
@@ -57,9 +59,15 @@ class Reading(Loading):
     """
 
     long: Long = "truncate"
+    overlap: Natural = 0
     pool: Pool = "mean"
     embeddings: bool = False
     dtype: Dtype = "float32"
+
+    def _check(self) -> None:
+        super()._check()
+        if self.overlap and self.long != "windows":
+            raise ValueError(f"overlap={self.overlap} is of windows: add --long windows, or leave it out")
 
 
 class Files(StrictModel):
@@ -125,7 +133,8 @@ class ScoreSettings(Reading, Files):
     """A scoring run; see `Reading` and `Files` for the rest.
 
     Args:
-        pair: The column of the second text, for models of pairs; None = the one it was trained on, or a usual name.
+        pair: The column of the second text, for models of pairs, or of the context, where ``text`` is the question;
+            None = the one it was trained on, or a usual name.
         format: The format of the shards.
         queue: The least probability from which a row is flagged, by label; flagged rows are queued for review, with
             their texts.
@@ -142,6 +151,12 @@ class ScoreSettings(Reading, Files):
         for label, least in self.queue.items():
             if not 0 < least <= 1:
                 raise ValueError(f"queue={label}={least:g} must be a probability above 0")
+
+    @property
+    def deciding(self) -> dict[str, Any]:
+        """See `Files`; without an overlap as before there was such an option."""
+        found = super().deciding
+        return found if self.overlap else {name: value for name, value in found.items() if name != "overlap"}
 
 
 class VectorSettings(Loading):

@@ -2,41 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from linformers.data.entities import Entity, join, without_blanks, word_starts
 from linformers.data.tokenise import Located, TextEncoder, Tokens
 from linformers.scoring.batches import run_batches
 from linformers.scoring.networks import Network
-
-OUTSIDE = "O"  # the label of tokens that are part of nothing
-ENTITIES = pa.list_(
-    pa.struct(
-        {"label": pa.string(), "start": pa.int64(), "end": pa.int64(), "text": pa.string(), "score": pa.float32()}
-    )
-)
-
-
-class Entity(NamedTuple):
-    """A stretch of a text.
-
-    Args:
-        label: Its label, without ``B-`` or ``I-``.
-        start: Its first character.
-        end: The character behind its last.
-        text: The stretch.
-        score: Mean probability of its tokens' labels.
-    """
-
-    label: str
-    start: int
-    end: int
-    text: str
-    score: float
 
 
 @dataclass
@@ -65,14 +40,18 @@ class Tagger:
     Args:
         network: The model.
         pieces: Pieces of a text that are read at most; None = all.
+        overlap: Tokens that a piece shares with the one before it; their labels are those of the piece in which they
+            stand farther from the border.
     """
 
     network: Network
     pieces: int | None
+    overlap: int
     encoder: TextEncoder
 
-    def __init__(self, network: Network, pieces: int | None) -> None:
+    def __init__(self, network: Network, pieces: int | None, overlap: int = 0) -> None:
         self.network, self.pieces, self.encoder = network, pieces, TextEncoder(network.tokenizer)
+        self.overlap = overlap
 
     def encode(self, texts: Sequence[str]) -> Tagged:
         """Tokens of texts.
@@ -82,7 +61,7 @@ class Tagger:
         """
         located = self.encoder.located(texts)
         ids = [one.ids for one in located]
-        tokens = self.encoder.windows_of(ids, self.network.max_length, self.pieces, np.empty(0, np.int32))
+        tokens = self.encoder.windows_of(ids, self.network.max_length, self.pieces, np.empty(0, np.int32), self.overlap)
         return Tagged(list(texts), located, tokens)
 
     def tag(self, tagged: Tagged, seen: Callable[[int], None] = lambda tokens: None) -> list[list[Entity]]:
@@ -92,7 +71,7 @@ class Tagger:
             tagged: What `encode` gives.
             seen: hears how many tokens more are done.
         """
-        tokens, best = tagged.tokens, _Best(tagged)
+        tokens, best = tagged.tokens, _Best(tagged, self.network.trained.tags == "words")
 
         def use(rows: list[int], logits: Tensor | None, states: Any, mask: Any) -> list[tuple[np.ndarray, np.ndarray]]:
             assert logits is not None
@@ -115,57 +94,46 @@ def _best_labels(
 
 
 class _Best:
-    """Label and probability of each token that was read, text by text."""
+    """Label and probability of each token that was read, text by text.
 
-    def __init__(self, tagged: Tagged) -> None:
-        self.tagged = tagged
+    Args:
+        tagged: Texts to be tagged.
+        words: Whether the first token of a word speaks for all of it.
+    """
+
+    def __init__(self, tagged: Tagged, words: bool) -> None:
+        self.tagged, self.words = tagged, words
         self.labels = [np.full(len(one.ids), -1) for one in tagged.located]
         self.shares = [np.zeros(len(one.ids), np.float32) for one in tagged.located]
+        self.borders = [np.full(len(one.ids), -1) for one in tagged.located]  # tokens to the nearer border
 
     def put(self, piece: int, labels: np.ndarray, shares: np.ndarray) -> None:
-        """Take in what was found of a piece."""
+        """Take in what was found of a piece, as far as no other piece knows better."""
         tokens = self.tagged.tokens
-        text, where = int(tokens.owner[piece]), slice(tokens.starts[piece], tokens.ends[piece])
-        self.labels[text][where], self.shares[text][where] = labels, shares
+        text, start, end = int(tokens.owner[piece]), tokens.starts[piece], tokens.ends[piece]
+        where = np.arange(start, end)
+        # The beginning and the end of a text are no borders.
+        before = where - start if start else np.full(len(where), len(self.labels[text]))
+        after = end - 1 - where if end < len(self.labels[text]) else np.full(len(where), len(self.labels[text]))
+        border = np.minimum(before, after)
+        # Of two alike the first piece counts, in whatever order they come.
+        better = (border > self.borders[text][where]) | ((border == self.borders[text][where]) & (before > after))
+        taken = where[better]
+        self.labels[text][taken], self.shares[text][taken] = labels[better], shares[better]
+        self.borders[text][taken] = border[better]
 
     def entities(self, text: int, names: Sequence[str]) -> list[Entity]:
         """Entities of a text."""
-        read = np.flatnonzero(self.labels[text] >= 0)
-        labels = [names[int(label)] for label in self.labels[text][read]]
-        return join(labels, self.shares[text][read], self.tagged.located[text].spans[read], self.tagged.texts[text])
-
-
-def join(
-    labels: Sequence[str], shares: Float[np.ndarray, " tokens"], spans: Int[np.ndarray, "tokens 2"], text: str
-) -> list[Entity]:
-    """Tokens of one label that follow each other become an entity; ``B-`` begins a new one.
-
-    As transformers' pipeline joins them (``aggregation_strategy="simple"``), but for white space at the ends, which is
-    no part of an entity.
-
-    >>> join(["B-PER", "I-PER", "O"], np.array([0.9, 0.7, 1.0]), np.array([[0, 3], [4, 9], [9, 10]]), "Ada Byron.")
-    [Entity(label='PER', start=0, end=9, text='Ada Byron', score=0.8)]
-    """
-    found: list[Entity] = []
-    first = 0
-    for place in range(1, len(labels) + 1):
-        if place < len(labels) and _goes_on(labels[place - 1], labels[place]):
-            continue
-        if labels[first] != OUTSIDE:
-            start, end = int(spans[first, 0]), int(spans[place - 1, 1])
-            inside = text[start:end]
-            start, end = start + len(inside) - len(inside.lstrip()), end - len(inside) + len(inside.rstrip())
-            name, score = labels[first].split("-", 1)[-1], float(shares[first:place].mean())
-            found.append(Entity(name, start, end, text[start:end], score))
-        first = place
-    return found
-
-
-def _goes_on(before: str, label: str) -> bool:
-    """Whether a token of a label belongs to the entity of the one before it."""
-    (_, last), (begins, name) = _parts(before), _parts(label)
-    return name == last and not begins
-
-
-def _parts(label: str) -> tuple[bool, str]:
-    return label.startswith("B-"), label[2:] if label.startswith(("B-", "I-")) else label
+        labels, shares = self.labels[text], self.shares[text]
+        content, spans = self.tagged.texts[text], self.tagged.located[text].spans
+        read = np.flatnonzero(labels >= 0)
+        if self.words and len(read):
+            spans = without_blanks(content, spans)
+            first = read[word_starts(content, spans[read]) & (spans[read, 1] > spans[read, 0])]
+            if not len(first):
+                return []
+            ends = [*(first[1:] - 1), read[-1]]
+            spans = spans.copy()
+            spans[first, 1] = np.maximum.accumulate(spans[:, 1])[ends]
+            read = first
+        return join([names[int(label)] for label in labels[read]], shares[read], spans[read], content)

