@@ -37,7 +37,7 @@ Loader = Callable[[Path], Any]
 
 def load(folder: Path, **options: Any) -> Any:
     """A model of a folder."""
-    return AutoModel.from_pretrained(folder, add_pooling_layer=False, **options).eval()
+    return AutoModel.from_pretrained(folder, **options).eval()
 
 
 def dynamic(folder: Path) -> Any:
@@ -87,7 +87,7 @@ QUANTISERS: dict[str, tuple[str, Loader]] = {  # the package, and how
 
 def folders(work: Path, length: int) -> dict[str, Path]:
     """The three models, saved."""
-    teacher = AutoModel.from_pretrained(MINILM, add_pooling_layer=False).eval()
+    teacher = AutoModel.from_pretrained(MINILM).eval()
     models = {
         "BERT, linear": linearise(teacher, max_length=length),
         "ours": to_linformer(teacher, max_length=length),

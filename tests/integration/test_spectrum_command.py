@@ -19,7 +19,13 @@ from linformers import LinformerModel, spectrum, to_linformer
 from linformers.cli.main import run
 
 LENGTH = 32
-SPECIAL = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "cls_token_id": 0, "sep_token_id": 2}
+SPECIAL: dict[str, Any] = {
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+    "cls_token_id": 0,
+    "sep_token_id": 2,
+}
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +202,7 @@ def test_advise(encoder: Path, texts: Path, tmp_path: Path, capsys) -> None:
 
 def test_advice_on_another_family_can_be_followed(encoder: Path, texts: Path, tmp_path: Path, capsys) -> None:
     """ModernBERT, of which there is no class of ours: its sliding layers stay, and the suggested line converts it."""
-    shape = {"vocab_size": 320, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
+    shape: dict[str, Any] = {"vocab_size": 320, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
     config = ModernBertConfig(**shape, **SPECIAL, intermediate_size=48, global_attn_every_n_layers=2, local_attention=8)
     model, output = tmp_path / "modernbert", tmp_path / "advice"
     ModernBertModel(config).save_pretrained(model)

@@ -199,7 +199,7 @@ class Attention(nn.Module, abc.ABC):
         """Undo ``restore_weights``."""
         if not (queries and documents.reordered):
             return weights
-        return documents.align(weights.transpose(1, 2)).transpose(1, 2)
+        return documents.align_view(weights.transpose(1, 2)).transpose(1, 2)
 
     def split_heads(self, x: Float[Tensor, "batch seq hidden"]) -> Float[Tensor, "batch heads seq head_dim"]:
         """Cut the feature axis into heads (a view)."""

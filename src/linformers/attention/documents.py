@@ -184,11 +184,18 @@ class Documents:
 
     def align(self, x: Shaped[Tensor, "batch seq *rest"]) -> Shaped[Tensor, "batch seq *rest"]:
         """Move each sequence's kept tokens to the front; padding follows."""
+        return x if self._destination is None else take_rows(x, self._source(self._destination))
+
+    def align_view(self, x: Shaped[Tensor, "batch seq *rest"]) -> Shaped[Tensor, "batch seq *rest"]:
+        """The same for a tensor of any strides; slower on the way back."""
         if self._destination is None:
             return x
-        source = torch.empty_like(self._destination)
-        positions = torch.arange(x.shape[1], device=x.device).expand_as(source)
-        return take_rows(x, source.scatter(1, self._destination, positions))
+        return x[torch.arange(x.shape[0], device=x.device)[:, None], self._source(self._destination)]
+
+    def _source(self, destination: Int[Tensor, "batch seq"]) -> Int[Tensor, "batch seq"]:
+        """Where each aligned token comes from."""
+        positions = torch.arange(destination.shape[1], device=destination.device).expand_as(destination)
+        return torch.empty_like(destination).scatter(1, destination, positions)
 
     def restore(self, x: Shaped[Tensor, "batch seq *rest"]) -> Shaped[Tensor, "batch seq *rest"]:
         """Undo ``align``."""

@@ -59,5 +59,5 @@ class SoftmaxAttention(Attention):
     ) -> Float[Tensor, "batch heads seq source"]:
         """Here the keys are tokens too."""
         if documents.reordered:
-            weights = documents.align(weights.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            weights = documents.align_view(weights.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return super().align_weights(weights, documents, queries)

@@ -11,7 +11,7 @@ from transformers import AutoModel, BertConfig, BertModel
 
 from linformers import linearise, to_linformer
 
-SHAPE = {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+SHAPE: dict[str, Any] = {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 LINEAR: dict[str, Any] = {"exact_length": 16, "projected_dim": 8}
 
 
@@ -48,9 +48,7 @@ def states(model: Any) -> Tensor:
 def test_dynamic_int8(folder: Path) -> None:
     model = AutoModel.from_pretrained(folder).eval()
     small = torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
-    assert sum(isinstance(module, nn.Linear) for module in model.modules()) == sum(
-        isinstance(module, torch.ao.nn.quantized.dynamic.Linear) for module in small.modules()
-    )
+    assert not any(type(module) is nn.Linear for module in small.modules())
     cosine = torch.cosine_similarity(states(small), states(model), dim=-1)
     assert 0.97 < cosine.mean() < 1  # random weights, each layer with one scale
 
