@@ -1,6 +1,7 @@
 """Who shares which projection: sharing is object identity in one bank, not flags inside attention."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
@@ -113,7 +114,7 @@ class ProjectionBank(nn.Module):
         return key, value
 
 
-def per_layer(field: str, value, num_layers: int) -> tuple:
+def per_layer(field: str, value: Any, num_layers: int) -> tuple[Any, ...]:
     """Spread one setting over the layers, or check that there is one for each.
 
     Raises:
