@@ -44,11 +44,12 @@ def states(model: Any) -> Tensor:
     return model(input_ids=ids, attention_mask=mask).last_hidden_state[mask.bool()]
 
 
-@pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated")
+@pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated", "ignore:torch.quantize_per_tensor")
 def test_dynamic_int8(folder: Path) -> None:
     model = AutoModel.from_pretrained(folder).eval()
     small = torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
-    assert not any(type(module) is nn.Linear for module in small.modules())
+    assert any(isinstance(module, nn.Linear) for module in model.modules())
+    assert not any(isinstance(module, nn.Linear) for module in small.modules())
     cosine = torch.cosine_similarity(states(small), states(model), dim=-1)
     assert 0.97 < cosine.mean() < 1  # random weights, each layer with one scale
 
