@@ -49,8 +49,8 @@ KINDS = {  # label, and what the beginning of a register of such things says
     "aboard, the hulls were tarred, and the fleet put to sea. All that is named below is a ship.",
     "INN": "A register of inns. The inns had beds and ale for travellers; landlords kept the cellar and the kitchen, "
     "guests supped by the fire, and the rooms were let by the night. All that is named below is an inn.",
-    "HORSE": "A register of horses. The horses stood in the stable with their saddles and bridles; grooms fed mares "
-    "and foals with hay, and the riders galloped over the meadow. All that is named below is a horse.",
+    "HORSE": "A register of horses. The horses stood in the stable with their saddles and bridles; grooms fed "
+    "the mares and foals with hay, and the riders galloped over the meadow. All that is named below is a horse.",
 }
 ROLES = ("miller", "smith", "cook")
 NAMES = ("Varrow", "Ostrel", "Keldane", "Morvick", "Tamlow", "Belmere", "Durrow", "Wendane", "Varlow", "Kelmere")

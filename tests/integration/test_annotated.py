@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from finetune_helpers import PLAIN, make_model, tiny, write_jsonl
 
-from linformers.cli import main
 from linformers.classification.settings import FinetuneSettings
+from linformers.cli import main
 from linformers.commands.functions import finetune
 from linformers.files.folders import hash_once
 from linformers.training.engine import Engine

@@ -1,6 +1,5 @@
 """Words, spans and answers as the tokens of a model: what each token is to say, and what no token can."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
