@@ -10,8 +10,7 @@ Passages from books with made-up records in them; the test documents are of book
 - *answers*: a line at the beginning says to whom the silver key was given (the miller, the smith or the cook); in the
   last three quarters stands how each of them is called. The question is who holds the key.
 
-The encoder is the lower half of all-MiniLM-L6-v2 (three layers, so that all of it takes a quarter of an hour on one
-idle core; ``--layers 6`` is the whole), converted by ``linformers convert`` (128 slots and one global token, at every
+The encoder is the lower half of all-MiniLM-L6-v2 (three layers; ``--layers 6`` is the whole), converted by ``linformers convert`` (128 slots and one global token, at every
 length) and fine-tuned on whole documents by ``linformers finetune``; beside it the encoder itself, fine-tuned alike on
 the same documents in chunks (as many steps over the same tokens), which see nothing of each other. Of chunks the surest
 answer counts. Controls: the linear model on the same documents without their beginning, and chance.
@@ -179,7 +178,7 @@ def finetune(model: Path, train: Path, validation: Path, output: Path, batch: in
     """A fine-tuning run, unless it has ended; what it found."""
     if not (output / "results.json").is_file():
         options = ["--epochs", args.epochs, "--learning-rate", args.learning_rate, "--batch-size", batch]
-        steps = max(args.train // 3, 1)  # a third of an epoch, of documents as of chunks
+        steps = max(args.train // 4, 1)  # an epoch, of documents as of chunks
         options += ["--evaluation-batch-size", 4, "--evaluate-every", steps, "--output", output]
         command("finetune", "--model", model, "--task", train, "--validation", validation, *options)
     return json.loads((output / "results.json").read_text())
@@ -280,7 +279,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=3, help="of the encoder")
     parser.add_argument("--train", type=int, default=100, help="documents to train on")
     parser.add_argument("--test", type=int, default=24)
-    parser.add_argument("--epochs", type=float, default=1)
+    parser.add_argument("--epochs", type=float, default=6)
     parser.add_argument("--learning-rate", type=float, default=5e-4)
     args = parser.parse_args()
     console, rng = Console(highlight=False, soft_wrap=True), random.Random(0)
@@ -306,8 +305,8 @@ def main() -> None:
             )
             for name, part in parts.items()
         }
-        ours = finetune(linear, whole["train"], whole["choose"], args.runs / f"{task}-linear", 1, args)
-        theirs = finetune(teacher, chunked["train"], chunked["choose"], args.runs / f"{task}-chunks", 4, args)
+        ours = finetune(linear, whole["train"], whole["choose"], args.runs / f"{task}-linear", 4, args)
+        theirs = finetune(teacher, chunked["train"], chunked["choose"], args.runs / f"{task}-chunks", 16, args)
         models = {"linear": args.runs / f"{task}-linear" / "model", "chunks": args.runs / f"{task}-chunks" / "model"}
         if task == "tags":
             readers = {
