@@ -10,10 +10,11 @@ Passages from books with made-up records in them; the test documents are of book
 - *answers*: a line at the beginning says to whom the silver key was given (the miller, the smith or the cook); in the
   last three quarters stands how each of them is called. The question is who holds the key.
 
-The encoder is the lower half of all-MiniLM-L6-v2 (three layers; ``--layers 6`` is the whole), converted by ``linformers convert`` (128 slots and one global token, at every
-length) and fine-tuned on whole documents by ``linformers finetune``; beside it the encoder itself, fine-tuned alike on
-the same documents in chunks (as many steps over the same tokens), which see nothing of each other. Of chunks the surest
-answer counts. Controls: the linear model on the same documents without their beginning, and chance.
+The encoder is the lower half of all-MiniLM-L6-v2 (three layers; ``--layers 6`` is the whole), converted by
+``linformers convert`` (128 slots and one global token, at every length) and fine-tuned on whole documents by
+``linformers finetune``; beside it the encoder itself, fine-tuned alike on the same documents in chunks (as many steps
+over the same tokens), which see nothing of each other. Of chunks the surest answer counts. Controls: the linear model
+on the same documents without their beginning, and chance.
 """
 
 import argparse
