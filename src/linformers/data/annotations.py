@@ -113,13 +113,13 @@ def choose_annotated(there: Sequence[str], asked: Columns, layout: Layout, where
     Raises:
         ValueError: A column is not there, or cannot be told.
     """
+    if layout == "answers" and SQUAD in there and QUESTION not in there:
+        return replace(asked, text=QUESTION, pair=CONTEXT, label="answers")
     for name in asked.id:
         choose_column("--id", name, (), there, where, "id")
     text = asked.texts[0] if asked.text is not None else None
     if isinstance(asked.text, tuple):
         raise ValueError(f"text={', '.join(asked.text)}: tags and answers are of one text; give one column")
-    if layout == "answers" and SQUAD in there and QUESTION not in there:
-        return replace(asked, text=QUESTION, pair=CONTEXT, label="answers")
     first = {"words": WORD_COLUMNS, "spans": TEXT_COLUMNS, "answers": (QUESTION,)}[layout]
     label = {"words": TAG_COLUMNS, "spans": ENTITY_COLUMNS, "answers": ANSWER_COLUMNS}[layout]
     found = choose_column("--text", text, first, there, where, "words" if layout == "words" else "text")
@@ -165,7 +165,9 @@ def read_annotated(
         if row.text is None:
             rejects.reject(file.name, row.line, row.reason, row.value, given)
             continue
-        rows: Iterable[tuple[Any, ...]] = _squad(row.text, columns.id) if nested else [(row.text, *carried, given)]
+        rows: Iterable[tuple[Any, ...]] = (
+            _squad(file.name, row.text, columns.id) if nested else [(row.text, *carried, given)]
+        )
         for cells in rows:
             try:
                 example = _example(layout, cells, names)
@@ -291,7 +293,7 @@ def _of_answers(question: str, context: Any, answers: Any) -> Example:
     return Example("", 0, question, context, Answers(tuple(texts), tuple(starts)))
 
 
-def _squad(articles: Any, ids: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+def _squad(file: str, articles: Any, ids: Sequence[str]) -> Iterator[tuple[Any, ...]]:
     """Question, context, answers and ids of each question of SQuAD's own JSON."""
     try:
         for article in articles:
@@ -305,6 +307,6 @@ def _squad(articles: Any, ids: Sequence[str]) -> Iterator[tuple[Any, ...]]:
                     yield question, context, answers, given
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(
-            f"the file's {SQUAD!r} is not as SQuAD has it: data, paragraphs, context, qas, question, answers "
+            f"{file}: {SQUAD!r} is not as SQuAD has it: data, paragraphs, context, qas, question, answers "
             f"({type(error).__name__}: {error})"
         ) from error

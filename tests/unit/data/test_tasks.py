@@ -134,8 +134,10 @@ def test_splits_keep_the_shares_and_repeat(tmp_path: Path) -> None:
     one, _ = prepare(path, validation_size=30, train_size=50)
     assert np.bincount(one.validation.labels).tolist() == [27, 3]
     assert np.bincount(one.train.labels).tolist() == [45, 5]
-    assert splits_json(one) == splits_json(prepare(path, validation_size=30, train_size=50)[0])
-    assert splits_json(one) != splits_json(prepare(path, validation_size=30, train_size=50, split_seed=1)[0])
+    assert splits_json(one.parts) == splits_json(prepare(path, validation_size=30, train_size=50)[0].parts)
+    assert splits_json(one.parts) != splits_json(
+        prepare(path, validation_size=30, train_size=50, split_seed=1)[0].parts
+    )
     assert len(prepare(path)[0].validation) == 20
 
 

@@ -1,6 +1,5 @@
 """Words, spans and answers as the tokens of a model: what each token is to say, and what no token can."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,7 +43,7 @@ def shown(data: EncodedTags, encoder: TextEncoder, row: int) -> list[tuple[str, 
 
 
 def test_the_first_token_of_a_word_has_its_tag(encoder: TextEncoder) -> None:
-    """"zq" is no word of the tokenizer, so that it is two tokens; "-" makes three words of one."""
+    """The tokenizer takes zq for two tokens, and a hyphen makes three words of one."""
     data = EncodedTags(task("words"), [words("the/O", "zq/B-X", "a-b/B-X", "book/I-X")], encoder, 64)
     labels = [label for _, label in shown(data, encoder, 0)]
     assert labels[0] == labels[-1] == -100
