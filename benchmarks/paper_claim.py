@@ -129,6 +129,12 @@ CELLS: dict[str, Cell] = {
     },
 }
 
+# Lines of the picture, as all of them cannot be told apart.
+DRAWN = (
+    *(ON, "softmax, longer", "paper, k = n/2", "paper, k = n/2, longer", "paper, k = n/4", "content, k = n/4"),
+    *("window of 8, k = n/4", "window of 8, content, k = n/4", "first layer softmax, content, k = n/4"),
+)
+
 
 def reference_of(name: str) -> str | None:
     """The cell with softmax attention that went on from the same weights, on the same batches."""
@@ -299,10 +305,10 @@ def draw(found: dict[str, dict[str, Any]], output: Path) -> None:
     ):
         lines = {}
         for name, cell in found.items():
-            if CELLS[name].scratch == scratch:
+            if CELLS[name].scratch == scratch and (scratch or name in DRAWN):
                 each = cell["tokens"] / cell["steps"] / 1e6
                 points = [(step * each, metrics["perplexity"]) for step, metrics in cell["evaluations"]]
-                lines[name.replace("k = ", "")] = tuple(zip(*points, strict=True))
+                lines[name.replace("k = ", "").replace("first layer", "layer 1")] = tuple(zip(*points, strict=True))
         if lines:
             figure = plot_lines(lines, x, "held-out perplexity", log_y=True)
             figure.axes[0].set_yticks([25, 50, 100, 200, 400])
