@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install --no-compile -c constraints.txt
 PINS := pyproject.toml constraints.txt
 # The packages whose signatures carry array shapes.
-SHAPED := linformers.attention,linformers.models,linformers.convert,linformers.data,linformers.training,linformers.classification,linformers.analysis,linformers.scoring
+SHAPED := linformers.attention,linformers.models,linformers.convert,linformers.data,linformers.training,linformers.classification,linformers.analysis,linformers.scoring,linformers.extraction
 PYTEST := $(BIN)/python -m pytest
 # One worker for each processor, each with one thread; files in their order, so that the long ones are not left to the end.
 PARALLEL := OMP_NUM_THREADS=1 $(PYTEST) -n logical --dist loadfile --no-loadscope-reorder --durations 10

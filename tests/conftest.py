@@ -22,7 +22,7 @@ settings.register_profile("linformers", deadline=None, derandomize=True)
 settings.load_profile("linformers")
 
 # Folders of tests/unit whose tests `make test` runs with the shape of every array checked.
-SHAPED = {"attention", "models", "convert", "data", "training", "classification", "analysis", "scoring"}
+SHAPED = {"attention", "models", "convert", "data", "training", "classification", "analysis", "scoring", "extraction"}
 
 
 def shape_hook_active(config: pytest.Config) -> bool:

@@ -67,8 +67,8 @@ class AnnotatedJob(RowsJob):
         )
         self.stored_dtype = stored_dtype("model", settings.model, settings.dtype, self.console)
         self.max_length = choose_max_length(settings.max_length, self.model, self.processor, usual=None)
-        pad = DataCollatorWithPadding if self.answers else DataCollatorForTokenClassification
-        self.collate: Any = pad(self.processor)
+        pad: Any = (DataCollatorWithPadding if self.answers else DataCollatorForTokenClassification)(self.processor)
+        self.collate: Any = lambda rows: dict(pad(rows))  # what it gives is no dict
         self.parts = self._encode()
         train = self.parts["train"]
         for line in self._after_tokens():
