@@ -62,7 +62,7 @@ def test_finished_cells_are_kept(script, monkeypatch: pytest.MonkeyPatch, tmp_pa
     script.main()
     first = json.loads((tmp_path / "results" / "paper_claim.json").read_text())
     assert list(first["cells"]) == ["teacher", *cells]
-    assert first["cells"]["softmax"]["gap"] == {"percent": 0, "low": 0, "high": 0}
+    assert first["cells"]["softmax"]["gap"] == {"to": "softmax", "percent": 0, "low": 0, "high": 0}
     assert [step for step, _ in first["cells"]["taught, k = n/4"]["evaluations"]] == [0, 1, 2]
     assert (tmp_path / "results" / "paper_claim.png").stat().st_size > 10_000
     capsys.readouterr()
