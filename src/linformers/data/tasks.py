@@ -123,22 +123,16 @@ class Part:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
-    """A task made ready; without ``test``, results are reported on the validation rows.
+class Parts:
+    """Rows of a task, shared out; without ``test``, results are reported on the validation rows.
 
-    Of two classes ``positive`` is the number of the one that F1 is of: the one asked for, a named task's second, the
-    one of the name 1, true or yes, else the rarer one in training. ``columns`` are those of the texts.
+    ``reasons`` counts the rows that were left out, by reason.
     """
 
-    name: str
-    kind: Kind
-    classes: list[str]
     train: Part
     validation: Part
     test: Part | None
     reasons: dict[str, int]
-    positive: int = 1
-    columns: tuple[str, ...] = ()
 
     @property
     def reported(self) -> str:
@@ -149,6 +143,21 @@ class Task:
     def parts(self) -> dict[str, Part]:
         """All parts, by name."""
         return {"train": self.train, "validation": self.validation, **({"test": self.test} if self.test else {})}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(Parts):
+    """A task of labels made ready.
+
+    Of two classes ``positive`` is the number of the one that F1 is of: the one asked for, a named task's second, the
+    one of the name 1, true or yes, else the rarer one in training. ``columns`` are those of the texts.
+    """
+
+    name: str
+    kind: Kind
+    classes: list[str]
+    positive: int = 1
+    columns: tuple[str, ...] = ()
 
 
 Reader = Callable[[Path, Columns, Rejects, ReadProgress | None], list[Example]]
@@ -213,51 +222,86 @@ def prepare_task(
     train = drop_conflicts(train, kind, rejects)
     _check_classes(train, kind, sources.task, rejects)
 
-    validation_source = Path(sources.validation or "").name
-    if validation is not None:
-        validation = drop_unknown(validation, kind, classes, rejects)
-    if test is not None:
-        test = drop_unknown(test, kind, classes, rejects)
-        train = drop_leaks(train, test, "test", rejects)
-        validation = validation and drop_leaks(validation, test, "test", rejects)
-    elif sources.test_size is not None:
-        test, train = set_aside("test_size", train, kind, sources.test_size, sources.split_seed + 1)
-        test_source = f"{len(test):,} rows set aside from {train_source}"
-        train = drop_leaks(train, test, "test", rejects)
-        validation = validation and drop_leaks(validation, test, "test", rejects)
-    if validation is None:
-        size = sources.validation_size
-        size = min(VALIDATION_LIMIT, int(VALIDATION_SHARE * len(train))) if size is None else size
-        validation, train = set_aside("validation_size", train, kind, size, sources.split_seed)
-        validation_source = f"{len(validation):,} rows set aside from {train_source}"
-    elif sources.validation_size is not None:
-        validation = subset("validation_size", validation, kind, sources.validation_size, sources.split_seed)
-    train = drop_leaks(train, validation, "validation", rejects)
-    if sources.train_size is not None:
-        train = subset("train_size", train, kind, sources.train_size, sources.split_seed)
-    if sources.test and test is not None and sources.test_size is not None:
-        test = subset("test_size", test, kind, sources.test_size, sources.split_seed)
+    validation = validation and drop_unknown(validation, kind, classes, rejects)
+    test = test and drop_unknown(test, kind, classes, rejects)
+    rows = share_out(
+        sources, kind, (train_source, train), validation, None if test is None else (test_source, test), rejects
+    )
     rejects.finish()
-    _check_classes(train, kind, sources.task, rejects)
-    for name, part in (("validation", validation), ("test", test)):
-        if part is not None and not part:
+    _check_classes(rows["train"][1], kind, sources.task, rejects)
+    for name in rows:
+        if not rows[name][1]:
             first = f"; the first is {rejects.first}" if rejects.first else ""
             raise ValueError(f"task={sources.task!r} has no usable {name} row; check its file{first}")
-
-    def made(source: str, examples: list[Example]) -> Part:
-        return Part(source=source, examples=examples, labels=encode_labels(examples, kind, classes))
-
+    parts = {
+        name: Part(source=source, examples=examples, labels=encode_labels(examples, kind, classes))
+        for name, (source, examples) in rows.items()
+    }
     return Task(
         name=sources.task if named else Path(sources.task).name,
         kind=kind,
         classes=classes,
-        train=made(train_source, train),
-        validation=made(validation_source, validation),
-        test=None if test is None else made(test_source, test),
+        train=parts["train"],
+        validation=parts["validation"],
+        test=parts.get("test"),
         reasons=dict(rejects.reasons),
         columns=() if reader is not None else _text_columns(sources, named),
-        positive=_positive(sources.positive, classes, made("", train).labels, kind, named is not None),
+        positive=_positive(sources.positive, classes, parts["train"].labels, kind, named is not None),
     )
+
+
+Rows = tuple[str, list[Example]]  # where they come from, and they themselves
+
+
+def share_out(
+    sources: TaskSources,
+    kind: Kind | None,
+    train: Rows,
+    validation: list[Example] | None,
+    test: Rows | None,
+    rejects: Rejects,
+) -> dict[str, Rows]:
+    """Rows by part, ``train``, ``validation`` and, if there is one, ``test``: set aside, without leaks, cut to size.
+
+    Args:
+        sources: What is asked for.
+        kind: Kind of the task, whose labels keep their shares; None = labels have no shares.
+        train: Rows to train on.
+        validation: Rows of a file of their own; None = a part of the training rows.
+        test: Likewise; None = a part of the training rows if ``test_size`` is given, else there is none.
+        rejects: Account of the rows.
+
+    Raises:
+        ValueError: A size is beyond the rows there are.
+    """
+    (train_source, rows), seed = train, sources.split_seed
+    validation_source = Path(sources.validation or "").name
+    given = test is not None
+    if test is None and sources.test_size is not None:
+        aside, rows = set_aside("test_size", rows, kind, sources.test_size, seed + 1)
+        test = f"{len(aside):,} rows set aside from {train_source}", aside
+    if test is not None:
+        rows = drop_leaks(rows, test[1], "test", rejects)
+        validation = validation and drop_leaks(validation, test[1], "test", rejects)
+    if validation is None:
+        if len(rows) < 2:
+            raise ValueError(
+                f"task={sources.task!r} has no usable training row besides those to validate on ({len(rows)} left; "
+                "others are held out or left out); give more rows, or a file of validation rows"
+            )
+        size = sources.validation_size
+        size = max(min(VALIDATION_LIMIT, int(VALIDATION_SHARE * len(rows))), 1) if size is None else size
+        validation, rows = set_aside("validation_size", rows, kind, size, seed)
+        validation_source = f"{len(validation):,} rows set aside from {train_source}"
+    elif sources.validation_size is not None:
+        validation = subset("validation_size", validation, kind, sources.validation_size, seed)
+    rows = drop_leaks(rows, validation, "validation", rejects)
+    if sources.train_size is not None:
+        rows = subset("train_size", rows, kind, sources.train_size, seed)
+    if test is not None and given and sources.test_size is not None:
+        test = test[0], subset("test_size", test[1], kind, sources.test_size, seed)
+    found = {"train": (train_source, rows), "validation": (validation_source, validation)}
+    return found if test is None else {**found, "test": test}
 
 
 def splits_json(parts: Mapping[str, Part]) -> str:

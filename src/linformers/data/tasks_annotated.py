@@ -15,17 +15,7 @@ import numpy as np
 from linformers.data.annotations import Answers, Layout, Tagged, choose_annotated, find_layout, read_annotated
 from linformers.data.entities import OUTSIDE
 from linformers.data.examples import Example
-from linformers.data.tasks import (
-    TASKS,
-    VALIDATION_LIMIT,
-    VALIDATION_SHARE,
-    Part,
-    TaskSources,
-    check_once,
-    set_aside,
-    subset,
-)
-from linformers.data.tasks_rules import drop_leaks
+from linformers.data.tasks import TASKS, Part, Parts, TaskSources, check_once, share_out
 from linformers.files.inputs import Input
 from linformers.files.progress import ReadProgress
 from linformers.files.reading import peek
@@ -37,43 +27,25 @@ ANSWER_CLASSES = ["LABEL_0", "LABEL_1"]  # transformers' names: the start and th
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnnotatedTask:
-    """A task made ready; without ``test``, results are reported on the validation rows.
+class AnnotatedTask(Parts):
+    """A task of tags or answers made ready; its parts are without labels as numbers.
 
     Args:
         name: Name of the file.
         layout: Layout of the rows.
         classes: Tags, or for answers the names that transformers gives to start and end.
-        train: Rows to train on, as the other parts without labels as numbers.
-        validation: Rows that choose the step.
-        test: Rows to report on.
-        reasons: How many rows were left out, by reason.
         columns: Columns of the texts.
     """
 
     name: str
     layout: Layout
     classes: list[str]
-    train: Part
-    validation: Part
-    test: Part | None
-    reasons: dict[str, int]
     columns: tuple[str, ...]
 
     @property
     def kind(self) -> AnnotatedKind:
         """``tags`` or ``answers``."""
         return "answers" if self.layout == "answers" else "tags"
-
-    @property
-    def reported(self) -> str:
-        """Name of the part that results are reported on."""
-        return "validation" if self.test is None else "test"
-
-    @property
-    def parts(self) -> dict[str, Part]:
-        """All parts, by name."""
-        return {"train": self.train, "validation": self.validation, **({"test": self.test} if self.test else {})}
 
     @property
     def unanswerable(self) -> bool:
@@ -131,49 +103,30 @@ def prepare_annotated(
     for path in sources.extra_train:
         train_source, train = f"{train_source} + {Path(path).name}", train + read(path)
     validation = None if sources.validation is None else read(sources.validation)
-    validation_source, test_source = Path(sources.validation or "").name, Path(sources.test or "").name
-    test = read(sources.test) if sources.test else None
+    test = (Path(sources.test).name, read(sources.test)) if sources.test else None
     _check_rows("training", train, sources.task, rejects)
-    if test is not None:
-        train = drop_leaks(train, test, "test", rejects)
-        validation = validation and drop_leaks(validation, test, "test", rejects)
-        if sources.test_size is not None:
-            test = subset("test_size", test, None, sources.test_size, sources.split_seed)
-    elif sources.test_size is not None:
-        test, train = set_aside("test_size", train, None, sources.test_size, sources.split_seed + 1)
-        test_source = f"{len(test):,} rows set aside from {train_source}"
-        train = drop_leaks(train, test, "test", rejects)
-        validation = validation and drop_leaks(validation, test, "test", rejects)
-    if validation is None:
-        size = sources.validation_size
-        size = max(min(VALIDATION_LIMIT, int(VALIDATION_SHARE * len(train))), 1) if size is None else size
-        validation, train = set_aside("validation_size", train, None, size, sources.split_seed)
-        validation_source = f"{len(validation):,} rows set aside from {train_source}"
-    elif sources.validation_size is not None:
-        validation = subset("validation_size", validation, None, sources.validation_size, sources.split_seed)
-    train = drop_leaks(train, validation, "validation", rejects)
-    if sources.train_size is not None:
-        train = subset("train_size", train, None, sources.train_size, sources.split_seed)
-    classes = _classes(layout, train, names)
-    validation = _drop_unknown(validation, layout, classes, rejects)
-    test = test and _drop_unknown(test, layout, classes, rejects)
+    rows = share_out(sources, None, (train_source, train), validation, test, rejects)
+    classes = _classes(layout, rows["train"][1], names)
+    for name in rows:
+        if name != "train":
+            rows[name] = rows[name][0], _drop_unknown(rows[name][1], layout, classes, rejects)
     rejects.finish()
-    parts = {"training": train, "validation": validation, **({} if test is None else {"test": test})}
-    for name, rows in parts.items():
-        _check_rows(name, rows, sources.task, rejects)
+    for name, (_, examples) in rows.items():
+        _check_rows("training" if name == "train" else name, examples, sources.task, rejects)
+    parts = {
+        name: Part(source=source, examples=examples, labels=np.zeros(len(examples)))
+        for name, (source, examples) in rows.items()
+    }
     there = list(peek(Input.of(Path(sources.task), form=sources.form)))
     columns = choose_annotated(there, sources.columns, layout, sources.task) if there else sources.columns
-
-    def made(source: str, examples: list[Example]) -> Part:
-        return Part(source=source, examples=examples, labels=np.zeros(len(examples)))
 
     return AnnotatedTask(
         name=Path(sources.task).name,
         layout=layout,
         classes=classes,
-        train=made(train_source, train),
-        validation=made(validation_source, validation),
-        test=None if test is None else made(test_source, test),
+        train=parts["train"],
+        validation=parts["validation"],
+        test=parts.get("test"),
         reasons=dict(rejects.reasons),
         columns=() if layout == "words" else (*columns.texts, *((columns.pair,) if columns.pair else ())),
     )

@@ -195,6 +195,20 @@ def test_the_layouts_of_glue(tmp_path: Path) -> None:
         assert task.test is not None and task.test.labels.tolist() == [0, 1] * 10
         assert (task.test.examples[0].pair is None) == (name == "sst2")
     assert prepare("sst2", data=str(tmp_path))[0].test.examples[0].text == 'a "quoted 100'  # type: ignore[union-attr]
+    smaller, _ = prepare("sst2", data=str(tmp_path), test_size=4)  # the task's own test set, made smaller
+    assert smaller.test is not None and sorted(smaller.test.labels.tolist()) == [0, 0, 1, 1]
+    assert len(smaller.train) + len(smaller.validation) == 20
+
+
+def test_every_way_to_hold_out_is_the_same_for_labels_and_for_tags(tmp_path: Path) -> None:
+    few = write(tmp_path / "few.jsonl", some(6, lambda i: "odd" if i % 2 else "even"))
+    assert len(prepare(few)[0].validation) == 1  # a tenth of six is one, not none
+    rows, more = (write(tmp_path / name, some(60, lambda i: i % 2)) for name in ("rows.jsonl", "more.jsonl"))
+    task, rejects = prepare(rows, test_size=0.5)
+    assert task.test is not None and len(task.test) == 30 and len(task.train) + len(task.validation) == 30
+    assert task.test.source == "30 rows set aside from rows.jsonl"
+    with pytest.raises(ValueError, match="has no usable training row"):
+        prepare(rows, test=str(more))  # the same texts
 
 
 @pytest.mark.parametrize("most", [2000, pytest.param(None, marks=pytest.mark.slow)])
