@@ -66,7 +66,10 @@ def layout_of(sources: TaskSources, kind: str | None) -> Layout | None:
         if kind in ("tags", "answers"):
             raise ValueError(f"kind={kind!r} needs a file with annotated rows, and task={sources.task!r} is none")
         return None
-    return find_layout(peek(Input.of(path, form=sources.form)), sources.columns, kind)
+    try:
+        return find_layout(peek(Input.of(path, form=sources.form)), sources.columns, kind)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def prepare_annotated(
