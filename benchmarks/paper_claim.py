@@ -118,6 +118,18 @@ CELLS: dict[str, Cell] = {
     "softmax, longer": Cell(times=3),
     "annealed, k = n/2": Cell(slots(HALF), "fit", after="softmax, from nothing"),
     "softmax, on from nothing": Cell(after="softmax, from nothing"),
+    "annealed, k = n/4": Cell(slots(QUARTER), "fit", after="softmax, from nothing"),
+    # attention that needs no k (arXiv 2101.10277), and slots that follow the content, going on and from nothing
+    "k-free": Cell({"attention_type": "kfree"}),
+    "k-free, from nothing": Cell({"attention_type": "kfree"}, scratch=True, short=True),
+    "content, k = n/2, from nothing": Cell(slots(HALF, "cluster"), scratch=True, short=True),
+    "window of 8, k = n/4, from nothing": Cell(slots(QUARTER, local_window=8), "pooling", scratch=True, short=True),
+    "window of 8, content, k = n/4, from nothing": Cell(
+        slots(QUARTER, "cluster", local_window=8), scratch=True, short=True
+    ),
+    "first layer softmax, content, k = n/4, from nothing": Cell(
+        slots([None, QUARTER, QUARTER], "cluster"), scratch=True, short=True
+    ),
     **{
         f"{name}, seed {seed}": Cell(model, start, seed=seed)
         for seed in (2, 3)

@@ -64,7 +64,7 @@ def test_options_of_convert_have_the_defaults_of_linearise() -> None:
     for name, value in defaults(to_linformer).items():
         if name in options and value is not inspect.Parameter.empty and name != "texts":  # here, texts to measure on
             assert (options[name] or None) == (value or None), name
-    for name in ("segment_length", "context_weight"):
+    for name in ("segment_length", "context_weight", "trained_length"):
         assert options[name] == Settings.__dataclass_fields__[name].default
 
 

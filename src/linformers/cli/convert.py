@@ -33,6 +33,7 @@ _OF_OWN = (
     "exact_length",
     "segment_length",
     "context_weight",
+    "trained_length",
     "softmax_layers",
     "positions",
 )
@@ -116,6 +117,13 @@ def convert(
     context_weight: Annotated[
         float, typer.Option(help="The most that the rest of a text weighs, at equal scores, of what a segment weighs.")
     ] = 0.125,
+    trained_length: Annotated[
+        int,
+        typer.Option(
+            help="Tokens of the texts that the model was trained on: in longer ones attention is sharpened by the "
+            "logarithm of their length, for models that must find single facts. 0 = no. Of a model in its own class."
+        ),
+    ] = 0,
     softmax_layers: Annotated[
         list[int] | None, typer.Option(help="Layer that keeps softmax attention; -1 is the last. Repeatable.")
     ] = None,

@@ -4,6 +4,7 @@ Encoders of transformers hand queries, keys and values, projected and rotated, t
 ``attn_implementation`` names. This file holds that function, its settings, and what makes room for long inputs.
 """
 
+import math
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
@@ -51,6 +52,9 @@ class Settings:
             ``attention/segments.py``. 0 = the text as a whole. Inputs of up to so many tokens are read by softmax
             attention, whatever ``exact_length`` says; there is no window beside.
         context_weight: The most that all other text weighs, at equal scores, of what a segment weighs.
+        trained_length: Tokens of the texts that the model was trained on. Queries of n tokens, more than that, are
+            multiplied by ``log(n) / log(trained_length)``, so that attention among many tokens is as sharp as among
+            few (Chiang and Cholak, arXiv 2202.12172, section 5). 0 = queries as they are.
     """
 
     projected_dim: int | tuple[int | None, ...] = 128
@@ -60,19 +64,27 @@ class Settings:
     exact_length: int = EXACT_LENGTH
     segment_length: int = 0
     context_weight: float = CONTEXT_WEIGHT
+    trained_length: int = 0
 
     def __post_init__(self) -> None:
         for k in self.projected_dim if isinstance(self.projected_dim, tuple) else (self.projected_dim,):
             if k is not None or not isinstance(self.projected_dim, tuple):
                 check_int("projected_dim", k)
         check_choice("projection_kind", self.projection_kind, POOLING_KINDS)
-        for name in ("local_window", "global_tokens", "exact_length", "segment_length"):
+        for name in ("local_window", "global_tokens", "exact_length", "segment_length", "trained_length"):
             check_int(name, getattr(self, name), minimum=0)
+        if self.trained_length == 1:
+            raise ValueError("trained_length=1 has a logarithm of 0: give the tokens of the training texts, or 0.")
         check_number("context_weight", self.context_weight)
         if self.segment_length and self.local_window:
             raise ValueError(
                 f"segment_length={self.segment_length} and local_window={self.local_window}: a segment sees itself "
                 "exactly, so leave local_window at 0."
+            )
+        if self.segment_length and self.trained_length:
+            raise ValueError(
+                f"segment_length={self.segment_length} and trained_length={self.trained_length}: a token of a segment "
+                "reads as many tokens in any text, so leave trained_length at 0."
             )
 
     @classmethod
@@ -224,12 +236,18 @@ def read_tokens(
         distances: What is added to scores for the distance of two tokens; of padding inside a text nothing is counted.
     """
     seq, exact_length = key.shape[2], settings.softmax_length if sliding_window is None else 0
+    trained = settings.trained_length if sliding_window is None else 0
     if keep is None and seq <= exact_length and not torch.compiler.is_compiling():
+        if trained and seq > trained:
+            query = query * (math.log(seq) / math.log(trained))
         return _softmax(query, key, value, None, distances, dropout)
     documents = Documents(keep, seq, key.device)
     query, key, value = (documents.align(x.transpose(1, 2)) for x in (query, key, value))
     if documents.padded:
         key, value = documents.zero(key), documents.zero(value)
+    if trained:
+        sharper = documents.totals.clamp(min=trained).log() / math.log(trained)
+        query = query * sharper.to(query.dtype)[:, None, None, None]
 
     def read_documents(query: Tensor, key: Tensor, value: Tensor, documents: Documents) -> Tensor:
         if sliding_window is not None:

@@ -61,7 +61,8 @@ def linearise(
         positions: Growth of a table of learned positions, ``tile`` or ``interpolate``.
         softmax_layers: Layers that keep softmax attention; negative ones count from the last.
         settings: As for ``configure``: ``projected_dim``, ``projection_kind``, ``local_window``, ``global_tokens``,
-            ``exact_length``, ``segment_length`` (positions are tiled at that length then), ``context_weight``.
+            ``exact_length``, ``segment_length`` (positions are tiled at that length then), ``context_weight``,
+            ``trained_length``.
 
     Returns:
         A new model in evaluation mode; the given one is not changed.

@@ -126,6 +126,8 @@ def test_models_without_a_table_say_so():
         ({"segment_length": 16.0}, TypeError, "segment_length"),
         ({"segment_length": 16, "local_window": 3}, ValueError, "leave local_window at 0"),
         ({"context_weight": -0.1}, ValueError, "context_weight"),
+        ({"trained_length": 1}, ValueError, "logarithm of 0"),
+        ({"trained_length": 8, "segment_length": 16}, ValueError, "leave trained_length at 0"),
     ],
 )
 @pytest.mark.usefixtures("bad_input")
