@@ -239,9 +239,9 @@ def entities(model: Path, length: int, overlap: int = 0) -> Callable[[Row], list
     return read
 
 
-def answers(model: Path, chunk: int | None, tokenizer: Any) -> Callable[[Row], str]:
+def answers(model: Path, length: int, chunk: int | None, tokenizer: Any) -> Callable[[Row], str]:
     """What answers a question, out of the whole context or of the chunk that is surest."""
-    answerer = Answerer(load_network(Reading(model=str(model))))
+    answerer = Answerer(load_network(Reading(model=str(model), max_length=length)))
 
     def read(row: Row) -> str:
         contexts = [row["context"]]
@@ -375,10 +375,10 @@ def main() -> None:
             }
         else:
             readers = {
-                "linear, the whole": answers(models["linear"], None, tokenizer),
-                "linear, the whole, not trained on long documents": answers(linear, None, tokenizer),
-                "softmax, the whole": answers(models["softmax"], None, tokenizer),
-                f"chunks of {args.chunk}, the surest": answers(models["chunks"], args.chunk, tokenizer),
+                "linear, the whole": answers(models["linear"], args.length, None, tokenizer),
+                "linear, the whole, not trained on long documents": answers(linear, args.length, None, tokenizer),
+                "softmax, the whole": answers(models["softmax"], args.length, None, tokenizer),
+                f"chunks of {args.chunk}, the surest": answers(models["chunks"], 512, args.chunk, tokenizer),
             }
         found = {name: measure(read, held_out, args.chunk, tokenizer) for name, read in readers.items()}
         blind = [without_first_line(row) for row in held_out]

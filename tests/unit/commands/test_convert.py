@@ -112,6 +112,7 @@ def test_converts_measures_and_writes(ours: bool, teacher: Path, text_file: Path
     else:
         kept = {"projected_dim": [4, None], "exact_length": 8, "projection_kind": "cluster"}
         others = {"local_window": 0, "global_tokens": 1, "segment_length": 0, "context_weight": 0.125}
+        others |= {"trained_length": 0}
         assert model.config.linformers == kept | others
         assert model.config._attn_implementation == "linformers"
     assert tokenizer.model_max_length == 64 and len(tokenizer(" ".join(WORDS[:20]))["input_ids"]) == 20
