@@ -346,7 +346,8 @@ def _exact_up_to(
         return 0
     # Where each token has a slot, or all are within the window, no token is read through a slot that holds two.
     near = max(settings.exact_length, settings.local_window + 1 + settings.global_tokens)
-    return min([before, after, *(max(k + settings.global_tokens, near) for k in slots)])
+    sharpened = getattr(settings, "trained_length", 0) or before  # queries of longer texts are multiplied
+    return min([before, after, sharpened, *(max(k + settings.global_tokens, near) for k in slots)])
 
 
 def _public(argument: str) -> str:

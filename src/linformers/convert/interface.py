@@ -54,7 +54,7 @@ class Settings:
         context_weight: The most that all other text weighs, at equal scores, of what a segment weighs.
         trained_length: Tokens of the texts that the model was trained on. Queries of n tokens, more than that, are
             multiplied by ``log(n) / log(trained_length)``, so that attention among many tokens is as sharp as among
-            few (Chiang and Cholak, arXiv 2202.12172, section 5). 0 = queries as they are.
+            few (Chiang and Cholak, arXiv 2202.12172). 0 = queries as they are.
     """
 
     projected_dim: int | tuple[int | None, ...] = 128
@@ -237,9 +237,8 @@ def read_tokens(
     """
     seq, exact_length = key.shape[2], settings.softmax_length if sliding_window is None else 0
     trained = settings.trained_length if sliding_window is None else 0
-    if keep is None and seq <= exact_length and not torch.compiler.is_compiling():
-        if trained and seq > trained:
-            query = query * (math.log(seq) / math.log(trained))
+    as_it_is = seq <= exact_length and (not trained or seq <= trained)
+    if keep is None and as_it_is and not torch.compiler.is_compiling():
         return _softmax(query, key, value, None, distances, dropout)
     documents = Documents(keep, seq, key.device)
     query, key, value = (documents.align(x.transpose(1, 2)) for x in (query, key, value))

@@ -81,6 +81,21 @@ def test_segments(teacher: Path, tmp_path: Path, capsys) -> None:
     assert "--segment-length has no effect on a Linformer of ours: leave it out" in capsys.readouterr().err
 
 
+def test_trained_length(teacher: Path, tmp_path: Path, capsys) -> None:
+    output = tmp_path / "out"
+    command = ["convert", "--model", str(teacher), "--max-length", "64", "--exact-length", "32"]
+    assert run([*command, "--output", str(output), "--trained-length", "8"]) == 0
+    assert "gives what its teacher gives on texts of up to 8 tokens" in capsys.readouterr().out
+    assert AutoModelForMaskedLM.from_pretrained(output).config.linformers["trained_length"] == 8
+    for value, message in (
+        ("1", "logarithm of 0"),
+        ("-3", "--trained-length must be at least 0"),
+        ("x", "not a valid int"),
+    ):
+        assert run([*command, "--output", str(tmp_path / "bad"), "--trained-length", value]) != 0
+        assert message in capsys.readouterr().err and not (tmp_path / "bad").exists()
+
+
 @pytest.mark.parametrize("ours", [False, True])
 def test_converts_measures_and_writes(ours: bool, teacher: Path, text_file: Path, tmp_path: Path, capsys) -> None:
     output = tmp_path / "out"

@@ -49,6 +49,27 @@ def test_each_text_is_read_by_its_own_length(exact_length: int, padded: bool) ->
         assert torch.allclose(found[row, :n], plain, atol=1e-4) == (n <= TRAINED)
 
 
+def long_models() -> tuple[BertModel, BertModel]:
+    """Slots for each token with sharper queries, and softmax attention whose weights are sharper, for 40 tokens."""
+    return linformers.linearise(teacher(), trained_length=TRAINED, exact_length=0, projected_dim=64), sharper(40)
+
+
+def test_gradients_are_those_of_sharper_queries() -> None:
+    ids, grads = torch.randint(1, 50, (2, 40), generator=torch.Generator().manual_seed(2)), []
+    for model in long_models():
+        model.double()(ids).last_hidden_state.square().sum().backward()
+        grads.append(model.embeddings.word_embeddings.weight.grad)
+    torch.testing.assert_close(*grads, atol=1e-8, rtol=1e-6)
+
+
+@torch.no_grad()
+def test_bfloat16_is_as_near_as_softmax_is() -> None:
+    ids = torch.randint(1, 50, (2, 40), generator=torch.Generator().manual_seed(2))
+    expected = sharper(40).double()(ids).last_hidden_state
+    ours, theirs = ((model.bfloat16()(ids).last_hidden_state - expected).abs().mean() for model in long_models())
+    assert ours <= 2 * theirs
+
+
 @torch.no_grad()
 def test_saved_and_loaded(tmp_path) -> None:
     model = linformers.linearise(teacher(), trained_length=TRAINED)
