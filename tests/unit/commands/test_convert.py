@@ -90,7 +90,7 @@ def test_trained_length(teacher: Path, tmp_path: Path, capsys) -> None:
     for value, message in (
         ("1", "logarithm of 0"),
         ("-3", "--trained-length must be at least 0"),
-        ("x", "not a valid int"),
+        ("x", "valid integer"),
     ):
         assert run([*command, "--output", str(tmp_path / "bad"), "--trained-length", value]) != 0
         assert message in capsys.readouterr().err and not (tmp_path / "bad").exists()
