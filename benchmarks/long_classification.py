@@ -41,6 +41,7 @@ from linformers.files.progress import ReadProgress
 
 SHORT, LONG, WORDS = 512, 2048, 512
 CHUNKS, WORDS_ALONE = "chunks of 512, averaged", "control: a bag of words (TF-IDF)"
+NAMES = {"imdb": "films", "spam": "mails"}
 CLASSES = {"imdb": ["negative", "positive"], "spam": ["ham", "spam"]}
 Reader = Callable[[Tensor], Tensor]  # token ids without the special ones -> probabilities
 
@@ -176,7 +177,7 @@ def measure(
 
 
 def main() -> None:
-    """Train what is not trained, measure, and write results/long_classification.json."""
+    """Train what is not trained, measure, and write results/long_classification-films.json and -mails.json."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of the tasks' files")
     parser.add_argument("--runs", type=Path, default=Path("runs/long"))
@@ -187,9 +188,7 @@ def main() -> None:
     arguments = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     logging.disable_progress_bar()
-    path = arguments.output / "long_classification.json"
     start = minilm(arguments.runs / "minilm")
-    found: dict[str, Any] = {}
     for task in arguments.tasks:
         files = prepare(arguments.data, arguments.runs, task, arguments.train, arguments.long)
         test = {"test": files["test"], "epochs": 1.0, "save_every": 50}
@@ -205,13 +204,10 @@ def main() -> None:
         training["whole"] = finetune(folders["whole"], model=folders["converted"], max_length=LONG, **long)
         training["control"] = finetune(folders["control"], model=learned, max_length=SHORT, **long)
         models = {
-            name: AutoModelForSequenceClassification.from_pretrained(path).eval()
-            for name, path in {
-                "teacher": learned,
-                "converted": folders["converted"],
-                "whole": folders["whole"] / "model",
-                "control": folders["control"] / "model",
-            }.items()
+            name: AutoModelForSequenceClassification.from_pretrained(
+                folder if name == "converted" else folder / "model"
+            ).eval()
+            for name, folder in folders.items()
         }
         tokenizer, labels = AutoTokenizer.from_pretrained(learned), models["teacher"].config.id2label
         readers = {
@@ -222,20 +218,21 @@ def main() -> None:
             "made linear, fine-tuned on 2,048 tokens": whole(models["whole"], tokenizer, LONG),
         }
         classes = [labels[number] for number in range(len(labels))]
-        found[task] = measure(readers, files, classes, tokenizer, console) | {"training_seconds": training}
-        table = Table(title=f"{task}: {found[task]['documents']} documents of {found[task]['tokens']:.0f} tokens")
+        found = measure(readers, files, classes, tokenizer, console) | {"training_seconds": training}
+        table = Table(title=f"{task}: {found['documents']} documents of {found['tokens']:.0f} tokens")
         for column in ("reader", "accuracy", "above chunks", "AUROC", "documents/s"):
             table.add_column(column)
-        for name, cell in found[task]["readers"].items():
+        for name, cell in found["readers"].items():
             low, high = cell["above_chunks"]
             speed = f"{cell['documents_per_second']:.1f}"
             table.add_row(
                 name, f"{cell['accuracy'][0]:.4f}", f"{low:+.4f} to {high:+.4f}", f"{cell['auroc'][0]:.4f}", speed
             )
         console.print(table)
-        content = {"command": command_line(), "environment": describe_environment(torch.device("cpu")), "tasks": found}
+        content = {"command": command_line(), "environment": describe_environment(torch.device("cpu")), **found}
+        path = arguments.output / f"long_classification-{NAMES[task]}.json"
         path.write_text(json.dumps(content, indent=1) + "\n")
-    console.print(f"written: {os.path.relpath(path)}")
+        console.print(f"written: {os.path.relpath(path)}")
 
 
 if __name__ == "__main__":

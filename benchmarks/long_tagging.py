@@ -12,16 +12,15 @@ Passages from books with made-up records in them; the test documents are of book
 
 The encoder is the lower half of all-MiniLM-L6-v2 (three layers; ``--layers 6`` is the whole). It learns the task on
 short documents of the same kind first, by ``linformers finetune``: on long ones alone it learns nothing in this time.
-Then it is made linear (128 slots, a window of 16, the first 64 tokens global, at every length), its queries are
-multiplied by the ratio of the logarithms of the lengths (Chiang and Cholak, arXiv 2202.12172), and it goes on with
-whole documents; beside it with softmax attention over them, and in chunks of the same documents (as many steps
+Then ``linformers convert`` makes it linear (128 slots, a window of 16, the first 64 tokens global, at every length,
+``--trained-length`` of the short documents), and it goes on with whole documents; beside it with softmax attention
+over them (all else alike), and in chunks of the same documents (as many steps
 over the same tokens), which see nothing of each other. Of chunks the surest answer counts. Controls: the linear model
 on the same documents without their beginning, and chance.
 """
 
 import argparse
 import json
-import math
 import random
 import subprocess
 import sys
@@ -36,10 +35,9 @@ import pyarrow.parquet as pq
 import torch
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoModel, AutoModelForQuestionAnswering, AutoModelForTokenClassification, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging
 
-import linformers
 from linformers.classification.metrics import RESAMPLES
 from linformers.files.environment import command_line, describe_environment
 from linformers.scoring.answers import Answerer
@@ -60,7 +58,7 @@ KINDS = {  # label, and what the beginning of a register of such things says
 ROLES = ("miller", "smith", "cook")
 NAMES = ("Varrow", "Ostrel", "Keldane", "Morvick", "Tamlow", "Belmere", "Durrow", "Wendane", "Varlow", "Kelmere")
 RECORDS = 40  # tokens to a name in a register
-LINEAR = {"global_tokens": 64, "local_window": 16}
+LINEAR = ("--global-tokens", 64, "--local-window", 16)
 QUESTION = "Who holds the silver key?"
 Row = dict[str, Any]
 
@@ -196,31 +194,11 @@ def finetune(
     return json.loads((output / "results.json").read_text())["seconds"]
 
 
-def longer(source: Path, length: int, learned: int, task: str, softmax: bool, output: Path) -> Path:
-    """A trained model with room for whole documents, and queries as sharp among their tokens as among fewer.
-
-    Args:
-        source: Folder of the model.
-        length: Tokens of a document.
-        learned: Tokens of the documents that it was trained on.
-        task: ``tags`` or ``answers``.
-        softmax: Whether it keeps softmax attention.
-        output: Folder of the longer one.
-    """
+def longer(model: Path, length: int, learned: int, exact_length: int, output: Path) -> Path:
+    """A trained model made linear beyond ``exact_length`` tokens, as sharp there as in the texts it learned from."""
     if not output.is_dir():
-        loader = AutoModelForTokenClassification if task == "tags" else AutoModelForQuestionAnswering
-        model: Any = loader.from_pretrained(source)
-        if softmax:
-            model = linformers.extend_positions(model, length)
-        else:
-            model = linformers.linearise(model, max_length=length, exact_length=0, **LINEAR)
-        factor = math.log(length) / math.log(learned)
-        with torch.no_grad():
-            for layer in model.bert.encoder.layer:
-                layer.attention.self.query.weight.mul_(factor)
-                layer.attention.self.query.bias.mul_(factor)
-        model.save_pretrained(output)
-        AutoTokenizer.from_pretrained(source).save_pretrained(output)
+        options = ["--max-length", length, "--exact-length", exact_length, "--trained-length", learned, *LINEAR]
+        command("convert", "--model", model, *options, "--output", output)
     return output
 
 
@@ -355,8 +333,8 @@ def main() -> None:
         held_out = documents(test[: args.test], args.length)
         seconds = {"begin": finetune(start, files("short", short), runs / "short", 16, args.begin_epochs, 5e-4, 512)}
         learned = runs / "short" / "model"
-        linear = longer(learned, args.length, args.begin_length, task, False, runs / "start-linear")
-        softmax = longer(learned, args.length, args.begin_length, task, True, runs / "start-softmax")
+        linear = longer(learned, args.length, args.begin_length, 0, runs / "start-linear")
+        softmax = longer(learned, args.length, args.begin_length, args.length, runs / "start-softmax")
         whole, in_parts = files("whole", rows), files("chunks", rows, args.chunk)
         for name, model, data, batch, length in (
             ("linear", linear, whole, 4, args.length),
