@@ -237,8 +237,8 @@ def read_tokens(
     """
     seq, exact_length = key.shape[2], settings.softmax_length if sliding_window is None else 0
     trained = settings.trained_length if sliding_window is None else 0
-    as_it_is = seq <= exact_length and (not trained or seq <= trained)
-    if keep is None and as_it_is and not torch.compiler.is_compiling():
+    # In a traced graph no length is compared: it would be tied to the answer.
+    if keep is None and not torch.compiler.is_compiling() and seq <= min(exact_length, trained or exact_length):
         return _softmax(query, key, value, None, distances, dropout)
     documents = Documents(keep, seq, key.device)
     query, key, value = (documents.align(x.transpose(1, 2)) for x in (query, key, value))

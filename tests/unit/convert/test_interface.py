@@ -242,7 +242,9 @@ def test_the_position_bias_of_mpnet_reaches_every_slot(settings):
 
 @pytest.mark.compile
 @pytest.mark.parametrize("family", ["bert", "modernbert", "mpnet"])
-@pytest.mark.parametrize("settings", [{"exact_length": 0, "local_window": 4}, {"segment_length": 32}])
+@pytest.mark.parametrize(
+    "settings", [{"exact_length": 0, "local_window": 4, "trained_length": 20}, {"segment_length": 32}]
+)
 def test_compiles_and_exports_for_every_length(family, settings):
     model = build(family, projected_dim=8, **settings)
     batch = {"input_ids": torch.randint(4, 100, (2, 70)), "attention_mask": torch.ones(2, 70, dtype=torch.long)}
