@@ -93,6 +93,18 @@ def test_text_is_found_better_and_the_folder_is_ready(work: Path, capsys: pytest
             run_adapt(settings(work, "other", model=str(folder), **kept | {name: value}), console=Console(quiet=True))
 
 
+def test_a_sentence_encoder_that_names_a_head_which_it_lacks(work: Path) -> None:
+    """As all-mpnet-base-v2 does."""
+    folder = work / "sentences"
+    parts = [Transformer(str(work / "encoder"), max_seq_length=48), Pooling(32, pooling_mode="mean")]
+    SentenceTransformer(modules=parts, device="cpu").save_pretrained(str(folder))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"architectures": ["BertForMaskedLM"]}))
+    assert run(settings(work, "headless", model=str(folder), steps=1, evaluate_every=1, save_every=1))["steps"] == 1
+    saved = json.loads((work / "headless" / "model" / "config.json").read_text())
+    assert saved["architectures"] == ["BertModel"]
+
+
 def test_a_stopped_run_goes_on_as_if_nothing_had_been(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from linformers.training import engine
 

@@ -276,8 +276,13 @@ def _suffix(class_name: str) -> str:
     return found[1] if found else class_name
 
 
-def saved_head(settings: dict[str, Any]) -> str:
-    """The head that a folder was saved with; pretraining heads become the part of them that we have."""
+def saved_head(settings: dict[str, Any], folder: Path | None = None) -> str:
+    """The head that a folder was saved with; pretraining heads become the part of them that we have.
+
+    A folder that sentence-transformers reads without a head has none, as all-mpnet-base-v2, whatever it names.
+    """
+    if folder is not None and embeds(folder):
+        return "Model"
     names = settings.get("architectures") or ["Model"]
     head = _suffix(names[0])
     if head == "ForPreTraining":

@@ -116,7 +116,7 @@ def load_network(reading: Reading | VectorSettings) -> Network:
     exported = (folder / GRAPH).is_file() and not any(folder.glob("*.safetensors"))
     facts = _read_facts(folder) if exported else {}
     architecture = facts["architecture"] if exported else (config.architectures or ["Model"])[0]
-    head = saved_head({"architectures": [architecture]} if exported else config.to_dict())
+    head = saved_head({"architectures": [architecture]} if exported else config.to_dict(), Path(reading.model))
     if head not in (ENCODERS if embeds else SCORERS):
         what = "score takes classifiers, taggers, encoders of texts and models that answer questions"
         what = "embed takes encoders of texts" if embeds else what

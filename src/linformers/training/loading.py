@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 import linformers  # noqa: F401  (registers the model type)
 from linformers.convert.agreement import check_loaded, check_vocabulary
 from linformers.convert.load import AUTO, longest_input, saved_head
-from linformers.convert.surroundings import encoder_folder
+from linformers.convert.surroundings import encoder_folder, with_surroundings
 from linformers.files.folders import check_intact
 from linformers.models.silence import silenced
 
@@ -28,9 +28,10 @@ def load_saved(option: str, name: str, dtype: str = "float32") -> PreTrainedMode
         ValueError: it cannot be loaded.
     """
     with reported(option, name):
-        folder = encoder_folder(name)
+        around = with_surroundings(name)
+        folder = encoder_folder(around)
         config: Any = AutoConfig.from_pretrained(folder, **LOCAL)
-        auto = AUTO[saved_head(config.to_dict())]
+        auto = AUTO[saved_head(config.to_dict(), Path(around))]
         model, report = auto.from_pretrained(
             folder, use_safetensors=True, dtype=getattr(torch, dtype), **REPORTED, **LOCAL
         )
