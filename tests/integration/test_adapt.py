@@ -88,9 +88,27 @@ def test_text_is_found_better_and_the_folder_is_ready(work: Path, capsys: pytest
     again = settings(work, "again", model=str(folder), segment_length=None, steps=1, evaluate_every=1, save_every=1)
     assert run(again)["before"]["loss"] == pytest.approx(results["best"]["loss"], rel=1e-4), "it goes on from there"
     kept: dict[str, Any] = {"segment_length": None, "max_length": None, "projected_dim": None}
-    for name, value in {"segment_length": 64, "max_length": 256, "projected_dim": 9, "context_weight": 0.0}.items():
+    others = {"segment_length": 64, "max_length": 256, "projected_dim": 9, "context_weight": 0.0, "global_tokens": 3}
+    for name, value in others.items():
         with pytest.raises(ValueError, match=f"{name}={value}, but .* is linear already"):
             run_adapt(settings(work, "other", model=str(folder), **kept | {name: value}), console=Console(quiet=True))
+
+
+def test_every_segment_sees_the_beginning(work: Path) -> None:
+    results = run(settings(work, "beginning", global_tokens=6, steps=2, evaluate_every=1, save_every=2))
+    assert results["best"]["loss"] <= results["before"]["loss"]
+    model = AutoModel.from_pretrained(work / "beginning" / "model").eval()
+    assert model.config.linformers["global_tokens"] == 6
+    ids = torch.randint(5, 30, (1, 144))
+    with torch.no_grad():
+        before = model(ids).last_hidden_state[0, 96:]
+        ids[0, 2] += 1
+        moved = (model(ids).last_hidden_state[0, 96:] - before).abs().max()
+        model.config.linformers["global_tokens"] = 0
+        weaker = model(ids).last_hidden_state[0, 96:]
+        ids[0, 2] -= 1
+        less = (model(ids).last_hidden_state[0, 96:] - weaker).abs().max()
+    assert moved > 2 * less, "a token of the beginning is seen exactly, not in a slot that weighs less"
 
 
 def test_a_sentence_encoder_that_names_a_head_which_it_lacks(work: Path) -> None:

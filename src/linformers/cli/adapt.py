@@ -44,6 +44,13 @@ def adapt(
             show_default="the model's, or 0.25",
         ),
     ] = None,
+    global_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="Tokens at the start of a text, as its title, that every segment sees exactly.",
+            show_default="the model's, or 0",
+        ),
+    ] = None,
     length: Annotated[int, typer.Option(help="Tokens of a passage in training.")] = 1024,
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 200,
     batch_size: Annotated[int, typer.Option(help="Passages a step, told apart from each other.")] = 4,

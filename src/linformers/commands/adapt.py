@@ -17,7 +17,7 @@ from linformers.convert.load import longest_input
 from linformers.data.cache import TokenCache
 from linformers.data.padding import PadBatch
 from linformers.files.run_folder import MODEL
-from linformers.files.settings import Count
+from linformers.files.settings import Count, Natural
 from linformers.scoring.sentence import read_sentences
 from linformers.training.contrast import SHORTEST_SEGMENT, Contrast, Queries, Weights
 from linformers.training.engine import Batches
@@ -26,20 +26,27 @@ from linformers.training.processes import evaluation_batches, refuse_launcher, s
 
 KIND = "linformers adapt"
 # How an encoder is read that is not linear yet.
-READING: dict[str, Any] = {"segment_length": 128, "max_length": 8192, "projected_dim": 32, "context_weight": 0.25}
+READING: dict[str, Any] = {
+    "segment_length": 128,
+    "max_length": 8192,
+    "projected_dim": 32,
+    "context_weight": 0.25,
+    "global_tokens": 0,
+}
 
 
 class AdaptSettings(PlainTextSettings):
     """An adaptation to long texts; more of it in ``PlainTextSettings``.
 
     The model's vectors are means of its tokens. If it is not linear yet, it becomes so, in its own class; one that is
-    linear already keeps its reading, so that the first four must be left out or agree with it.
+    linear already keeps its reading, so that the first five must be left out or agree with it.
 
     Args:
         segment_length: Tokens of a segment; None = 128.
         max_length: Tokens of the longest text that the result reads; None = 8,192.
         projected_dim: Slots for all other segments; None = 32.
         context_weight: The most that all other segments weigh of what the own weighs; None = 0.25.
+        global_tokens: Tokens at the start of a text, as its title, that every segment sees exactly; None = 0.
         anchor: Weight of staying near the vectors that the encoder gave before.
         evaluation_passages: The most of the held-out passages that are read.
     """
@@ -50,6 +57,7 @@ class AdaptSettings(PlainTextSettings):
     max_length: Count | None = None
     projected_dim: Count | None = None
     context_weight: Annotated[float, Field(ge=0)] | None = None
+    global_tokens: Natural | None = None
     length: Annotated[int, Field(ge=64)] = 1024
     steps: Count = 200
     batch_size: Annotated[int, Field(ge=2)] = 4
