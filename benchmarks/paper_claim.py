@@ -125,7 +125,9 @@ CELLS: dict[str, Cell] = {
     "content, k = n/2, from nothing": Cell(slots(HALF, "cluster"), scratch=True, short=True),
     # from nothing for as long as the teacher
     "paper, k = n/2, from nothing, longer": Cell(slots(HALF), "pooling", scratch=True),
-    "content, k = n/2, from nothing, longer": Cell(slots(HALF, "cluster"), scratch=True),
+    "first layer softmax, content, k = n/4, from nothing, longer": Cell(
+        slots([None, QUARTER, QUARTER], "cluster"), scratch=True
+    ),
     "window of 8, k = n/4, from nothing": Cell(slots(QUARTER, local_window=8), "pooling", scratch=True, short=True),
     "window of 8, content, k = n/4, from nothing": Cell(
         slots(QUARTER, "cluster", local_window=8), scratch=True, short=True
