@@ -43,6 +43,10 @@ def embed(
     context: Annotated[
         str, typer.Option(help="What a chunk is read in: its document (late chunking, arXiv 2409.04701), or chunk.")
     ] = "document",
+    beginning: Annotated[
+        int,
+        typer.Option(help="Tokens at the start of a document, as its title, that are pooled into each of its chunks."),
+    ] = 0,
     text: Columns = None,
     delimiter: Delimiter = None,
     encoding: Encoding = None,

@@ -243,23 +243,32 @@ class Embedder:
         """Chunks as parts of their document (late chunking).
 
         What stands before a piece of a text, special tokens and the prompt, goes to the first chunk of the piece, and
-        what stands behind it to the last (section 4.1 of the paper).
+        what stands behind it to the last (section 4.1 of the paper). The first tokens of the text that are pooled into
+        all its chunks stand behind the others in the lists of parts.
         """
         tokens = self.encoder.windows_of([one.ids for one in located], **self.reading)
         pieces = Pieces(tokens=tokens, parts=[[] for _ in tokens.windows])
         of_text: list[list[int]] = [[] for _ in located]
         for piece, owner in enumerate(tokens.owner.tolist()):
             of_text[owner].append(piece)
+        of_beginning: list[list[Part]] = [[] for _ in tokens.windows]
+
+        def add(parts: list[list[Part]], text: int, first: int, last: int) -> bool:
+            """Tokens of a text, which may stand in several pieces, are a part of the next vector."""
+            found = False
+            for piece in of_text[text]:
+                start, end = max(first, tokens.starts[piece]), min(last, tokens.ends[piece])
+                if start < end:
+                    shift = tokens.heads[piece] - tokens.starts[piece]
+                    parts[piece].append((len(pieces.texts), start + shift, end + shift))
+                    found = True
+            return found
+
         for text, places in enumerate(numbers):
             for chunk, (first, last) in enumerate(places):
-                found = 0
-                for piece in of_text[text]:
-                    start, end = max(first, tokens.starts[piece]), min(last, tokens.ends[piece])
-                    if start < end:
-                        shift = tokens.heads[piece] - tokens.starts[piece]
-                        pieces.parts[piece].append((len(pieces.texts), start + shift, end + shift))
-                        found += 1
-                if found:
+                if add(pieces.parts, text, first, last):
+                    opening = places[0][0]
+                    add(of_beginning, text, opening, min(opening + self.settings.beginning, first))
                     pieces.add(text, chunk, chunks[text][chunk])
                 elif first < last:
                     pieces.unread += 1
@@ -271,6 +280,7 @@ class Embedder:
                 parts[0] = (vector, self._opening(tokens, piece), end)
                 vector, start, _ = parts[-1]
                 parts[-1] = (vector, start, len(tokens.windows[piece]))
+            parts += of_beginning[piece]
         return pieces
 
     def _opening(self, tokens: Tokens, piece: int) -> int:

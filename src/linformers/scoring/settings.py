@@ -171,6 +171,8 @@ class VectorSettings(Loading):
         overlap: Tokens that a chunk of ``tokens:N`` shares with the one before it.
         context: What a chunk is read in: the whole ``document``, so that "it" is known (late chunking,
             arXiv 2409.04701), or nothing but the ``chunk``.
+        beginning: Tokens at the start of a document, as its title, that are pooled into each of its chunks beside the
+            chunk's own, so that a chunk is also found by what its document is about; with a context of the document.
         long: The reading of a longer text: ``truncate`` reads the beginning, ``windows`` all of it in pieces, which are
             pooled together. None = ``windows`` for chunks in their document, else ``truncate``.
         pooling: The way from tokens to a vector: their ``mean``, each number's ``max``, or the first token (``cls``).
@@ -190,6 +192,7 @@ class VectorSettings(Loading):
     chunks: str | None = None
     overlap: Natural = 0
     context: Context = "document"
+    beginning: Natural = 0
     long: Long | None = None
     pooling: Pooling | None = None
     normalize: bool | None = None
@@ -209,6 +212,11 @@ class VectorSettings(Loading):
             raise ValueError(f"overlap={self.overlap} must be less than the {size} tokens of a chunk")
         if kind is None and self.context == "chunk":
             raise ValueError("context='chunk' has no chunks: add --chunks sentence, paragraph or tokens:N")
+        if self.beginning and not self.in_context:
+            raise ValueError(
+                f"beginning={self.beginning} is of chunks that are read in their document: add --chunks, without "
+                "--context chunk, or leave it out"
+            )
         if self.prompt is not None and self.prompt_name is not None:
             raise ValueError(f"prompt_name={self.prompt_name!r} and prompt={self.prompt!r} exclude each other")
         if self.ranges is not None and self.dtype != "int8":

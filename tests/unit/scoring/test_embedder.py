@@ -107,15 +107,17 @@ def states_of(folder: Path, text: str, length: int = 64) -> tuple[list[np.ndarra
 
 
 @pytest.mark.parametrize("name", ["bert", "linear", "linformer"])
-@pytest.mark.parametrize("pooling", ["mean", "max"])
-def test_chunks_in_their_document(folders: dict[str, Path], name: str, pooling: str) -> None:
+@pytest.mark.parametrize(("pooling", "beginning"), [("mean", 0), ("mean", 5), ("max", 0), ("max", 5)])
+def test_chunks_in_their_document(folders: dict[str, Path], name: str, pooling: str, beginning: int) -> None:
     text = "!  ".join(TEXTS) + ".\n\nthe end"
-    reading = embedder(folders[name], chunks="sentence", pooling=pooling, normalize=False)
+    reading = embedder(folders[name], chunks="sentence", pooling=pooling, normalize=False, beginning=beginning)
     found = reading.vectors(["the day", text])
     assert found.texts.tolist() == [0] + [1] * 13
     states, spans = states_of(folders[name], text)
     assert len(states) > 2  # the text is longer than the model reads
     together: dict[int, list[np.ndarray]] = {chunk: [] for chunk in range(1, 14)}
+    before: dict[int, int] = {}  # tokens of the text before each chunk
+    offset = 0
     for piece, places in zip(states, spans, strict=True):
         parts = {}
         for chunk, (start, end) in enumerate(found.spans[1:], start=1):
@@ -126,8 +128,10 @@ def test_chunks_in_their_document(folders: dict[str, Path], name: str, pooling: 
             first = 0 if chunk == min(parts) else inside[0]
             last = len(piece) if chunk == max(parts) else inside[-1] + 1
             together[chunk].append(piece[first:last])
+            before.setdefault(chunk, offset + inside[0] - 1)
+        offset += len(piece) - 2
     for chunk, tokens in together.items():
-        every = np.concatenate(tokens)
+        every = np.concatenate([*tokens, states[0][1 : 1 + min(beginning, before[chunk])]])
         expected = every.mean(0) if pooling == "mean" else every.max(0)
         np.testing.assert_allclose(found.values[chunk], expected, rtol=0, atol=2e-5)
     chunks = [text[start:end] for start, end in found.spans[1:]]
@@ -219,6 +223,8 @@ def test_options_that_the_model_does_not_take(folders: dict[str, Path], name: st
         ({"chunks": "tokens:5", "overlap": 5}, "overlap=5 must be less than the 5 tokens"),
         ({"chunks": "sentence", "overlap": 5}, "overlap=5 is of chunks of tokens"),
         ({"context": "chunk"}, "context='chunk' has no chunks"),
+        ({"beginning": 5}, "beginning=5 is of chunks that are read in their document"),
+        ({"chunks": "sentence", "context": "chunk", "beginning": 5}, "beginning=5 is of chunks"),
         ({"prompt": "a", "prompt_name": "b"}, "exclude each other"),
         ({"ranges": "x"}, "ranges='x' are of int8"),
         ({"dtype": "int4"}, "dtype='int4' is unknown"),
