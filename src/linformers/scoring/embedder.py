@@ -15,7 +15,7 @@ from linformers.data.tokenise import Located, TextEncoder, Tokens
 from linformers.scoring.batches import run_batches
 from linformers.scoring.chunks import Span, paragraphs, sentences, stretches, tokens_within
 from linformers.scoring.networks import Network, load_network
-from linformers.scoring.pooling import OF_PARTS, Part, Pool, Pooled, pool_parts, read_ranges, stored
+from linformers.scoring.pooling import BEGINNING_SHARE, OF_PARTS, Part, Pool, Pooled, pool_parts, read_ranges, stored
 from linformers.scoring.sentence import Sentences, normalized, read_sentences
 from linformers.scoring.settings import VectorSettings
 
@@ -233,7 +233,7 @@ class Embedder:
                 vectors[place] = len(vectors)
                 pieces.add(*one)
         for piece, owner in enumerate(tokens.owner.tolist()):
-            pieces.parts.append([(vectors[owner], self._opening(tokens, piece), len(tokens.windows[piece]))])
+            pieces.parts.append([Part(vectors[owner], self._opening(tokens, piece), len(tokens.windows[piece]))])
         pieces.tokenless = sum(map(len, chunks)) - len(vectors)
         return pieces
 
@@ -253,14 +253,14 @@ class Embedder:
             of_text[owner].append(piece)
         of_beginning: list[list[Part]] = [[] for _ in tokens.windows]
 
-        def add(parts: list[list[Part]], text: int, first: int, last: int) -> bool:
+        def add(parts: list[list[Part]], text: int, first: int, last: int, weight: float = 1.0) -> bool:
             """Tokens of a text, which may stand in several pieces, are a part of the next vector."""
             found = False
             for piece in of_text[text]:
                 start, end = max(first, tokens.starts[piece]), min(last, tokens.ends[piece])
                 if start < end:
                     shift = tokens.heads[piece] - tokens.starts[piece]
-                    parts[piece].append((len(pieces.texts), start + shift, end + shift))
+                    parts[piece].append(Part(len(pieces.texts), start + shift, end + shift, weight))
                     found = True
             return found
 
@@ -268,7 +268,9 @@ class Embedder:
             for chunk, (first, last) in enumerate(places):
                 if add(pieces.parts, text, first, last):
                     opening = places[0][0]
-                    add(of_beginning, text, opening, min(opening + self.settings.beginning, first))
+                    if seen := min(self.settings.beginning, first - opening):
+                        weight = BEGINNING_SHARE / (1 - BEGINNING_SHARE) * (last - first) / seen
+                        add(of_beginning, text, opening, opening + seen, weight)
                     pieces.add(text, chunk, chunks[text][chunk])
                 elif first < last:
                     pieces.unread += 1
@@ -276,10 +278,8 @@ class Embedder:
                     pieces.tokenless += 1
         for piece, parts in enumerate(pieces.parts):
             if parts:
-                vector, _, end = parts[0]
-                parts[0] = (vector, self._opening(tokens, piece), end)
-                vector, start, _ = parts[-1]
-                parts[-1] = (vector, start, len(tokens.windows[piece]))
+                parts[0] = parts[0]._replace(first=self._opening(tokens, piece))
+                parts[-1] = parts[-1]._replace(last=len(tokens.windows[piece]))
             parts += of_beginning[piece]
         return pieces
 

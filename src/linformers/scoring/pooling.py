@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,9 +14,18 @@ from linformers.files.run_folder import RESULTS
 from linformers.scoring.settings import VectorDtype
 
 OF_PARTS = ("mean", "max", "mean_sqrt_len_tokens")  # which also say something of some tokens of a text
-Part = tuple[
-    int, int, int
-]  # number of a vector, and the first token of a piece that is pooled for it, and the last + 1
+# What the beginning of a document weighs in the mean of a chunk (docs/embed.md has what that gains).
+BEGINNING_SHARE = 0.4
+
+
+class Part(NamedTuple):
+    """Tokens of a piece that are pooled for a vector: the first, and the one behind the last; what each weighs."""
+
+    vector: int
+    first: int
+    last: int
+    weight: float = 1.0
+
 
 # Numbers of vectors, what is added to each, and its weight.
 Pooled = tuple[list[int], Float[np.ndarray, "parts modes hidden"], Float[np.ndarray, "parts modes"]]
@@ -28,13 +38,13 @@ def pool_parts(modes: Sequence[str], parts: Sequence[list[Part]], states: Float[
     """
     vectors, found, weights = [], [], []
     for states_of_piece, of_piece in zip(states.float(), parts, strict=True):
-        for vector, first, last in of_piece:
-            tokens = states_of_piece[first:last]
-            vectors.append(vector)
+        for part in of_piece:
+            tokens = states_of_piece[part.first : part.last]
+            vectors.append(part.vector)
             for mode in modes:
-                value, weight = _pool(mode, tokens, first)
-                found.append(value)
-                weights.append(weight)
+                value, weight = _pool(mode, tokens, part.first)
+                found.append(value if mode == "max" else value * part.weight)
+                weights.append(weight * part.weight)
     if not found:
         hidden = states.shape[2]
         return [], np.empty((0, len(modes), hidden), np.float32), np.empty((0, len(modes)), np.float32)

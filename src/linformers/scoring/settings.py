@@ -171,8 +171,8 @@ class VectorSettings(Loading):
         overlap: Tokens that a chunk of ``tokens:N`` shares with the one before it.
         context: What a chunk is read in: the whole ``document``, so that "it" is known (late chunking,
             arXiv 2409.04701), or nothing but the ``chunk``.
-        beginning: Tokens at the start of a document, as its title, that are pooled into each of its chunks beside the
-            chunk's own, so that a chunk is also found by what its document is about; with a context of the document.
+        beginning: Tokens at the start of a document, as its title, whose mean is two fifths of each of its other
+            chunks, so that a chunk is also found by what its document is about; with a context of the document.
         long: The reading of a longer text: ``truncate`` reads the beginning, ``windows`` all of it in pieces, which are
             pooled together. None = ``windows`` for chunks in their document, else ``truncate``.
         pooling: The way from tokens to a vector: their ``mean``, each number's ``max``, or the first token (``cls``).
