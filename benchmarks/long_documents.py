@@ -265,6 +265,9 @@ def readers(teacher: str, adapted: str, alone: str | None, tokenizer: Any) -> di
     }
     if alone is not None:
         found["segments alone, adapted alike"] = lambda: whole(trained(alone), tokenizer)
+        found["chunks of 128 with the beginning, adapted alike"] = lambda: chunks(
+            trained(alone), tokenizer, 128, before=BEGINNING
+        )
     return found
 
 
