@@ -1,8 +1,11 @@
 """``linformers reproduce`` on data sets that are given, and with pretraining in processes of its own."""
 
 import json
+import os
 import signal
 import subprocess
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -92,13 +95,13 @@ def test_pretraining_in_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     cells = "figure3.cells={softmax: [softmax, data.length=64], plain: [plain, data.length=64]}"
     few = [cells, "figure3.seeds=[]", "figure3.seeded=[]", "figure3.compare={softmax: softmax}"]
     commands = []
-    real = subprocess.run
+    real = subprocess.Popen
 
     def noted(command: list[str], **options: Any) -> Any:
         commands.append(command)
         return real(command, **options)
 
-    monkeypatch.setattr(figure3.subprocess, "run", noted)
+    monkeypatch.setattr(figure3.subprocess, "Popen", noted)
     assert run(tmp_path / "apart", "figure3", *few, "figure3.launch=[linformers]", "figure3.jobs=2") == 0
     started = [command for command in commands if "pretrain" in command]
     assert len(started) == 2 and all(command[1:4] == ["-m", "linformers", "pretrain"] for command in started)
@@ -115,13 +118,35 @@ def test_a_process_that_stops(
 ) -> None:
     assert signal.SIGINT + 128 == 130
 
-    def stops(command: list[str], **options: Any) -> Any:
-        return subprocess.CompletedProcess(command, code, stdout="", stderr="it says why")
+    real = subprocess.Popen
 
-    monkeypatch.setattr(figure3.subprocess, "run", stops)
+    def stops(command: list[str], **options: Any) -> Any:
+        return real(
+            [sys.executable, "-c", f"import sys; print('it says why', file=sys.stderr); sys.exit({code})"], **options
+        )
+
+    monkeypatch.setattr(figure3.subprocess, "Popen", stops)
     try:
         found = run(tmp_path / "out", "figure3", "figure3.launch=[linformers]")
     except SystemExit as error:
         found = error.code
     assert found == ends and not (tmp_path / "out" / "figure3").exists()
     assert ("it says why" in capsys.readouterr().err) == (code == 1)
+
+
+def test_sigterm_ends_the_processes_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A launcher or a scheduler sends it to the command alone."""
+    real, started = subprocess.Popen, []
+
+    def waits(command: list[str], **options: Any) -> Any:
+        started.append(real([sys.executable, "-c", "import time; time.sleep(60)"], **options))
+        if len(started) == 2:
+            threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        return started[-1]
+
+    monkeypatch.setattr(figure3.subprocess, "Popen", waits)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ends:
+        run(tmp_path / "out", "figure3", "figure3.launch=[linformers]", "figure3.jobs=2")
+    assert ends.value.code == 143 and signal.getsignal(signal.SIGTERM) is before
+    assert [process.poll() for process in started] == [-signal.SIGTERM] * 2

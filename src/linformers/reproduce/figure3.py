@@ -7,14 +7,16 @@ of each cell measured alone afterwards: stage by stage, medians over interleaved
 
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from rich.console import Console
@@ -28,6 +30,7 @@ from linformers.reproduce.cells import Cell, Context, stop_if
 from linformers.reproduce.scales import Figure3Scale, Scale, recipes_folder
 from linformers.training.corpus import cut_steps
 from linformers.training.recipe import Recipe, Stage, load_recipe
+from linformers.training.stopping import STOPPED_BY
 
 TITLE = "Figure 3: pretraining"
 EXCERPT = "excerpt"  # of the shipped books, in place of a source
@@ -80,12 +83,13 @@ def train(names: Sequence[str], scale: Figure3Scale, context: Context) -> None:
     if len(todo) < len(names):
         context.say(f"{len(names) - len(todo)} of {len(names)} cells are trained already")
     start, done = time.perf_counter(), 0
+    running: set[subprocess.Popen[str]] = set()
 
     def one(name: str) -> None:
         nonlocal done
         cell = cells[name]
         recipe = recipe_of(name, scale, context, cell.run)
-        _pretrain(recipe, cell, scale)
+        _pretrain(recipe, cell, scale, running)
         results = json.loads((cell.run / "results.json").read_text(encoding="utf-8"))
         kept = {key: results[key] for key in ("evaluations", "parameters", "seconds", "steps", "tokens")}
         cell.keep(kept)
@@ -99,13 +103,31 @@ def train(names: Sequence[str], scale: Figure3Scale, context: Context) -> None:
         for name in todo:
             one(name)
         return
-    try:
+    with _stopping(pool, running):
         list(pool.map(one, todo))
+
+
+@contextmanager
+def _stopping(pool: ThreadPoolExecutor, running: set[subprocess.Popen[str]]) -> Iterator[None]:
+    """End the processes of a pool with this one: SIGTERM reaches it alone."""
+
+    def stop(number: int, frame: object) -> NoReturn:
+        raise SystemExit(STOPPED_BY[number])
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in tuple(running):
+            process.terminate()
+        raise
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown()
+        signal.signal(signal.SIGTERM, before)
 
 
-def _pretrain(recipe: Recipe, cell: Cell, scale: Figure3Scale) -> None:
+def _pretrain(recipe: Recipe, cell: Cell, scale: Figure3Scale, running: set[subprocess.Popen[str]]) -> None:
     if not scale.launch:
         stop_if(run_recipe(recipe, console=Console(quiet=True)))
         return
@@ -114,10 +136,15 @@ def _pretrain(recipe: Recipe, cell: Cell, scale: Figure3Scale) -> None:
     path.write_text(recipe.as_yaml(), encoding="utf-8")
     threads = str(max((os.cpu_count() or 1) // scale.jobs, 1))
     command = [sys.executable, "-m", *scale.launch, "pretrain", str(path)]
-    run = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": threads})
-    stop_if(run.returncode if run.returncode in (130, 143) else 0)
-    if run.returncode:
-        raise RuntimeError(f"{path} failed: {run.stdout[-500:]} {run.stderr[-2000:]}")
+    environment = {**os.environ, "OMP_NUM_THREADS": threads}
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment)
+    running.add(process)
+    said, errors = process.communicate()
+    running.remove(process)
+    stop_if(process.returncode if process.returncode in STOPPED_BY.values() else 0)
+    if process.returncode:
+        raise RuntimeError(f"{path} failed: {said[-500:]} {errors[-2000:]}")
 
 
 def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
