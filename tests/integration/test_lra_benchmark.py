@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ def test_a_recipe_trains_every_model_and_keeps_what_is_finished(tmp_path: Path):
     options = ["--task", "listops", "--steps", "2", "--sizes", "20", "6", "6", "--shorter", "20", "--batch-size", "2"]
     run(tmp_path, *options, "--models", "kfree", "none")
     again = run(tmp_path, *options)
-    assert "kfree seed 0: step" not in again and "linformer seed 0: step" in again
+    assert "kfree rate 0.001 seed 0: step" not in again and "linformer rate 0.001 seed 0: step" in again
     found = json.loads((tmp_path / "lra-listops.json").read_text())
     assert [row["model"] for row in found["table"]] == MODELS
     assert found["settings"]["pooling"] == "first" and found["settings"]["projection_kind"] == "conv"  # the recipe's
@@ -33,12 +34,47 @@ def test_a_recipe_trains_every_model_and_keeps_what_is_finished(tmp_path: Path):
     assert found["data"]["shorter"]["longest"] < 500 <= found["data"]["test"]["mean_length"]
 
 
+@pytest.mark.slow
+def test_the_rate_is_chosen_with_the_first_seed(tmp_path: Path):
+    options = [
+        "--task",
+        "pathfinder",
+        "--steps",
+        "2",
+        "--sizes",
+        "8",
+        "6",
+        "6",
+        "--batch-size",
+        "2",
+        "--models",
+        "none",
+    ]
+    run(tmp_path, *options, "--rates", "1e-3", "1e-5", "--seeds", "3", "4", "5")
+    found = json.loads((tmp_path / "lra-pathfinder.json").read_text())
+    tried = {name.removeprefix("pathfinder-none-") for name in found["cells"]}
+    (row,) = found["table"]
+    first = {f"rate{rate}-seed3" for rate in ("0.001", "1e-05")}
+    assert tried == first | {f"rate{row['learning_rate']:g}-seed{seed}" for seed in (4, 5)} and row["seeds"] == 3
+    cells = [cell for cell in found["cells"].values() if cell["learning_rate"] == row["learning_rate"]]
+    assert row["accuracy"] == pytest.approx(100 * sum(cell["accuracy"] for cell in cells) / 3)
+
+
 @pytest.fixture
 def lra(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.syspath_prepend(SCRIPT.parent)
     import lra
 
     return lra
+
+
+def test_the_rate_is_that_of_the_best_validation(lra):
+    def cell(model: str, rate: float, validation: float, test: float) -> dict[str, Any]:
+        return {"model": model, "learning_rate": rate, "accuracy": test, "best": {"accuracy": validation, "step": 1}}
+
+    cells = [cell("none", 1e-3, 0.4, 0.9), cell("none", 3e-3, 0.5, 0.1), cell("kfree", 1e-4, 0.9, 0.9)]
+    assert lra.chosen_rate(cells, "none") == 3e-3
+    assert lra.chosen_rate([*cells, cell("none", 1e-2, 0.5, 1.0)], "none") == 3e-3, "of equal ones the first"
 
 
 @pytest.mark.parametrize(
