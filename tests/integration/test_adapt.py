@@ -12,11 +12,13 @@ from rich.console import Console
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoTokenizer, BertForSequenceClassification
 
 import linformers
 from linformers.cli import main
 from linformers.commands.adapt import AdaptSettings, run_adapt
+from linformers.convert.interface import Settings, settings_of
+from linformers.training.loading import load_saved
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +77,7 @@ def test_text_is_found_better_and_the_folder_is_ready(work: Path, capsys: pytest
     assert "Adaptation to long texts" in (folder / "README.md").read_text()
     model = AutoModel.from_pretrained(folder)
     assert type(model).__name__ == "BertModel" and model.config.linformers["segment_length"] == 48
+    assert settings_of(model.config).global_tokens == Settings.global_tokens
     assert model.config._attn_implementation == "linformers" and model.config.max_position_embeddings == 512
     encoder = SentenceTransformer(str(folder), device="cpu")
     text = json.loads((work / "texts.jsonl").read_text().splitlines()[0])["text"]
@@ -122,6 +125,9 @@ def test_a_sentence_encoder_that_names_a_head_which_it_lacks(work: Path) -> None
     saved = json.loads((work / "headless" / "model" / "config.json").read_text())
     assert saved["architectures"] == ["BertModel"]
 
+    BertForSequenceClassification(AutoConfig.from_pretrained(folder)).save_pretrained(folder)  # put there, so kept
+    assert type(load_saved("model", str(folder))) is BertForSequenceClassification
+
 
 def test_a_stopped_run_goes_on_as_if_nothing_had_been(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from linformers.training import engine
@@ -153,6 +159,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_been(work: Path, monkeypatch: p
         ({"model": "linformer"}, "reads a text as a whole"),
         ({"model": "slots", "segment_length": None}, r"as a whole \(segment_length=0\)"),
         ({"model": "first"}, "pools tokens by cls"),
+        ({"global_tokens": 48}, "global_tokens=48 must be less than the 48 tokens of a segment"),
         ({"segment_length": 100}, "segments of 100 tokens are longer than the 64 positions"),
     ],
 )

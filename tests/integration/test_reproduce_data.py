@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -150,3 +151,32 @@ def test_sigterm_ends_the_processes_too(tmp_path: Path, monkeypatch: pytest.Monk
         run(tmp_path / "out", "figure3", "figure3.launch=[linformers]", "figure3.jobs=2")
     assert ends.value.code == 143 and signal.getsignal(signal.SIGTERM) is before
     assert [process.poll() for process in started] == [-signal.SIGTERM] * 2
+
+
+def test_none_is_begun_after_one_that_failed_or_a_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, started = subprocess.Popen, []
+    codes = ["import sys; sys.exit(1)", "import time; time.sleep(2)"]
+
+    def fails(command: list[str], **options: Any) -> Any:
+        started.append(real([sys.executable, "-c", codes[min(len(started), 1)]], **options))
+        return started[-1]
+
+    monkeypatch.setattr(figure3.subprocess, "Popen", fails)
+    assert run(tmp_path / "out", "figure3", "figure3.launch=[linformers]", "figure3.jobs=2") == 1
+    assert sorted(process.poll() for process in started) == [0, 1], "its neighbour comes to its end"
+
+    started.clear()
+
+    def late(command: list[str], **options: Any) -> Any:
+        """The signal comes while a process is begun."""
+        if len(started) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.5)
+        started.append(real([sys.executable, "-c", "import time; time.sleep(60)"], **options))
+        return started[-1]
+
+    monkeypatch.setattr(figure3.subprocess, "Popen", late)
+    with pytest.raises(SystemExit) as ends:
+        run(tmp_path / "late", "figure3", "figure3.launch=[linformers]", "figure3.jobs=2")
+    assert ends.value.code == 143
+    assert {process.poll() for process in started} == {-signal.SIGTERM}

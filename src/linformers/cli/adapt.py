@@ -48,7 +48,7 @@ def adapt(
         int | None,
         typer.Option(
             help="Tokens at the start of a text, as its title, that every segment sees exactly.",
-            show_default="the model's, or 0",
+            show_default="the model's, or 1",
         ),
     ] = None,
     length: Annotated[int, typer.Option(help="Tokens of a passage in training.")] = 1024,

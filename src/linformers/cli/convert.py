@@ -120,8 +120,9 @@ def convert(
     trained_length: Annotated[
         int,
         typer.Option(
-            help="Tokens of the texts that the model was trained on: in longer ones attention is sharpened by the "
-            "logarithm of their length, for models that must find single facts. 0 = no. Of a model in its own class."
+            help="Tokens of the texts that the model was trained on: in longer ones queries are multiplied by "
+            "log(length) / log(this), for models that must find single facts. 0 = no. Of a model in its own class; not "
+            "with --segment-length."
         ),
     ] = 0,
     softmax_layers: Annotated[

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from linformers._registration import ATTENTION, MODEL_TYPE
 from linformers.commands.plain_text import PlainTextJob, PlainTextSettings
-from linformers.convert.interface import settings_of
+from linformers.convert.interface import Settings, settings_of
 from linformers.convert.linearise import linearise
 from linformers.convert.load import longest_input
 from linformers.data.cache import TokenCache
@@ -31,7 +31,7 @@ READING: dict[str, Any] = {
     "max_length": 8192,
     "projected_dim": 32,
     "context_weight": 0.25,
-    "global_tokens": 0,
+    "global_tokens": Settings.global_tokens,
 }
 
 
@@ -46,7 +46,7 @@ class AdaptSettings(PlainTextSettings):
         max_length: Tokens of the longest text that the result reads; None = 8,192.
         projected_dim: Slots for all other segments; None = 32.
         context_weight: The most that all other segments weigh of what the own weighs; None = 0.25.
-        global_tokens: Tokens at the start of a text, as its title, that every segment sees exactly; None = 0.
+        global_tokens: Tokens at the start of a text, as its title, that every segment sees exactly; None = 1.
         anchor: Weight of staying near the vectors that the encoder gave before.
         evaluation_passages: The most of the held-out passages that are read.
     """
@@ -169,6 +169,10 @@ class AdaptJob(PlainTextJob):
             raise ValueError(
                 f"model={name!r} reads a text {what} (segment_length={found}), and queries are made of segments of at "
                 f"least {SHORTEST_SEGMENT}; give the encoder that it was made of"
+            )
+        if (seen := settings_of(model.config).global_tokens) >= found:
+            raise ValueError(
+                f"global_tokens={seen} must be less than the {found} tokens of a segment: every segment sees them all"
             )
         if settings.length > longest_input(model):
             raise ValueError(

@@ -19,7 +19,7 @@ from transformers.masking_utils import bidirectional_mask_function, sdpa_mask
 from linformers._registration import ATTENTION as NAME
 from linformers._registration import MODEL_TYPE
 from linformers.attention.distances import Distances
-from linformers.attention.documents import Documents
+from linformers.attention.documents import Documents, wide
 from linformers.attention.keys import Keys, token_keys
 from linformers.attention.memory import Memory, memory_of_tokens
 from linformers.attention.segments import read_in_segments
@@ -54,7 +54,8 @@ class Settings:
         context_weight: The most that all other text weighs, at equal scores, of what a segment weighs.
         trained_length: Tokens of the texts that the model was trained on. Queries of n tokens, more than that, are
             multiplied by ``log(n) / log(trained_length)``, so that attention among many tokens is as sharp as among
-            few (Chiang and Cholak, arXiv 2202.12172). 0 = queries as they are.
+            few (Chiang and Cholak, arXiv 2202.12172), in all layers but those with a window of the model's own. 0 =
+            queries as they are.
     """
 
     projected_dim: int | tuple[int | None, ...] = 128
@@ -84,7 +85,7 @@ class Settings:
         if self.segment_length and self.trained_length:
             raise ValueError(
                 f"segment_length={self.segment_length} and trained_length={self.trained_length}: a token of a segment "
-                "reads as many tokens in any text, so leave trained_length at 0."
+                "reads the same number of tokens in a text of any length, so leave trained_length at 0."
             )
 
     @classmethod
@@ -245,7 +246,7 @@ def read_tokens(
     if documents.padded:
         key, value = documents.zero(key), documents.zero(value)
     if trained:
-        sharper = documents.totals.clamp(min=trained).log() / math.log(trained)
+        sharper = documents.totals.clamp(min=trained).to(wide(query)).log() / math.log(trained)
         query = query * sharper.to(query.dtype)[:, None, None, None]
 
     def read_documents(query: Tensor, key: Tensor, value: Tensor, documents: Documents) -> Tensor:

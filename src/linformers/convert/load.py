@@ -74,8 +74,8 @@ def load_teacher(path: str | Path, families: Mapping[str, Family] | None = None)
         raise OSError(f"model={path} has no config.json: give the folder of a saved model.")
     with reading(path):
         settings, _ = PreTrainedConfig.get_config_dict(path)
-    if embeds(Path(folder)):
-        settings["architectures"] = None  # of all-mpnet-base-v2 a head that it lacks
+    if _inherits_head(settings, Path(folder)):
+        settings["architectures"] = None
     model_type = settings.get("model_type")
     if families is None:
         _check_known(settings, str(path))
@@ -276,12 +276,18 @@ def _suffix(class_name: str) -> str:
     return found[1] if found else class_name
 
 
-def saved_head(settings: dict[str, Any], folder: Path | None = None) -> str:
-    """The head that a folder was saved with; pretraining heads become the part of them that we have.
+def _inherits_head(settings: dict[str, Any], folder: Path) -> bool:
+    """Whether a folder of sentence-transformers names the head of what it was made of, as all-mpnet-base-v2 does.
 
-    A folder that sentence-transformers reads without a head has none, as all-mpnet-base-v2, whatever it names.
+    Its encoder is read without that head, which it lacks. A classifier in such a folder was put there.
     """
-    if folder is not None and embeds(folder):
+    head = _suffix((settings.get("architectures") or ["Model"])[0])
+    return head in ("ForMaskedLM", "ForPreTraining") and embeds(folder)
+
+
+def saved_head(settings: dict[str, Any], folder: Path | None = None) -> str:
+    """The head that a folder was saved with, see ``_inherits_head``; of pretraining heads the part that we have."""
+    if folder is not None and _inherits_head(settings, folder):
         return "Model"
     names = settings.get("architectures") or ["Model"]
     head = _suffix(names[0])

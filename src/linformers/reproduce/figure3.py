@@ -11,6 +11,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -83,13 +84,13 @@ def train(names: Sequence[str], scale: Figure3Scale, context: Context) -> None:
     if len(todo) < len(names):
         context.say(f"{len(names) - len(todo)} of {len(names)} cells are trained already")
     start, done = time.perf_counter(), 0
-    running: set[subprocess.Popen[str]] = set()
+    processes = Processes()
 
     def one(name: str) -> None:
         nonlocal done
         cell = cells[name]
         recipe = recipe_of(name, scale, context, cell.run)
-        _pretrain(recipe, cell, scale, running)
+        _pretrain(recipe, cell, scale, processes)
         results = json.loads((cell.run / "results.json").read_text(encoding="utf-8"))
         kept = {key: results[key] for key in ("evaluations", "parameters", "seconds", "steps", "tokens")}
         cell.keep(kept)
@@ -103,31 +104,62 @@ def train(names: Sequence[str], scale: Figure3Scale, context: Context) -> None:
         for name in todo:
             one(name)
         return
-    with _stopping(pool, running):
+    with processes.ending_with_this_one(pool):
         list(pool.map(one, todo))
 
 
-@contextmanager
-def _stopping(pool: ThreadPoolExecutor, running: set[subprocess.Popen[str]]) -> Iterator[None]:
-    """End the processes of a pool with this one: SIGTERM reaches it alone."""
+class Processes:
+    """Processes that end with this one: SIGTERM reaches it alone, while Ctrl-C reaches all.
 
-    def stop(number: int, frame: object) -> NoReturn:
-        raise SystemExit(STOPPED_BY[number])
+    Where a cell fails no other is begun, and those that run come to their end.
+    """
 
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in tuple(running):
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown()
-        signal.signal(signal.SIGTERM, before)
+    def __init__(self) -> None:
+        self.running: set[subprocess.Popen[str]] = set()
+        self.over = False  # none is begun any more
+        self.lock = threading.RLock()  # a signal may come while this thread holds it
+
+    def run(self, command: list[str], environment: dict[str, str]) -> tuple[int, str, str]:
+        """Its exit code and what it says.
+
+        Raises:
+            SystemExit: None is to be begun any more.
+        """
+        pipe = subprocess.PIPE
+        with self.lock:
+            if self.over:
+                raise SystemExit
+            process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment)
+            self.running.add(process)
+        try:
+            said, errors = process.communicate()
+        finally:
+            self.running.discard(process)
+        return process.returncode, said, errors
+
+    @contextmanager
+    def ending_with_this_one(self, pool: ThreadPoolExecutor) -> Iterator[None]:
+        """For as long as a pool runs them."""
+
+        def stop(number: int, frame: object) -> NoReturn:
+            with self.lock:
+                self.over = True
+                for process in tuple(self.running):
+                    process.terminate()
+            raise SystemExit(STOPPED_BY[number])
+
+        before = signal.signal(signal.SIGTERM, stop)
+        try:
+            yield
+        finally:
+            self.over = True
+            try:
+                pool.shutdown(cancel_futures=True)
+            finally:
+                signal.signal(signal.SIGTERM, before)
 
 
-def _pretrain(recipe: Recipe, cell: Cell, scale: Figure3Scale, running: set[subprocess.Popen[str]]) -> None:
+def _pretrain(recipe: Recipe, cell: Cell, scale: Figure3Scale, processes: Processes) -> None:
     if not scale.launch:
         stop_if(run_recipe(recipe, console=Console(quiet=True)))
         return
@@ -136,14 +168,10 @@ def _pretrain(recipe: Recipe, cell: Cell, scale: Figure3Scale, running: set[subp
     path.write_text(recipe.as_yaml(), encoding="utf-8")
     threads = str(max((os.cpu_count() or 1) // scale.jobs, 1))
     command = [sys.executable, "-m", *scale.launch, "pretrain", str(path)]
-    environment = {**os.environ, "OMP_NUM_THREADS": threads}
-    pipe = subprocess.PIPE
-    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment)
-    running.add(process)
-    said, errors = process.communicate()
-    running.remove(process)
-    stop_if(process.returncode if process.returncode in STOPPED_BY.values() else 0)
-    if process.returncode:
+    code, said, errors = processes.run(command, {**os.environ, "OMP_NUM_THREADS": threads})
+    stop_if(code if code in STOPPED_BY.values() else 0)
+    if code:
+        processes.over = True
         raise RuntimeError(f"{path} failed: {said[-500:]} {errors[-2000:]}")
 
 

@@ -109,6 +109,11 @@ class Embedder:
                 f"pooling={wrong[0]!r}{whose} takes one token of a text, or weighs tokens by their place, which says "
                 "nothing of a chunk in its document: give --pooling mean, or --context chunk"
             )
+        if settings.beginning and "max" in self.modes:
+            raise ValueError(
+                f"beginning={settings.beginning} is a share of means, and pooling is max: give --pooling mean, or "
+                "leave it out"
+            )
         self.normalizes: bool = self.sentences.normalizes if settings.normalize is None else settings.normalize
         whole = self._through_layers(torch.zeros(1, len(self.modes) * self.network.hidden_size)).shape[1]
         if (settings.truncate_dim or 0) > whole:
@@ -253,14 +258,14 @@ class Embedder:
             of_text[owner].append(piece)
         of_beginning: list[list[Part]] = [[] for _ in tokens.windows]
 
-        def add(parts: list[list[Part]], text: int, first: int, last: int, weight: float = 1.0) -> bool:
+        def add(parts: list[list[Part]], text: int, first: int, last: int) -> bool:
             """Tokens of a text, which may stand in several pieces, are a part of the next vector."""
             found = False
             for piece in of_text[text]:
                 start, end = max(first, tokens.starts[piece]), min(last, tokens.ends[piece])
                 if start < end:
                     shift = tokens.heads[piece] - tokens.starts[piece]
-                    parts[piece].append(Part(len(pieces.texts), start + shift, end + shift, weight))
+                    parts[piece].append(Part(len(pieces.texts), start + shift, end + shift))
                     found = True
             return found
 
@@ -268,9 +273,7 @@ class Embedder:
             for chunk, (first, last) in enumerate(places):
                 if add(pieces.parts, text, first, last):
                     opening = places[0][0]
-                    if seen := min(self.settings.beginning, first - opening):
-                        weight = BEGINNING_SHARE / (1 - BEGINNING_SHARE) * (last - first) / seen
-                        add(of_beginning, text, opening, opening + seen, weight)
+                    add(of_beginning, text, opening, min(opening + self.settings.beginning, first))
                     pieces.add(text, chunk, chunks[text][chunk])
                 elif first < last:
                     pieces.unread += 1
@@ -280,7 +283,11 @@ class Embedder:
             if parts:
                 parts[0] = parts[0]._replace(first=self._opening(tokens, piece))
                 parts[-1] = parts[-1]._replace(last=len(tokens.windows[piece]))
-            parts += of_beginning[piece]
+        own, seen = (_tokens_by_vector(parts, len(pieces.texts)) for parts in (pieces.parts, of_beginning))
+        for parts, more in zip(pieces.parts, of_beginning, strict=True):
+            for part in more:
+                weight = BEGINNING_SHARE / (1 - BEGINNING_SHARE) * own[part.vector] / seen[part.vector]
+                parts.append(part._replace(weight=weight))
         return pieces
 
     def _opening(self, tokens: Tokens, piece: int) -> int:
@@ -316,6 +323,14 @@ class Embedder:
         for layer in self.sentences.layers:
             vectors = layer(vectors)
         return vectors
+
+
+def _tokens_by_vector(parts: Sequence[list[Part]], count: int) -> list[int]:
+    """How many tokens are pooled for each vector."""
+    found = [0] * count
+    for part in (part for of_piece in parts for part in of_piece):
+        found[part.vector] += part.last - part.first
+    return found
 
 
 def _leading(spans: np.ndarray) -> int:

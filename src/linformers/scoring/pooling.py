@@ -43,7 +43,7 @@ def pool_parts(modes: Sequence[str], parts: Sequence[list[Part]], states: Float[
             vectors.append(part.vector)
             for mode in modes:
                 value, weight = _pool(mode, tokens, part.first)
-                found.append(value if mode == "max" else value * part.weight)
+                found.append(value * part.weight)
                 weights.append(weight * part.weight)
     if not found:
         hidden = states.shape[2]

@@ -171,8 +171,9 @@ class VectorSettings(Loading):
         overlap: Tokens that a chunk of ``tokens:N`` shares with the one before it.
         context: What a chunk is read in: the whole ``document``, so that "it" is known (late chunking,
             arXiv 2409.04701), or nothing but the ``chunk``.
-        beginning: Tokens at the start of a document, as its title, whose mean is two fifths of each of its other
-            chunks, so that a chunk is also found by what its document is about; with a context of the document.
+        beginning: Tokens at the start of a document, as its title. Their mean makes up two fifths of the vector of each
+            later chunk, so that it is also found by what its document is about. For chunks that are read in their
+            document, and means.
         long: The reading of a longer text: ``truncate`` reads the beginning, ``windows`` all of it in pieces, which are
             pooled together. None = ``windows`` for chunks in their document, else ``truncate``.
         pooling: The way from tokens to a vector: their ``mean``, each number's ``max``, or the first token (``cls``).
@@ -251,3 +252,9 @@ class VectorSettings(Loading):
 
 class EmbedSettings(VectorSettings, Files):
     """A run that embeds files of documents; see `VectorSettings` and `Files`."""
+
+    @property
+    def deciding(self) -> dict[str, Any]:
+        """See `Files`; without a beginning as before there was such an option."""
+        found = super().deciding
+        return found if self.beginning else {name: value for name, value in found.items() if name != "beginning"}
