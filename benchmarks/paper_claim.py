@@ -13,7 +13,7 @@ Finished cells are kept in ``runs/paper_claim``; what was interrupted goes on. A
 core, the teacher 25 minutes.
 
 Writes results/paper_claim.json and its plots. Held-out books are the same for all, masked alike; a gap is the ratio of
-perplexities to the teacher that went on, with a 95 % interval over paired sequences.
+perplexities to softmax attention trained alike, with a 95 % interval over paired sequences.
 """
 
 import argparse
@@ -154,10 +154,9 @@ DRAWN = (
 
 
 def reference_of(name: str) -> str | None:
-    """The cell with softmax attention that went on from the same weights, on the same batches."""
-    cell = CELLS[name]
-    same = dataclasses.replace(cell, model={}, start=None, taught=False)
-    return None if cell.scratch else next((other for other, one in CELLS.items() if one == same), None)
+    """The cell with softmax attention that began with the same weights, on the same batches."""
+    same = dataclasses.replace(CELLS[name], model={}, start=None, taught=False)
+    return next((other for other, one in CELLS.items() if one == same), None)
 
 
 def recipe_of(name: str, options: argparse.Namespace) -> Recipe:
@@ -322,10 +321,13 @@ def draw(found: dict[str, dict[str, Any]], output: Path) -> None:
     ):
         lines = {}
         for name, cell in found.items():
-            if CELLS[name].scratch == scratch and (scratch or name in DRAWN):
+            covered = name == "softmax, from nothing" or f"{name}, longer" in found
+            if CELLS[name].scratch == scratch and (not covered if scratch else name in DRAWN):
                 each = cell["tokens"] / cell["steps"] / 1e6
                 points = [(step * each, metrics["perplexity"]) for step, metrics in cell["evaluations"]]
-                lines[name.replace("k = ", "").replace("first layer", "layer 1")] = tuple(zip(*points, strict=True))
+                label = name.replace("k = ", "").replace("first layer softmax", "softmax below")
+                label = label.partition(", from nothing")[0].replace(TEACHER, "softmax")
+                lines[label.replace("window of 8", "window")] = tuple(zip(*points, strict=True))
         if lines:
             figure = plot_lines(lines, x, "held-out perplexity", log_y=True)
             figure.axes[0].set_yticks([25, 50, 100, 200, 400])
@@ -371,7 +373,7 @@ def main() -> None:
     }
     found = run_cells(cells, options.runs / "cells", console, torch.device("cpu"))
     found = {name: found[name.replace("/", "-")] for name in names}
-    table = Table(title="Held-out perplexity, and how much it is above the teacher that went on")
+    table = Table(title="Held-out perplexity, and how much it is above softmax attention that was trained alike")
     for column in ("cell", "parameters", "steps", "before", "after", "gap, %", "95 %"):
         table.add_column(column, justify="left" if column == "cell" else "right")
     by_sequence = {name: cell.pop("by_sequence") for name, cell in found.items()}
