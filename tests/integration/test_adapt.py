@@ -12,7 +12,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-from transformers import AutoConfig, AutoModel, AutoTokenizer, BertForSequenceClassification
+from transformers import AutoConfig, AutoModel, AutoTokenizer, BertForSequenceClassification, BertModel
 
 import linformers
 from linformers.cli import main
@@ -120,7 +120,9 @@ def test_a_sentence_encoder_that_names_a_head_which_it_lacks(work: Path) -> None
     parts = [Transformer(str(work / "encoder"), max_seq_length=48), Pooling(32, pooling_mode="mean")]
     SentenceTransformer(modules=parts, device="cpu").save_pretrained(str(folder))
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"architectures": ["BertForMaskedLM"]}))
+    for head in ("BertForSequenceClassification", "BertForMaskedLM"):
+        (folder / "config.json").write_text(json.dumps(config | {"architectures": [head]}))
+        assert type(load_saved("model", str(folder))) is BertModel
     assert run(settings(work, "headless", model=str(folder), steps=1, evaluate_every=1, save_every=1))["steps"] == 1
     saved = json.loads((work / "headless" / "model" / "config.json").read_text())
     assert saved["architectures"] == ["BertModel"]

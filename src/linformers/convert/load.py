@@ -9,6 +9,7 @@ from textwrap import shorten
 from typing import Any
 
 import transformers
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import (
     CONFIG_MAPPING,
@@ -74,7 +75,7 @@ def load_teacher(path: str | Path, families: Mapping[str, Family] | None = None)
         raise OSError(f"model={path} has no config.json: give the folder of a saved model.")
     with reading(path):
         settings, _ = PreTrainedConfig.get_config_dict(path)
-    if _inherits_head(settings, Path(folder)):
+    if _lacks_head(settings, Path(folder)):
         settings["architectures"] = None
     model_type = settings.get("model_type")
     if families is None:
@@ -276,18 +277,31 @@ def _suffix(class_name: str) -> str:
     return found[1] if found else class_name
 
 
-def _inherits_head(settings: dict[str, Any], folder: Path) -> bool:
-    """Whether a folder of sentence-transformers names the head of what it was made of, as all-mpnet-base-v2 does.
+def _lacks_head(settings: dict[str, Any], folder: Path) -> bool:
+    """Whether a folder of sentence-transformers names a head that is not for it, as all-mpnet-base-v2 does.
 
-    Its encoder is read without that head, which it lacks. A classifier in such a folder was put there.
+    That of pretraining is what the encoder was made of. Any other is there if the weights are those of a model with a
+    head, which have the encoder's name before its own.
     """
-    head = _suffix((settings.get("architectures") or ["Model"])[0])
-    return head in ("ForMaskedLM", "ForPreTraining") and embeds(folder)
+    if not embeds(folder):
+        return False
+    name = (settings.get("architectures") or ["Model"])[0]
+    if _suffix(name) in ("ForMaskedLM", "ForPreTraining"):
+        return True
+    prefix = f"{getattr(getattr(transformers, name, None), 'base_model_prefix', '')}."
+    names: set[str] = set()
+    for path in Path(encoder_folder(folder)).glob("*.safetensors"):
+        try:
+            with safe_open(path, "numpy") as weights:
+                names.update(weights.keys())
+        except SafetensorError:  # whoever reads the weights says so
+            return False
+    return bool(names) and not any(name.startswith(prefix) for name in names)
 
 
 def saved_head(settings: dict[str, Any], folder: Path | None = None) -> str:
-    """The head that a folder was saved with, see ``_inherits_head``; of pretraining heads the part that we have."""
-    if folder is not None and _inherits_head(settings, folder):
+    """The head that a folder was saved with, see ``_lacks_head``; of pretraining heads the part that we have."""
+    if folder is not None and _lacks_head(settings, folder):
         return "Model"
     names = settings.get("architectures") or ["Model"]
     head = _suffix(names[0])
