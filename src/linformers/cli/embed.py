@@ -45,7 +45,9 @@ def embed(
     ] = "document",
     beginning: Annotated[
         int,
-        typer.Option(help="Tokens at the start of a document, as its title, that are pooled into each of its chunks."),
+        typer.Option(
+            help="Tokens at the start of a document, as its title, whose mean is 0.4 of each later chunk."
+        ),
     ] = 0,
     text: Columns = None,
     delimiter: Delimiter = None,

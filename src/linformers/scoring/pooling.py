@@ -14,7 +14,7 @@ from linformers.files.run_folder import RESULTS
 from linformers.scoring.settings import VectorDtype
 
 OF_PARTS = ("mean", "max", "mean_sqrt_len_tokens")  # which also say something of some tokens of a text
-# What the beginning of a document weighs in the mean of a chunk (docs/embed.md has what that gains).
+# What the beginning of a document weighs in the mean of a chunk (docs/long.md has what that gains).
 BEGINNING_SHARE = 0.4
 
 

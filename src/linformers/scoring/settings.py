@@ -21,6 +21,7 @@ Dtype = Literal["float32", "bfloat16"]
 
 # What may differ when a run is started again: it changes when and where rows are read, not what comes of them.
 _HOW = {"model", "input", "output", "memory", "engine", "address", "workers", "restart", "max_reject_share"}
+_LATER = {"overlap", "beginning"}  # options that came later: at their default they decide as if there were none
 
 
 class Loading(StrictModel):
@@ -126,7 +127,9 @@ class Files(StrictModel):
     @property
     def deciding(self) -> dict[str, Any]:
         """The options that decide what comes of a row, and which rows share a shard."""
-        return self.model_dump(exclude=_HOW)
+        fields = type(self).model_fields
+        unused = {name for name in _LATER & fields.keys() if getattr(self, name) == fields[name].default}
+        return self.model_dump(exclude=_HOW | unused)
 
 
 class ScoreSettings(Reading, Files):
@@ -151,12 +154,6 @@ class ScoreSettings(Reading, Files):
         for label, least in self.queue.items():
             if not 0 < least <= 1:
                 raise ValueError(f"queue={label}={least:g} must be a probability above 0")
-
-    @property
-    def deciding(self) -> dict[str, Any]:
-        """See `Files`; without an overlap as before there was such an option."""
-        found = super().deciding
-        return found if self.overlap else {name: value for name, value in found.items() if name != "overlap"}
 
 
 class VectorSettings(Loading):
@@ -252,9 +249,3 @@ class VectorSettings(Loading):
 
 class EmbedSettings(VectorSettings, Files):
     """A run that embeds files of documents; see `VectorSettings` and `Files`."""
-
-    @property
-    def deciding(self) -> dict[str, Any]:
-        """See `Files`; without a beginning as before there was such an option."""
-        found = super().deciding
-        return found if self.beginning else {name: value for name, value in found.items() if name != "beginning"}
