@@ -153,22 +153,28 @@ def test_sigterm_ends_the_processes_too(tmp_path: Path, monkeypatch: pytest.Monk
     assert [process.poll() for process in started] == [-signal.SIGTERM] * 2
 
 
-def test_none_is_begun_after_one_that_failed_or_a_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("code", [1, 143])
+def test_none_is_begun_after_one_that_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     real, started = subprocess.Popen, []
-    codes = ["import sys; sys.exit(1)", "import time; time.sleep(2)"]
+    codes = [f"import sys; sys.exit({code})", "import time; time.sleep(2)"]
 
     def fails(command: list[str], **options: Any) -> Any:
         started.append(real([sys.executable, "-c", codes[min(len(started), 1)]], **options))
         return started[-1]
 
     monkeypatch.setattr(figure3.subprocess, "Popen", fails)
-    assert run(tmp_path / "out", "figure3", "figure3.launch=[linformers]", "figure3.jobs=2") == 1
-    assert sorted(process.poll() for process in started) == [0, 1], "its neighbour comes to its end"
+    try:
+        found = run(tmp_path / "out", "figure3", "figure3.launch=[linformers]", "figure3.jobs=2")
+    except SystemExit as error:
+        found = error.code
+    assert found == code
+    assert sorted(process.poll() for process in started) == [0, code], "its neighbour comes to its end"
 
-    started.clear()
+
+def test_a_signal_while_a_process_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, started = subprocess.Popen, []
 
     def late(command: list[str], **options: Any) -> Any:
-        """The signal comes while a process is begun."""
         if len(started) == 1:
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(0.5)

@@ -135,6 +135,7 @@ class Processes:
             said, errors = process.communicate()
         finally:
             self.running.discard(process)
+        self.over = self.over or process.returncode != 0
         return process.returncode, said, errors
 
     @contextmanager
@@ -171,7 +172,6 @@ def _pretrain(recipe: Recipe, cell: Cell, scale: Figure3Scale, processes: Proces
     code, said, errors = processes.run(command, {**os.environ, "OMP_NUM_THREADS": threads})
     stop_if(code if code in STOPPED_BY.values() else 0)
     if code:
-        processes.over = True
         raise RuntimeError(f"{path} failed: {said[-500:]} {errors[-2000:]}")
 
 
