@@ -228,9 +228,10 @@ def chunks(model: Any, tokenizer: Any, size: int, first_only: bool = False, befo
         return torch.cat(states).mean(0), torch.cat([means(some, PART) for some in states])
 
     def part_of(place: int) -> int:
-        chunk, offset = (0, place) if place < body else divmod(place - body, step)
-        chunk, offset = (chunk, offset) if place < body else (chunk + 1, offset + before)
-        return chunk * -(-size // PART) + (offset + 1) // PART
+        if place < body:
+            return (place + 1) // PART
+        chunk, offset = divmod(place - body, step)
+        return (chunk + 1) * -(-size // PART) + (before + offset + 1) // PART
 
     return Reader(encode, asked(model, tokenizer), part_of)
 
@@ -296,18 +297,18 @@ def by_vectors(task: Task, reader: Reader, progress: ReadProgress) -> dict[str, 
     def best(vectors: list[Tensor]) -> np.ndarray:
         return rank(torch.stack([(asked @ parts.T).amax(1) for parts in vectors], dim=1), task.own)
 
-    first = np.cumsum([0, *(len(parts) for _, parts in found)])
-    right = [
-        int(first[own]) + min(reader.part_of(place), len(found[own][1]) - 1)
-        for own, place in zip(task.own, task.places, strict=True)
-    ]
+    counts = np.array([len(parts) for _, parts in found])
+    ends = counts.cumsum()
+    right = (ends - counts)[task.own] + [reader.part_of(place) for place in task.places]
+    read = right < ends[task.own]  # what is not read is never found
+    right = np.where(read, right, 0).tolist()
     of_both = [F.normalize(parts + own, dim=-1) for own, parts in found]
     return {
         "one vector": rank(asked @ one.T, task.own),
         "best part": best([parts for _, parts in found]),
         "best part, with its document": best(of_both),
-        "the right part": rank(asked @ torch.cat([parts for _, parts in found]).T, right),
-        "the right part, with its document": rank(asked @ torch.cat(of_both).T, right),
+        "the right part": read * rank(asked @ torch.cat([parts for _, parts in found]).T, right),
+        "the right part, with its document": read * rank(asked @ torch.cat(of_both).T, right),
     }
 
 

@@ -196,12 +196,12 @@ def show(results: dict[str, dict[str, Any]], task: LraTask, options: argparse.Na
     for column in ("model", "rate", "ours", "published", "run again", "steps", "training s", "examples/s (inference)"):
         table.add_column(column, justify="left" if column == "model" else "right")
     rows, device, test = [], pick_device(options.device), Batches(task, ["test"], options.pooling)
+    first = [found for found in results.values() if found["seed"] == options.seeds[0]]
     for model in options.models:
         fast = None
         if options.time:
             fresh = build(model, task, options).to(device)
             fast = measure_speed(fresh, test, device=device, batch_size=2 * options.batch_size)
-        first = [found for found in results.values() if found["seed"] == options.seeds[0]]
         rate = chosen_rate(first, model)
         cells = [found for found in results.values() if (found["model"], found["learning_rate"]) == (model, rate)]
         values = [100 * found["accuracy"] for found in cells]

@@ -9,8 +9,8 @@ form: slots only, E and F learned, from a start as pooling or fitted to the teac
 layers, with slots of which each head holds every second or fourth token ("in turns"), and taught by the teacher.
 Beside them: means as slots (nothing of E is learned), slots that follow the content, and the paper's form with a
 window, or above a first layer of softmax. Others are trained from nothing, with the teacher's start and recipe.
-Finished cells are kept in ``runs/paper_claim``; what was interrupted goes on. All of it takes about two hours on one
-core, the teacher 25 minutes.
+Finished cells are kept in ``runs/paper_claim``; what was interrupted goes on. All of it took 5.6 hours on cores
+that other programs used too, the teacher 25 minutes of that.
 
 Writes results/paper_claim.json and its plots. Held-out books are the same for all, masked alike; a gap is the ratio of
 perplexities to softmax attention trained alike, with a 95 % interval over paired sequences.

@@ -36,21 +36,8 @@ def test_a_recipe_trains_every_model_and_keeps_what_is_finished(tmp_path: Path):
 
 @pytest.mark.slow
 def test_the_rate_is_chosen_with_the_first_seed(tmp_path: Path):
-    options = [
-        "--task",
-        "pathfinder",
-        "--steps",
-        "2",
-        "--sizes",
-        "8",
-        "6",
-        "6",
-        "--batch-size",
-        "2",
-        "--models",
-        "none",
-    ]
-    run(tmp_path, *options, "--rates", "1e-3", "1e-5", "--seeds", "3", "4", "5")
+    options = "--task pathfinder --steps 2 --sizes 8 6 6 --batch-size 2 --models none --rates 1e-3 1e-5"
+    run(tmp_path, *options.split(), "--seeds", "3", "4", "5")
     found = json.loads((tmp_path / "lra-pathfinder.json").read_text())
     tried = {name.removeprefix("pathfinder-none-") for name in found["cells"]}
     (row,) = found["table"]

@@ -62,6 +62,10 @@ def test_finished_cells_are_kept(script, monkeypatch: pytest.MonkeyPatch, tmp_pa
     script.main()
     first = json.loads((tmp_path / "results" / "paper_claim.json").read_text())
     assert list(first["cells"]) == ["teacher", *cells]
+    assert first["cells"]["teacher"]["gap"]["to"] == "teacher"
+    pairs = {"paper, k = n/2, from nothing": "softmax, from nothing", "paper, k = n/2, from nothing, longer": "teacher"}
+    pairs |= {"paper, k = n/2, longer": "softmax, longer", "annealed, k = n/4": "softmax, on from nothing"}
+    assert {name: script.reference_of(name) for name in pairs} == pairs
     assert first["cells"]["softmax"]["gap"] == {"to": "softmax", "percent": 0, "low": 0, "high": 0}
     assert [step for step, _ in first["cells"]["taught, k = n/4"]["evaluations"]] == [0, 1, 2]
     assert (tmp_path / "results" / "paper_claim.png").stat().st_size > 10_000
