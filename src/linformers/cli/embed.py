@@ -45,9 +45,7 @@ def embed(
     ] = "document",
     beginning: Annotated[
         int,
-        typer.Option(
-            help="Tokens at the start of a document, as its title, whose mean is 0.4 of each later chunk."
-        ),
+        typer.Option(help="Tokens at the start of a document, as its title, whose mean is 0.4 of each later chunk."),
     ] = 0,
     text: Columns = None,
     delimiter: Delimiter = None,
