@@ -4,6 +4,7 @@ import random
 
 import numpy as np
 import pytest
+from seqeval.metrics.sequence_labeling import get_entities
 
 from linformers.data.entities import label_of, stretches_of, without_blanks, word_starts
 
@@ -24,7 +25,6 @@ def test_stretches_are_those_of_seqeval(tags: str) -> None:
 
 
 def test_stretches_of_any_tags_are_those_of_seqeval() -> None:
-    get_entities = pytest.importorskip("seqeval.metrics.sequence_labeling").get_entities
     rng = random.Random(0)
     for _ in range(2000):
         tags = [rng.choice(("O", "B-X", "I-X", "E-X", "S-X", "B-Y", "I-Y", "E-Y", "S-Y")) for _ in range(9)]

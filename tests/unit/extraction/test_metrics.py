@@ -1,9 +1,10 @@
-"""Metrics of tags and of answers: known answers, seqeval's where it is there, and intervals."""
+"""Metrics of tags and of answers: known answers, seqeval's, and intervals."""
 
 import random
 import warnings
 
 import pytest
+from seqeval import metrics as theirs
 
 from linformers.data.annotations import Answers
 from linformers.data.examples import Example
@@ -30,7 +31,6 @@ def test_metrics_of_tags_on_a_known_answer() -> None:
 
 
 def test_metrics_of_any_tags_are_those_of_seqeval() -> None:
-    theirs = pytest.importorskip("seqeval.metrics")
     rng = random.Random(0)
     for _ in range(50):
         right, found = ([[rng.choice(CLASSES) for _ in range(8)] for _ in range(4)] for _ in range(2))
