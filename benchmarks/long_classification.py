@@ -5,10 +5,11 @@
 
 The test documents have at least 512 words: film reviews (IMDB's test rows) and e-mails (half of SpamAssassin's; it has
 no split). all-MiniLM-L6-v2 is fine-tuned on the first 512 tokens of rows of all lengths, by ``linformers finetune``,
-and reads a document so, or in chunks. Made linear by ``linformers convert``, it reads 2,048 tokens; then it is
-fine-tuned on them, on the longest of those and other rows, while some more of the longest choose the step, or the
-start. As a control the first model goes on with the same long rows, 512 tokens of each, and reads chunks again; and
-there is logistic regression on a bag of words. All read the same documents one by one, in turns, cut at 2,048 tokens.
+and reads a document so, or in chunks. Made linear by ``linformers convert --segment-length 512``, it reads 2,048
+tokens; then it is fine-tuned on them, on the longest of those and other rows, while some more of the longest choose
+the step, or the start. As a control the first model goes on with the same long rows, 512 tokens of each, and reads
+chunks again; and there is logistic regression on a bag of words. All read the same documents one by one, in turns, cut
+at 2,048 tokens.
 """
 
 import argparse
@@ -199,8 +200,8 @@ def main() -> None:
         learned = folders["teacher"] / "model"
         training = {"teacher": finetune(folders["teacher"], model=start, max_length=SHORT, **short)}
         if not folders["converted"].is_dir():
-            where = ("--max-length", LONG, "--output", folders["converted"])
-            run("convert", "--model", learned, *where)
+            how = ("--max-length", LONG, "--segment-length", SHORT, "--output", folders["converted"])
+            run("convert", "--model", learned, *how)
         training["whole"] = finetune(folders["whole"], model=folders["converted"], max_length=LONG, **long)
         training["control"] = finetune(folders["control"], model=learned, max_length=SHORT, **long)
         models = {
@@ -213,9 +214,9 @@ def main() -> None:
         readers = {
             "the first 512 tokens": whole(models["teacher"], tokenizer, SHORT),
             CHUNKS: chunks(models["teacher"], tokenizer),
-            "control: chunks, fine-tuned on long rows too": chunks(models["control"], tokenizer),
-            "made linear, 2,048 tokens": whole(models["converted"], tokenizer, LONG),
-            "made linear, fine-tuned on 2,048 tokens": whole(models["whole"], tokenizer, LONG),
+            "control: chunks, fine-tuned on the long rows too": chunks(models["control"], tokenizer),
+            "made linear, segments of 512": whole(models["converted"], tokenizer, LONG),
+            "made linear, segments of 512, fine-tuned so": whole(models["whole"], tokenizer, LONG),
         }
         classes = [labels[number] for number in range(len(labels))]
         found = measure(readers, files, classes, tokenizer, console) | {"training_seconds": training}

@@ -5,7 +5,7 @@ of a long document takes weight away from what is near, whether it is softmax or
 segments of a length that the encoder knows, as people cut it into chunks; but beside its own tokens a segment sees the
 slots of all the others. Their mass is held down: at equal scores they weigh together at most ``context_weight`` times
 as much as a segment. At 0 a segment is a chunk that is read by itself; without a limit this is the attention of
-``memory.py`` with an exact window.
+``memory.py`` with an exact window. Global tokens read the whole document: what a classifier sees of it.
 
 Between reading in chunks and "late chunking" (Günther et al., arXiv 2409.04701), which is softmax over all.
 """
@@ -45,13 +45,25 @@ def read_in_segments(
         pooling: What makes the slots.
         length: Tokens of a segment; the last of a document may be shorter.
         context_weight: The most that all tokens outside of a segment weigh, at equal scores, of what a segment weighs.
-        global_tokens: Tokens at the start of a document that every segment sees exactly; they read as the others do.
+        global_tokens: Tokens at the start of a document that all segments see exactly, and that read all tokens.
         dropout: Probability of dropping a weight.
         distances: What is added to scores for the distance of two tokens. All outside of a segment count as far away.
     """
     batch, seq = query.shape[:2]
     g, rest = global_tokens, documents.after(global_tokens)
-    found, plan = gather_tokens(query, keys, values, documents, pooling, global_tokens=g, slope=False)
+    index, first = (torch.arange(count, device=query.device) for count in (seq, g))
+    found, plan = gather_tokens(
+        query,
+        keys,
+        values,
+        documents,
+        pooling,
+        global_tokens=g,
+        global_query=documents.rows(query, first[None]).transpose(1, 2) * query.shape[-1] ** -0.5 if g else None,
+        dropout=dropout,
+        global_bias=None if distances is None else distances.between(first, index),
+        slope=False,
+    )
     slots, _ = found.slots(plan, length)
     assert found.pooled is not None and found.sums is not None and slots.bias is not None
     # One more than needed in a traced graph, as a graph of one segment would be tied to short sequences.
@@ -73,7 +85,6 @@ def read_in_segments(
     bias_of_slots = slots.bias.transpose(1, 2) + left.transpose(1, 2) + weight  # (batch, segments, heads, slots)
     own = (places >= g) & (places < documents.totals[:, None, None])
     near = bias_of(own, slots.bias.dtype)[:, :, None, None]
-    first = torch.arange(g, device=query.device)
     there = first < documents.totals[:, None]
     of_first = bias_of(there, slots.bias.dtype)[:, None, None, None]
     if distances is not None:
@@ -95,9 +106,12 @@ def read_in_segments(
     )
     read, _ = attend(cut(query), union, dropout)
     read = read.transpose(1, 2).unflatten(0, (batch, count)).flatten(1, 2)
-    if torch.compiler.is_compiling():  # a slice would ask whether it is the whole, and tie the graph to an answer
-        return read.index_select(1, torch.arange(seq, device=read.device))
-    return read[:, :seq]
+    # In a traced graph a slice would ask whether it is the whole, and tie the graph to an answer.
+    read = read.index_select(1, index) if torch.compiler.is_compiling() else read[:, :seq]
+    if found.global_reads is None:
+        return read
+    whole = found.global_reads.to(read.dtype).transpose(1, 2).index_select(1, index.clamp(max=g - 1))
+    return torch.where(index[:, None, None] < g, whole, read)
 
 
 def _outside(

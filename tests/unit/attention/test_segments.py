@@ -28,9 +28,9 @@ def found(query, keys, values, *, kind="cluster", k=128, mask=None, **options) -
 
 
 def written_out(query, keys, values, *, context_weight=WEIGHT, global_tokens=1, bias=None) -> Tensor:
-    """Softmax over all tokens, those of other segments held down."""
+    """Softmax over all tokens, those of other segments held down, except for what global tokens read."""
     i = torch.arange(query.shape[1])
-    near = (i[:, None] // LENGTH == i // LENGTH) | (i < global_tokens)
+    near = (i[:, None] // LENGTH == i // LENGTH) | (i < global_tokens) | (i[:, None] < global_tokens)
     weight = min(1.0, context_weight * LENGTH / (len(i) - global_tokens - LENGTH))
     scores = torch.einsum("bihd,bjhd->bhij", query, keys) * query.shape[-1] ** -0.5
     scores = scores + torch.where(near, 0.0, math.log(weight) if weight else -torch.inf)
@@ -45,7 +45,7 @@ def torch_softmax(query, keys, values) -> Tensor:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("context_weight", [0.0, 0.3, 50.0])
-@pytest.mark.parametrize("global_tokens", [0, 1, 3])
+@pytest.mark.parametrize("global_tokens", [0, 1, 3, LENGTH + 4])
 def test_a_slot_for_each_token_is_the_formula(kind, context_weight, global_tokens):
     tensors, options = drawn(), {"context_weight": context_weight, "global_tokens": global_tokens}
     own, expected = found(*tensors, kind=kind, **options), written_out(*tensors, **options)
@@ -98,6 +98,7 @@ def test_other_segments_are_far_away(global_tokens):
     own = found(*tensors, distances=distances, global_tokens=global_tokens)
     same = i[:, None] // LENGTH == i // LENGTH
     far = torch.where(i < i[:, None], table[:, :1, None], table[:, -1:, None])
-    bias = torch.where(same | (i < global_tokens), distances.between(i, i), far)
+    exact = same | (i < global_tokens) | (i[:, None] < global_tokens)
+    bias = torch.where(exact, distances.between(i, i), far)
     expected = written_out(*tensors, global_tokens=global_tokens, bias=bias)
     torch.testing.assert_close(own, expected, atol=1e-10, rtol=1e-10)
