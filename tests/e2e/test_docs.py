@@ -6,6 +6,8 @@ import re
 import runpy
 import shutil
 import sqlite3
+import sys
+from importlib import import_module
 from importlib.util import find_spec
 from itertools import cycle
 from pathlib import Path
@@ -80,8 +82,8 @@ def test_blocks_run_in_order(page: str, start: Path, tmp_path: Path, monkeypatch
 
 
 @pytest.mark.skipif(
-    find_spec("sqlite_vec") is None or not hasattr(sqlite3.Connection, "enable_load_extension"),
-    reason="needs sqlite-vec, and a Python whose sqlite3 loads extensions",
+    not hasattr(sqlite3.Connection, "enable_load_extension") and find_spec("pysqlite3") is None,
+    reason="needs a Python whose sqlite3 loads extensions, or pysqlite3",
 )
 def test_sqlite_finds_a_vector(
     start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -91,6 +93,8 @@ def test_sqlite_finds_a_vector(
     assert run_command(f"{command} --output runs/sentences") == 0
     (block,) = (block for block in find_blocks(PAGES["embed"]) if block.title == "search_sqlite.py")
     capsys.readouterr()
+    if not hasattr(sqlite3.Connection, "enable_load_extension"):
+        monkeypatch.setitem(sys.modules, "sqlite3", import_module("pysqlite3"))
     exec(compile(block.text, block.title, "exec"), {})
     assert len(found := ast.literal_eval(capsys.readouterr().out)) == 3 and abs(found[0][2]) < 1e-5
 
