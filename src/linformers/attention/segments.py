@@ -16,9 +16,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from linformers.attention.distances import Distances
-from linformers.attention.documents import Documents
+from linformers.attention.documents import Documents, wide
 from linformers.attention.keys import Keys, attend, bias_of
-from linformers.attention.memory import gather_tokens
+from linformers.attention.memory import Gathered, gather_tokens
 from linformers.attention.slots import AttentionPoolProjection
 
 
@@ -52,20 +52,20 @@ def read_in_segments(
     batch, seq = query.shape[:2]
     g, rest = global_tokens, documents.after(global_tokens)
     index, first = (torch.arange(count, device=query.device) for count in (seq, g))
-    found, plan = gather_tokens(
-        query,
-        keys,
-        values,
-        documents,
-        pooling,
-        global_tokens=g,
-        global_query=documents.rows(query, first[None]).transpose(1, 2) * query.shape[-1] ** -0.5 if g else None,
-        dropout=dropout,
-        global_bias=None if distances is None else distances.between(first, index),
-        slope=False,
-    )
-    slots, _ = found.slots(plan, length)
-    assert found.pooled is not None and found.sums is not None and slots.bias is not None
+    heads = documents.rows(query, first[None]).transpose(1, 2) * query.shape[-1] ** -0.5 if g else None
+    of_globals = {
+        "global_query": heads,
+        "dropout": dropout,
+        "global_bias": None if distances is None else distances.between(first, index),
+        "slope": False,
+        "global_tokens": g,
+    }
+    slots = None
+    if context_weight:
+        found, plan = gather_tokens(query, keys, values, documents, pooling, **of_globals)
+        slots, _ = found.slots(plan, length)
+    else:  # nothing outside of a segment is seen, but for the global tokens
+        found = Gathered.of([((keys, values), documents)], documents, pooling, None, **of_globals)
     # One more than needed in a traced graph, as a graph of one segment would be tied to short sequences.
     count = (seq + (2 if torch.compiler.is_compiling() else 1) * length - 1) // length
     places = torch.arange(count * length, device=query.device).unflatten(0, (count, length))
@@ -78,32 +78,32 @@ def read_in_segments(
     def given(x: Tensor) -> Float[Tensor, "segments heads _ head_dim"]:
         return x[:, None].expand(-1, count, -1, -1, -1).flatten(0, 1)
 
-    k = slots.keys.shape[2]
-    left = _outside(found.pooled.slots, found.pooled.shares(found.sums), k, length, count, distances)
-    far = (rest.totals - length).clamp(min=1)
-    weight = (context_weight * length / far).clamp(max=1).log()[:, None, None, None]
-    bias_of_slots = slots.bias.transpose(1, 2) + left.transpose(1, 2) + weight  # (batch, segments, heads, slots)
     own = (places >= g) & (places < documents.totals[:, None, None])
-    near = bias_of(own, slots.bias.dtype)[:, :, None, None]
+    near = bias_of(own, wide(keys))[:, :, None, None]
     there = first < documents.totals[:, None]
-    of_first = bias_of(there, slots.bias.dtype)[:, None, None, None]
+    of_first = bias_of(there, near.dtype)[:, None, None, None]
     if distances is not None:
         near = near + distances.between(places[0], places[0])
         of_first = of_first + distances.between(places.flatten(), first).unflatten(1, (count, length)).transpose(0, 1)
-    biases = [bias_of_slots[:, :, :, None], of_first, near]
+    beside = [documents.rows(x, first[None]).transpose(1, 2) for x in (keys, values)]
+    biases = [of_first, near]
+    if slots is not None:
+        assert found.pooled is not None and found.sums is not None and slots.bias is not None
+        shares = found.pooled.shares(found.sums)
+        left = _outside(found.pooled.slots, shares, slots.keys.shape[2], length, count, distances)
+        far = (rest.totals - length).clamp(min=1)
+        weight = (context_weight * length / far).clamp(max=1).log()[:, None, None, None]
+        of_slots = slots.bias.transpose(1, 2) + left.transpose(1, 2) + weight  # (batch, segments, heads, slots)
+        beside = [torch.cat(pair, dim=2) for pair in zip((slots.keys, slots.values), beside, strict=True)]
+        biases = [of_slots[:, :, :, None], of_first, near]
     shape = torch.broadcast_shapes(*(x.shape[:-1] for x in biases))
     bias = torch.cat([x.expand(*shape, -1) for x in biases], dim=-1)
     none = (bias == -torch.inf).all(-1, keepdim=True)  # padding, whose output is dropped, but stays finite
     bias = bias.masked_fill(none, 0).expand(batch, *shape[1:], -1).flatten(0, 1)
-    seen = [slots.keys, slots.values]
-    if g:
-        rows = (documents.rows(x, first[None]).transpose(1, 2) for x in (keys, values))
-        seen = [torch.cat(pair, dim=2) for pair in zip(seen, rows, strict=True)]
-    union = Keys(
-        torch.cat([given(seen[0]), cut(keys)], dim=2),
-        torch.cat([given(seen[1]), cut(values)], dim=2),
-        bias.to(query.dtype),
+    seen_keys, seen_values = (
+        torch.cat([given(shared), cut(own)], dim=2) for shared, own in zip(beside, (keys, values), strict=True)
     )
+    union = Keys(seen_keys, seen_values, bias.to(query.dtype))
     read, _ = attend(cut(query), union, dropout)
     read = read.transpose(1, 2).unflatten(0, (batch, count)).flatten(1, 2)
     # In a traced graph a slice would ask whether it is the whole, and tie the graph to an answer.

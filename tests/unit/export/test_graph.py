@@ -49,6 +49,7 @@ QUICK: dict[str, tuple[str, dict[str, Any]]] = {
 OWN: dict[str, tuple[str, str, dict[str, Any]]] = {
     "bert with a pooler": ("bert", "", {"type_vocab_size": 2}),
     "bert in segments": ("bert", "", {}),
+    "bert in segments alone": ("bert", "", {}),
     "modernbert": (
         "modernbert",
         "ForMaskedLM",
@@ -104,7 +105,13 @@ def assert_equal(session: Session, model: Any, mask: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["bert with a pooler", "bert in segments", pytest.param("modernbert", marks=pytest.mark.slow)]
+    "name",
+    [
+        "bert with a pooler",
+        "bert in segments",
+        "bert in segments alone",
+        pytest.param("modernbert", marks=pytest.mark.slow),
+    ],
 )
 def test_graph_is_the_model_in_its_own_class(name: str) -> None:
     family, head, fields = OWN[name]
@@ -112,7 +119,8 @@ def test_graph_is_the_model_in_its_own_class(name: str) -> None:
     config = AutoConfig.for_model(family, **{key: x for key, x in TINY.items() if key != "projected_dim"} | fields)
     auto = getattr(transformers, f"AutoModel{head}")
     model = auto.from_config(config).eval().requires_grad_(False)
-    linformers.configure(model, exact_length=0, projected_dim=8, segment_length=8 if "segments" in name else 0)
+    segments = {"segment_length": 8 if "segments" in name else 0, "context_weight": 0.0 if "alone" in name else 0.125}
+    linformers.configure(model, exact_length=0, projected_dim=8, **segments)
     graph = graph_of(model)
     assert len(check(graph, model)) == 5
     mask = torch.ones(3, 33, dtype=torch.long)
