@@ -113,12 +113,52 @@ def perplexity() -> Figure:
     return plot_lines(lines, "tokens of a sequence", "held-out perplexity", log_x=True)
 
 
+def long_documents() -> Figure:
+    """How well long documents are found, from results/long_documents.csv; the lines are intervals of the difference."""
+    readers = {
+        "teacher, chunks of 512": "chunks of 512",
+        "teacher, chunks of 128": "chunks of 128",
+        "softmax over all, untrained": "softmax over all",
+        "segments in context, adapted": "Linformers, adapted",
+        "words: TF-IDF": "a bag of words (TF-IDF)",
+    }
+    tasks = ("half of the words", "a sentence", "title and words apart")
+    rows = {(row["vectors"], row["task"], row["reader"]): row for row in read_csv("long_documents.csv")}
+    figure = Figure(figsize=(8, 3.4), layout="constrained")
+    for axes, vectors in zip(figure.subplots(1, 2, sharey=True), ("one vector", "best part"), strict=True):
+        for number, (reader, label) in enumerate(readers.items()):
+            found = [rows.get((vectors, task, reader)) for task in tasks]
+            if all(found):
+                values = [float(row["value"]) for row in found]
+                base = [float(rows[vectors, task, "teacher, chunks of 512"]["value"]) for task in tasks]
+                ends = [
+                    [abs(b + float(row[end]) - v) for row, b, v in zip(found, base, values, strict=True)]
+                    for end in ("difference_low", "difference_high")
+                ]
+                places = np.arange(len(tasks)) + 0.17 * (number - 2)
+                color = "tab:red" if "Linformers" in label else f"{0.8 - 0.15 * number:.2f}"
+                lines = None if number == 0 else ends
+                axes.bar(
+                    places, values, 0.16, label=label, color=color, yerr=lines, ecolor="black", error_kw={"lw": 0.7}
+                )
+        axes.set_xticks(
+            range(len(tasks)), [f"found by {task}".replace("and words", "and\nwords") for task in tasks], fontsize=7
+        )
+        axes.set_title(
+            {"one vector": "one vector a document", "best part": "a vector for each 128 tokens"}[vectors], fontsize=10
+        )
+    figure.axes[0].set_ylabel("mean reciprocal rank")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=5)
+    return figure
+
+
 FIGURES = {
     "maps": attention_maps,
     "compressions": compressions,
     "time": time_by_length,
     "conversion": conversion,
     "perplexity": perplexity,
+    "long-documents": long_documents,
 }
 
 
