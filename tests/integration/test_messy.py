@@ -183,6 +183,12 @@ CASES: dict[str, tuple[list[dict[str, Any]], tuple[str, ...], int, str]] = {
         0,
         "1 of 55 training texts cut at 64 tokens; the longest has ",
     ),
+    "longer texts": (
+        [{"text": one["text"] * 8, "label": i % 2} for i, one in enumerate(FOUND)],
+        (),
+        0,
+        "(this model reads 64; linformers convert --max-length 128 --segment-length 64 makes a longer one of it)",
+    ),
     "size": (labelled(lambda i: i % 2), ("--test-size", "60"), 1, "--test-size 60 must be between 1 and 59"),
 }
 

@@ -119,6 +119,12 @@ class FinetuneJob(RowsJob):
 
     # --- data
 
+    def _convert(self, length: int, most: int) -> str:
+        """In segments of what it reads: so long texts were classified best (docs/convert.md, "Long documents")."""
+        command, config = super()._convert(length, most), self.model.config
+        softmax = config.model_type != "linformer" and getattr(config, ATTENTION, None) is None
+        return f"{command} --segment-length {most}" if softmax else command
+
     def _task(self, rejects: Rejects, progress: ReadProgress) -> Task:
         reader = None if self.media is None else self.media.read
         return prepare_task(sources_of(self.settings), rejects, progress, reader)

@@ -114,10 +114,15 @@ class RowsJob(Job):
             text += f"; --max-length {longer[enough - 1]} would cut {found[enough]:,}"
             most = longest_input(self.model)
             if longer[enough - 1] > most:
-                text += f" (this model reads {most:,}; linformers convert --max-length makes a longer one of it)"
+                convert = self._convert(longer[enough - 1], most)
+                text += f" (this model reads {most:,}; {convert} makes a longer one of it)"
         else:
             text += f"; the longest has {sizes.max():,}: cut such texts into rows of their own"
         self.say(text)
+
+    def _convert(self, length: int, most: int) -> str:
+        """The command that makes a model of ``most`` tokens read ``length``."""
+        return f"linformers convert --max-length {length}"
 
     # --- training
 
