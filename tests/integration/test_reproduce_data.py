@@ -155,12 +155,18 @@ def test_sigterm_ends_the_processes_too(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("code", [1, 143])
 def test_none_is_begun_after_one_that_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
-    real, started = subprocess.Popen, []
-    codes = [f"import sys; sys.exit({code})", "import time; time.sleep(2)"]
+    real, started = subprocess.Popen, {}
+    both = tmp_path / "both"  # have begun: the first fails only then, however slow the machine is
+    waits = f"import os, sys, time\nwhile not os.path.exists({str(both)!r}): time.sleep(0.01)\nsys.exit({code})"
+    codes = {True: waits, False: "import time; time.sleep(2)"}
 
     def fails(command: list[str], **options: Any) -> Any:
-        started.append(real([sys.executable, "-c", codes[min(len(started), 1)]], **options))
-        return started[-1]
+        first = "figure3-softmax" in command[-1]  # of the cells; either of the two threads may come before the other
+        assert first not in started, "none is begun any more"
+        started[first] = real([sys.executable, "-c", codes[first]], **options)
+        if len(started) == 2:
+            both.touch()
+        return started[first]
 
     monkeypatch.setattr(figure3.subprocess, "Popen", fails)
     try:
@@ -168,7 +174,7 @@ def test_none_is_begun_after_one_that_failed(tmp_path: Path, monkeypatch: pytest
     except SystemExit as error:
         found = error.code
     assert found == code
-    assert sorted(process.poll() for process in started) == [0, code], "its neighbour comes to its end"
+    assert {first: process.poll() for first, process in started.items()} == {True: code, False: 0}, "both end"
 
 
 def test_a_signal_while_a_process_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
