@@ -7,9 +7,9 @@ The test documents have at least 512 words: film reviews (IMDB's test rows) and 
 no split). all-MiniLM-L6-v2 is fine-tuned on the first 512 tokens of rows of all lengths, by ``linformers finetune``,
 and reads a document so, or in chunks. Made linear by ``linformers convert --segment-length 512``, it reads 2,048
 tokens; then it is fine-tuned on them, on the longest of those and other rows, while some more of the longest choose
-the step, or the start. As a control the first model goes on with the same long rows, 512 tokens of each, and reads
-chunks again; and there is logistic regression on a bag of words. All read the same documents one by one, in turns, cut
-at 2,048 tokens.
+the step, or the start. As a control the first model goes on with the same 2,048 tokens of the same rows, in chunks of
+512 that each have the label of their document, in as many steps, and reads chunks again; and there is logistic
+regression on a bag of words. All read the same documents one by one, in turns, cut at 2,048 tokens.
 """
 
 import argparse
@@ -42,7 +42,10 @@ from linformers.files.progress import ReadProgress
 
 SHORT, LONG, WORDS = 512, 2048, 512
 CHUNKS, WORDS_ALONE = "chunks of 512, averaged", "control: a bag of words (TF-IDF)"
-CONTROL, WHOLE = "control: chunks, fine-tuned on the long rows too", "made linear, segments of 512, fine-tuned so"
+CONTROL, WHOLE = (
+    "control: chunks, fine-tuned on those of the long rows too",
+    "made linear, segments of 512, fine-tuned so",
+)
 NAMES = {"imdb": "films", "spam": "mails"}
 CLASSES = {"imdb": ["negative", "positive"], "spam": ["ham", "spam"]}
 Reader = Callable[[Tensor], Tensor]  # token ids without the special ones -> probabilities
@@ -92,14 +95,33 @@ def documents(data: Path, task: str) -> tuple[pa.Table, pa.Table]:
     return rows.take(np.setdiff1d(np.arange(len(rows)), test)), rows.take(test)
 
 
-def prepare(data: Path, folder: Path, task: str, count: int, long: int) -> dict[str, Path]:
-    """Files of rows: to train on and to choose the step, of all lengths and of the longest; and to test."""
+def in_chunks(rows: pa.Table, tokenizer: Any) -> pa.Table:
+    """The text that is read of each row, in chunks with its label."""
+    found: dict[str, list[str]] = {"text": [], "label": []}
+    for text, label in zip(rows["text"].to_pylist(), rows["label"].to_pylist(), strict=True):
+        read = tokenizer(
+            text, add_special_tokens=False, truncation=True, max_length=LONG - 2, return_offsets_mapping=True
+        )
+        places = read["offset_mapping"]
+        for begin in range(0, len(places), SHORT - 2):
+            part = places[begin : begin + SHORT - 2]
+            found["text"].append(text[part[0][0] : part[-1][1]])
+            found["label"].append(label)
+    return pa.table(found)
+
+
+def prepare(data: Path, folder: Path, task: str, count: int, long: int, tokenizer: Any) -> dict[str, Path]:
+    """Files of rows: to train on and to choose the step, of all lengths and of the longest; and to test.
+
+    The longest come as they are and in chunks.
+    """
     train, test = documents(data, task)
     choose, train = train.slice(0, 200), train.slice(200)
     words = np.array([len(text.split()) for text in train["text"].to_pylist()])
     longest = np.random.default_rng(1).permutation(np.argsort(-words, kind="stable")[: long + 100])
     parts = {"train": train.slice(0, count), "choose": choose, "test": test}
     parts |= {"long": train.take(longest[100:]), "choose-long": train.take(longest[:100])}
+    parts |= {f"{name}-chunks": in_chunks(parts[name], tokenizer) for name in ("long", "choose-long")}
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in parts.items():
         pq.write_table(rows, folder / f"{task}-{name}.parquet")
@@ -197,7 +219,8 @@ def main() -> None:
     logging.disable_progress_bar()
     start = minilm(arguments.runs / "minilm")
     for task in arguments.tasks:
-        files = prepare(arguments.data, arguments.runs, task, arguments.train, arguments.long)
+        tokenizer = AutoTokenizer.from_pretrained(start)
+        files = prepare(arguments.data, arguments.runs, task, arguments.train, arguments.long, tokenizer)
         test = {"test": files["test"], "epochs": 1.0, "save_every": 50}
         short = {"task": files["train"], "validation": files["choose"], "batch_size": 16, "learning_rate": 1e-4, **test}
         long = {"task": files["long"], "validation": files["choose-long"], "batch_size": 8, "learning_rate": 2e-5}
@@ -211,14 +234,17 @@ def main() -> None:
             how = ("--max-length", LONG, "--segment-length", SHORT, "--output", folders["converted"])
             run("convert", "--model", learned, *how)
         training["whole"] = finetune(folders["whole"], model=folders["converted"], max_length=LONG, **long)
-        training["control"] = finetune(folders["control"], model=learned, max_length=SHORT, **long)
+        pieces = {"task": files["long-chunks"], "validation": files["choose-long-chunks"], "max_length": SHORT}
+        steps = -(-arguments.long // long["batch_size"])
+        pieces["batch_size"] = -(-pq.read_metadata(files["long-chunks"]).num_rows // steps)
+        training["control"] = finetune(folders["control"], model=learned, **long | pieces)
         models = {
             name: AutoModelForSequenceClassification.from_pretrained(
                 folder if name == "converted" else folder / "model"
             ).eval()
             for name, folder in folders.items()
         }
-        tokenizer, labels = AutoTokenizer.from_pretrained(learned), models["teacher"].config.id2label
+        labels = models["teacher"].config.id2label
         readers = {
             "the first 512 tokens": whole(models["teacher"], tokenizer, SHORT),
             CHUNKS: chunks(models["teacher"], tokenizer),

@@ -5,16 +5,18 @@
     python benchmarks/lra.py --task image --data FOLDER       (CIFAR-10's binary version)
     python benchmarks/lra.py --task pathfinder
 
-Every cell (task, model, rate, seed) gets the same steps or the same time (``--steps``, ``--seconds``). Of several
-learning rates (``--rates``) each model takes the one that does best on the validation examples with the first seed; the
-other seeds are trained with that. The laptop budget is a
-model of 2 layers of width 64 and 15 minutes of training a cell, meant for one core (OMP_NUM_THREADS=1), with
-what was found to learn in that time; the full one is a larger model and 20,000 steps. A finished cell is kept in
+Every cell (task, model, rate, seed) gets the same steps or the same time (``--steps``, ``--seconds``): the speed of a
+model's first cell says how many steps that is, and all its cells take so many. Of several learning rates (``--rates``)
+each model takes the one that does best on the validation examples with the first seed; the other seeds are trained with
+that. The laptop budget is a model of 2 layers of width 64 and 15 minutes of training a cell, meant for one core
+(OMP_NUM_THREADS=1), with what was found to learn in that time; the full one is a larger model and 20,000 steps. A
+finished cell is kept in
 ``runs/lra``, so the same command goes on where it stopped. The weights are those that did best on the validation
 examples; accuracy is on the test examples, which chose nothing. Writes results/lra-<task>.json.
 """
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -132,11 +134,17 @@ def build(model_name: str, task: LraTask, options: argparse.Namespace) -> Linfor
     return model
 
 
-def budget_of(options: argparse.Namespace, rate: float) -> Budget:
-    """How every model is trained."""
+def steps_of(folder: Path, task: str, model: str) -> int | None:
+    """Steps of a model's finished cells, so that its rates and seeds differ in nothing else; None before the first."""
+    first = next(iter(sorted(folder.glob(f"{task}-{model}-rate*.json"))), None)
+    return None if first is None else json.loads(first.read_text())["steps"]
+
+
+def budget_of(options: argparse.Namespace, rate: float, steps: int | None = None) -> Budget:
+    """How every model is trained; for ``steps`` where these are known already."""
     return Budget(
-        steps=options.steps,
-        seconds=options.seconds,
+        steps=steps or options.steps,
+        seconds=None if steps else options.seconds,
         batch_size=options.batch_size,
         learning_rate=rate,
         weight_decay=0.05,
@@ -145,18 +153,23 @@ def budget_of(options: argparse.Namespace, rate: float) -> Budget:
 
 
 def cell(
-    task: LraTask, model_name: str, rate: float, seed: int, options: argparse.Namespace, console: Console
+    task: LraTask,
+    model_name: str,
+    rate: float,
+    seed: int,
+    options: argparse.Namespace,
+    console: Console,
+    folder: Path,
 ) -> dict[str, Any]:
-    """Train and test one model."""
+    """Train and test one model; ``folder`` has the cells that are finished."""
     device = pick_device(options.device)
     torch.manual_seed(seed)
     model = build(model_name, task, options)
     train = Batches(task, ("train", "shorter"), options.pooling)
     validation, test = (Batches(task, [name], options.pooling) for name in ("validation", "test"))
     title = f"{task.name} {model_name} rate {rate:g} seed {seed}"
-    found = train_classifier(
-        model, train, validation, budget_of(options, rate), device=device, seed=seed, name=title, console=console
-    )
+    budget = budget_of(options, rate, steps_of(folder, task.name, model_name))
+    found = train_classifier(model, train, validation, budget, device=device, seed=seed, name=title, console=console)
     size = 2 * options.batch_size
     return {
         "model": model_name,
@@ -321,13 +334,16 @@ def main() -> None:
     plan = "-".join(f"{getattr(options, name)}" for name in names.split())
     plan = "-".join([plan, *(str(len(split)) for split in task.splits.values())])
     device = pick_device(options.device)
+    folder = options.runs / f"{device.type}-{plan}"
 
     def run(todo: list[tuple[str, float, int]]) -> dict[str, dict[str, Any]]:
         cells = {
-            f"{options.task}-{model}-rate{rate:g}-seed{seed}": partial(cell, task, model, rate, seed, options, console)
+            f"{task.name}-{model}-rate{rate:g}-seed{seed}": partial(
+                cell, task, model, rate, seed, options, console, folder
+            )
             for model, rate, seed in todo
         }
-        return run_cells(cells, options.runs / f"{device.type}-{plan}", console, device)
+        return run_cells(cells, folder, console, device)
 
     first, *others = options.seeds
     results = run([(model, rate, first) for model in options.models for rate in options.rates])

@@ -49,8 +49,8 @@ class Budget:
 
     Args:
         steps: of the optimiser; None = as many as the time allows.
-        seconds: of training, evaluations left out, by the speed of some steps of a copy of the model; None = as long
-            as the steps take.
+        seconds: of training, evaluations left out, by the speed of some steps of a copy of the model (on a CPU by
+            the time that is spent on them, whatever else runs); None = as long as the steps take.
         batch_size: examples a step.
         learning_rate: the peak, after a tenth of the budget; then a cosine.
         weight_decay: of AdamW.
@@ -84,16 +84,17 @@ def precision(device: torch.device) -> AbstractContextManager[Any]:
 
 
 class Clock(Watcher):
-    """When each step ended."""
+    """When each step ended, by the time that passes or by ``clock``."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self.ends: list[float] = []
+        self.clock = clock
 
     def step(self, history: History) -> None:
         """Note the time."""
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        self.ends.append(time.perf_counter())
+        self.ends.append(self.clock())
 
     @property
     def seconds(self) -> list[float]:
@@ -138,7 +139,7 @@ def train_classifier(
     """
     steps = budget.steps or sys.maxsize
     if budget.seconds is not None:
-        clock = Clock()
+        clock = Clock(time.thread_time if device.type == "cpu" else time.perf_counter)
         _engine(copy.deepcopy(model), train, Accuracy(None, 1, device), budget, TRIAL, seed, [clock]).train()
         steps = min(steps, max(1, round(budget.seconds / statistics.mean(clock.seconds))))
     objective = Accuracy(validation if budget.evaluations else None, 2 * budget.batch_size, device)

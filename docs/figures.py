@@ -89,16 +89,23 @@ def time_by_length() -> Figure:
 
 
 def conversion() -> Figure:
-    """Cosine to the teacher without training, from results/conversion-minilm.csv."""
-    lines: dict[str, tuple[list[int], list[float]]] = {}
-    for row in read_csv("conversion-minilm.csv"):
-        near = (row["window"] != "0") + (row["global"] != "0")
-        known = row["way"] in ("clusters", "mean pooling", "linear, random E", "linear, E fitted")
-        if row["n"] == "512" and known and near != 1:  # with neither or both
-            keys, cosines = lines.setdefault(row["way"] + (", window and a global token" if near else ""), ([], []))
-            keys.append(int(row["keys"]))
+    """Cosine to softmax attention by length, without training, from results/fidelity-minilm.csv."""
+    names = {
+        "cluster, k = 128": "slots that follow the content, 129 keys",
+        "linear, E as pooling, k = 128": "linear E, started as means, 129 keys",
+        "mean_pool, k = 255": "means of neighbouring tokens, 256 keys",
+        "no slots, window 127": "a window, no slots, 256 keys",
+        "chunks of 512 read alone": "chunks of 512, 512 keys",
+    }
+    lines: dict[str, tuple[list[int], list[float]]] = {name: ([], []) for name in names.values()}
+    for row in read_csv("fidelity-minilm.csv"):
+        if row["way"] in names and row["source"] == "both":
+            lengths, cosines = lines[names[row["way"]]]
+            lengths.append(int(row["n"]))
             cosines.append(float(row["cosine"]))
-    return plot_lines(lines, "keys that a query sees", "cosine to the teacher")
+    figure = plot_lines(lines, "tokens of a text", "cosine to softmax attention", log_x=True)
+    figure.axes[0].set_ylim(bottom=0.5)  # room for the names of the lines
+    return figure
 
 
 def perplexity() -> Figure:

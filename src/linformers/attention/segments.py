@@ -4,8 +4,9 @@ An encoder that learned from short texts gives its best states where it reads as
 of a long document takes weight away from what is near, whether it is softmax or linear. So a document is cut into
 segments of a length that the encoder knows, as people cut it into chunks; but beside its own tokens a segment sees the
 slots of all the others. Their mass is held down: at equal scores they weigh together at most ``context_weight`` times
-as much as a segment. At 0 a segment is a chunk that is read by itself; without a limit this is the attention of
-``memory.py`` with an exact window. Global tokens read the whole document: what a classifier sees of it.
+as much as a segment. At 0 there are no slots; without a limit this is the attention of ``memory.py`` with an exact
+window. Global tokens read the whole document, what a classifier sees of it, and every segment sees them; with neither
+slots nor global tokens a segment is a chunk that is read by itself.
 
 Between reading in chunks and "late chunking" (Günther et al., arXiv 2409.04701), which is softmax over all.
 """
