@@ -92,8 +92,10 @@ def read_in_segments(
         assert found.pooled is not None and found.sums is not None and slots.bias is not None
         shares = found.pooled.shares(found.sums)
         left = _outside(found.pooled.slots, shares, slots.keys.shape[2], length, count, distances)
-        far = (rest.totals - length).clamp(min=1)
-        weight = (context_weight * length / far).clamp(max=1).log()[:, None, None, None]
+        far = (
+            (rest.totals[:, None] - own.sum(-1)).clamp(min=1).to(slots.bias)
+        )  # tokens outside of each segment; the last may be short
+        weight = (context_weight * length / far).clamp(max=1).log()[:, :, None, None]
         of_slots = slots.bias.transpose(1, 2) + left.transpose(1, 2) + weight  # (batch, segments, heads, slots)
         beside = [torch.cat(pair, dim=2) for pair in zip((slots.keys, slots.values), beside, strict=True)]
         biases = [of_slots[:, :, :, None], of_first, near]

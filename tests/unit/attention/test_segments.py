@@ -1,7 +1,5 @@
 """Segments that see the document, against their formula written out for every pair of tokens."""
 
-import math
-
 import pytest
 import torch
 from torch import Tensor
@@ -31,9 +29,9 @@ def written_out(query, keys, values, *, context_weight=WEIGHT, global_tokens=1, 
     """Softmax over all tokens, those of other segments held down, except for what global tokens read."""
     i = torch.arange(query.shape[1])
     near = (i[:, None] // LENGTH == i // LENGTH) | (i < global_tokens) | (i[:, None] < global_tokens)
-    weight = min(1.0, context_weight * LENGTH / (len(i) - global_tokens - LENGTH))
+    weight = (context_weight * LENGTH / (~near).sum(1, keepdim=True).clamp(min=1).double()).clamp(max=1)
     scores = torch.einsum("bihd,bjhd->bhij", query, keys) * query.shape[-1] ** -0.5
-    scores = scores + torch.where(near, 0.0, math.log(weight) if weight else -torch.inf)
+    scores = scores + torch.where(near, 0.0, weight.log())
     return torch.einsum("bhij,bjhd->bihd", (scores + (0 if bias is None else bias)).softmax(-1), values)
 
 
