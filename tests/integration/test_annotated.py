@@ -24,8 +24,8 @@ def documents(count: int) -> list[tuple[list[str], list[int]]]:
     """Words, and the numbers of the names among them."""
     rng, found = random.Random(0), []
     for _ in range(count):
-        words = [rng.choice(PLAIN) for _ in range(9)]
-        places = sorted(rng.sample(range(9), 2))
+        words = [rng.choice(PLAIN) for _ in range(rng.randint(4, 14))]
+        places = sorted(rng.sample(range(len(words)), 2))
         for place in places:
             words[place] = rng.choice(NAMES)
         found.append((words, places))
@@ -38,7 +38,7 @@ def rows(layout: str, count: int = 64) -> list[dict[str, Any]]:
         text = " ".join(words)
         starts = [len(" ".join(words[:place])) + bool(place) for place in places]
         if layout == "words":
-            found.append({"tokens": words, "tags": ["B-X" if n in places else "O" for n in range(9)]})
+            found.append({"tokens": words, "tags": ["B-X" if n in places else "O" for n in range(len(words))]})
         elif layout == "spans":
             entities = [{"start": start, "end": start + 3, "label": "X"} for start in starts]
             found.append({"text": text, "entities": entities})
@@ -54,6 +54,8 @@ def rows(layout: str, count: int = 64) -> list[dict[str, Any]]:
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("annotated")
     make_model(folder / "encoder", "linformer", exact_length=0)
+    config = folder / "encoder" / "tokenizer_config.json"  # places are counted from the left whatever it says
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"padding_side": "left"}))
     for layout in ("words", "spans", "answers"):
         write_jsonl(folder / f"{layout}.jsonl", rows(layout))
     return folder

@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
-from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from linformers.data.tasks import Part
-from linformers.data.tokenise import TextEncoder
+from linformers.data.tokenise import TextEncoder, pad_right
 
 TOKENISED_AT_ONCE = 512
 COUNTED = 1000  # rows whose whole length is measured
@@ -114,7 +114,7 @@ class PadInputs:
     """Makes a batch: pads to the longest input."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.pad: DataCollatorWithPadding = DataCollatorWithPadding(tokenizer)
+        self.pad: Any = pad_right(tokenizer)
 
     def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """Tensors of (batch, longest), and the labels."""

@@ -18,7 +18,7 @@ from linformers.convert.load import AUTO
 from linformers.data.annotations import Layout
 from linformers.data.tasks import splits_json
 from linformers.data.tasks_annotated import AnnotatedTask, prepare_annotated
-from linformers.data.tokenise import TextEncoder, forget_limits
+from linformers.data.tokenise import TextEncoder, forget_limits, pad_right
 from linformers.extraction.answers import ANSWER_TOKENS
 from linformers.extraction.data import EncodedAnswers, EncodedTags, reasons_against
 from linformers.extraction.metrics import ANSWER_NAMES, CHOICES, NAMES
@@ -67,7 +67,7 @@ class AnnotatedJob(RowsJob):
         )
         self.stored_dtype = stored_dtype("model", settings.model, settings.dtype, self.console)
         self.max_length = choose_max_length(settings.max_length, self.model, self.processor, usual=None)
-        pad: Any = (DataCollatorWithPadding if self.answers else DataCollatorForTokenClassification)(self.processor)
+        pad = pad_right(self.processor, DataCollatorWithPadding if self.answers else DataCollatorForTokenClassification)
         self.collate: Any = lambda rows: dict(pad(rows))  # what it gives is no dict
         self.parts = self._encode()
         train = self.parts["train"]

@@ -92,7 +92,8 @@ def join(
         start, end = int(spans[first, 0]), int(spans[last, 1])
         inside = text[start:end]
         start, end = start + len(inside) - len(inside.lstrip()), end - len(inside) + len(inside.rstrip())
-        found.append(Entity(label, start, end, text[start:end], float(shares[first : last + 1].mean())))
+        if start < end:  # of nothing but white space there is nothing to name
+            found.append(Entity(label, start, end, text[start:end], float(shares[first : last + 1].mean())))
     return found
 
 

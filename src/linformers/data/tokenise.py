@@ -5,6 +5,7 @@ that stand in a text are text (of tokenizers with a fast version): ``<s>`` is th
 strikes words out.
 """
 
+import copy
 import hashlib
 import json
 import re
@@ -117,7 +118,7 @@ class TextEncoder:
         self.backend: Tokenizer | None = (
             _frozen(tokenizer) if getattr(tokenizer, "backend_tokenizer", None) is not None else None
         )
-        self._pad = DataCollatorWithPadding(tokenizer)
+        self._pad = pad_right(tokenizer)
         self._from_left = tokenizer.truncation_side == "left"
         self._around = {count: self._surroundings(count) for count in (1, 2)}
 
@@ -436,6 +437,18 @@ def special_id(tokenizer: Any, *names: str) -> int:
     raise ValueError(
         f"the tokenizer has neither a {' nor a '.join(names)} token; set one, or train a tokenizer of your own"
     )
+
+
+def pad_right(tokenizer: Any, collator: Any = DataCollatorWithPadding) -> Any:
+    """A collator that pads on the right, whatever the tokenizer's file says: places are counted from the left here.
+
+    Args:
+        tokenizer: Tokenizer; it stays as it is.
+        collator: Class of the collator.
+    """
+    own = copy.copy(tokenizer)
+    own.padding_side = "right"
+    return collator(own)
 
 
 def forget_limits(tokenizer: Any) -> None:

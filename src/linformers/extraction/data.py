@@ -139,8 +139,9 @@ def units_of(
     if not words:
         tags = [OUTSIDE] * len(spans)
         for (start, end), name in zip(label.spans, label.tags, strict=True):
-            inside = np.flatnonzero((spans[:, 0] >= start) & (spans[:, 1] <= end) & (spans[:, 0] < end))
-            for place in inside.tolist():
+            # A token of nothing but blanks is no end of an entity, but may stand in it.
+            inside = np.flatnonzero((spans[:, 0] >= start) & (spans[:, 1] <= end) & (spans[:, 0] < spans[:, 1]))
+            for place in range(inside[0], inside[-1] + 1) if inside.size else ():
                 tags[place] = f"{'B' if place == inside[0] else 'I'}-{name}"
         return Units(spans, np.arange(len(spans)), tags), np.array([index.get(tag, IGNORED) for tag in tags], np.int64)
     targets = np.full(len(spans), IGNORED)

@@ -5,9 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 from finetune_helpers import make_model
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer, models
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from linformers.data.annotations import Answers, Tagged
+from linformers.data.entities import join
 from linformers.data.examples import Example
 from linformers.data.tasks import Part
 from linformers.data.tasks_annotated import AnnotatedTask
@@ -61,6 +64,17 @@ def test_every_token_of_a_span_is_part_of_it(encoder: TextEncoder) -> None:
     assert "".join(text for text, _ in inside) == "zqbook"
     assert [label for _, label in inside] == [1, *[2] * (len(inside) - 1)] and len(inside) > 2
     assert data.cut == 0 and data.tokens == len(found) + 2
+
+
+def test_a_token_of_white_space_is_no_end_of_an_entity() -> None:
+    backend = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(ByteLevel.alphabet())}, merges=[]))
+    backend.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    bytes_of = TextEncoder(PreTrainedTokenizerFast(tokenizer_object=backend))
+    example = Example("f", 1, "a\nAB\nC ", None, Tagged(((2, 6),), ("X",)))
+    data = EncodedTags(task("spans"), [example], bytes_of, 64)
+    assert data.inputs[0]["labels"].tolist() == [0, 0, 1, 2, 2, 2, 0]
+    shares, spans = np.ones(3), np.array([[1, 2], [2, 3], [4, 5]])
+    assert join(["B-X", "O", "I-X"], shares, spans, example.text) == [], "nothing is named by white space"
 
 
 def test_longer_texts_are_cut_and_counted(encoder: TextEncoder) -> None:
