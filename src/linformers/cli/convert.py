@@ -164,7 +164,8 @@ def convert(
     """Give an encoder linear attention and room for long inputs, with its weights, head, tokenizer and modules.
 
     Inputs of at most --exact-length or --projected-dim tokens give what they gave before (but not with linear and
-    conv); longer ones are approximated, in time linear in their length.
+    conv); longer ones are approximated, in time linear in their length. A model that is linear already, in its own
+    class, keeps the settings that are not given.
     """
     given = {**locals(), "softmax_layers": softmax_layers or ()}
     chosen, where, remedy = _OF_LINFORMER, "a Linformer of ours", ""
@@ -175,9 +176,9 @@ def convert(
         if local_window is None:
             given["local_window"] = 0 if projection_kind == "cluster" or segment_length else 64
     taken = {*_ALWAYS, *chosen} | ({"fit_texts"} if chosen is _OF_LINFORMER else set())
-    for name in sorted(set(context.params) - taken - (set() if chosen is _OF_FAIRSEQ else _MEASURING)):
-        if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE":
-            raise ValueError(f"--{name.replace('_', '-')} has no effect on {where}: leave it out{remedy}")
+    said = {name for name in context.params if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"}
+    for name in sorted(said - taken - (set() if chosen is _OF_FAIRSEQ else _MEASURING)):
+        raise ValueError(f"--{name.replace('_', '-')} has no effect on {where}: leave it out{remedy}")
 
     from rich.console import Console
 
@@ -193,6 +194,7 @@ def convert(
         model,
         output,
         {name: given[name] for name in chosen if given[name] is not None or name == "max_length"},
+        defaults=set(chosen) - said,
         architecture=architecture,
         sources=sources(texts),
         fit_sources=sources(fit_texts),

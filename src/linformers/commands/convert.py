@@ -4,8 +4,8 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from rich.table import Table
 from transformers import PreTrainedModel
 from transformers.utils import FEATURE_EXTRACTOR_NAME
 
+from linformers._registration import ATTENTION
 from linformers.attention.sharing import PROJECTION_KINDS
 from linformers.checks import check_choice
 from linformers.convert.fairseq import convert_fairseq_linformer
@@ -71,6 +72,7 @@ class _Converted:
     exact_length: int
     exact_up_to: int
     settings: dict[str, Any]
+    was_linear: bool = False
 
 
 def convert_to_folder(
@@ -78,6 +80,7 @@ def convert_to_folder(
     output: Path,
     options: Mapping[str, Any],
     *,
+    defaults: Collection[str] = (),
     architecture: str = "own",
     sources: Sequence[Source] = (),
     fit_sources: Sequence[Source] = (),
@@ -95,6 +98,7 @@ def convert_to_folder(
         output: new folder, or one of an earlier conversion, which is replaced.
         options: Arguments of ``linearise`` or ``to_linformer``; ``max_length``, ``positions`` and ``projection_kind``
             are among them. For a file the first two, and those of ``convert_fairseq_linformer``.
+        defaults: Which of them nobody gave: a model that is linear already keeps its own settings instead.
         architecture: ``own``, the model's class, with all that a folder of sentence-transformers holds around it; or
             ``linformer``, ours. A file of fairseq becomes ours.
         sources: texts on which to measure how far the result is from its teacher.
@@ -126,6 +130,10 @@ def convert_to_folder(
         made = _of_fairseq(model, options)
     else:
         teacher = load_teacher(folder, None if own else ALL_FAMILIES)
+        linear = own and getattr(teacher.config, ATTENTION, None) is not None
+        if linear:
+            unsaid = {*defaults} & {field.name for field in fields(Settings)}
+            options = {name: value for name, value in options.items() if name not in unsaid}
         inputs = INPUTS.get(teacher.main_input_name, "texts")
         if inputs == "texts":
             tokenizer = find_tokenizer(folder)
@@ -139,7 +147,10 @@ def convert_to_folder(
             raise ValueError(
                 f"{model} has no tokenizer, and texts={sources[0].path} needs one: copy it beside the weights"
             )
-        made = _own(teacher, options) if own else _linformer(teacher, options, fit_texts, tokenizer, console)
+        made = _own(teacher, options, linear) if own else _linformer(teacher, options, fit_texts, tokenizer, console)
+        if linear:
+            kept = ", ".join(f"{name}={value}" for name, value in made.settings.items() if name not in options)
+            console.print(f"{model} is linear already, and keeps what is not given: {kept}")
     student, teacher = made.student, made.teacher
     if (trained := getattr(student.config, "trained_inputs", None)) and options.get("max_length"):
         # Who asks for a length means to read it, though the classifier was trained on shorter texts.
@@ -179,6 +190,7 @@ def convert_to_folder(
         "settings": made.settings | ({"longest input": longest} if known else {}),
         "inputs": inputs,
         "has_teacher": teacher is not None,
+        "was_linear": made.was_linear,
         "teacher_length": made.teacher_length if known else None,
         "max_length": longest if known else None,
         "exact_length": made.exact_length,
@@ -260,7 +272,7 @@ def _described(student: Any, teacher: PreTrainedModel | None, before: int, exact
     )
 
 
-def _own(teacher: PreTrainedModel, options: Mapping[str, Any]) -> _Converted:
+def _own(teacher: PreTrainedModel, options: Mapping[str, Any], was_linear: bool) -> _Converted:
     """The model in its own class."""
     student = linearise(teacher, **options)
     settings, before, after = settings_of(student.config), longest_input(teacher), longest_input(student)
@@ -273,6 +285,7 @@ def _own(teacher: PreTrainedModel, options: Mapping[str, Any]) -> _Converted:
         exact_length=settings.softmax_length,
         exact_up_to=_exact_up_to(settings, layer_slots(student.config), *ends, options["positions"]),
         settings=asdict(settings),
+        was_linear=was_linear,
     )
 
 
@@ -313,11 +326,12 @@ def _say_parity(made: _Converted, inputs: str, tokenizer: Any, console: Console,
         console.print(f"not compared with its teacher, as its input ({teacher.main_input_name}) is not known here")
     else:
         what = f"texts of up to {found:,} tokens" if found else f"random {inputs}"
-        console.print(f"{subject} what its teacher gives on {what}")
+        rival = "softmax attention with its weights" if made.was_linear else "its teacher"
+        console.print(f"{subject} what {rival} gives on {what}")
 
 
 def _check_length(options: Mapping[str, Any], teacher_length: int) -> None:
-    asked, kind = options["max_length"], options["projection_kind"]
+    asked, kind = options["max_length"], options.get("projection_kind", Settings.projection_kind)
     fits = kind in PROJECTION_KINDS and not PROJECTION_KINDS[kind].has_parameters
     if asked is not None and 0 < asked < teacher_length and fits:
         raise ValueError(

@@ -10,9 +10,9 @@ from transformers import PreTrainedModel
 
 from linformers.attention.sharing import per_layer
 from linformers.checks import check_choice
-from linformers.convert.interface import Settings, configure
+from linformers.convert.interface import configure, settings_of
 from linformers.convert.load import layer_numbers, load_teacher
-from linformers.models.resize import Positions, extend_positions
+from linformers.models.resize import Positions, extend_positions, segment_length_of
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -58,7 +58,7 @@ def linearise(
         model_or_path: Encoder of transformers that takes an attention implementation, what holds one, such as a
             ``SentenceTransformer`` or ``CrossEncoder``, or a folder (or hub name) of an encoder as safetensors.
         max_length: Longest input of the result, in tokens; None = the teacher's.
-        positions: Growth of a table of learned positions, ``tile`` or ``interpolate``.
+        positions: Growth of a table of learned positions, ``tile`` or ``interpolate`` (not with segments).
         softmax_layers: Layers that keep softmax attention; negative ones count from the last.
         settings: As for ``configure``: ``projected_dim``, ``projection_kind``, ``local_window``, ``global_tokens``,
             ``exact_length``, ``segment_length`` (positions are tiled at that length then), ``context_weight``,
@@ -82,10 +82,16 @@ def linearise(
         raise TypeError(f"the model must be a path or a module, got {type(model_or_path).__name__}.")
     if len(softmax_layers):
         settings["projected_dim"] = _without(softmax_layers, settings.get("projected_dim"), model)
+    before = segment_length_of(model)
     configure(model, **settings)
-    segment_length = settings.get("segment_length") or None
-    if max_length is not None or segment_length is not None:
-        extend_positions(model, max_length, positions, tile_length=segment_length)
+    after = segment_length_of(model)
+    if before and (not after or after > before):
+        raise ValueError(
+            f"segment_length={after}: the model's positions repeat every {before} tokens, for segments of that length; "
+            "begin with the model that it was made from."
+        )
+    if max_length is not None or (after and after != before):
+        extend_positions(model, max_length, positions)
     return model.eval()
 
 
@@ -97,5 +103,8 @@ def _without(layers: Sequence[int], given: Any, model: nn.Module) -> list[int | 
         raise ValueError(f"softmax_layers={list(layers)} needs a model of one encoder: call configure on each part.")
     (count,) = counts
     kept = layer_numbers(layers, count)
-    dims = per_layer("projected_dim", Settings.projected_dim if given is None else given, count)
+    if given is None:
+        (first, *_) = configs.values()
+        given = settings_of(first).projected_dim  # what it has already, else the default
+    dims = per_layer("projected_dim", given, count)
     return [None if layer in kept else k for layer, k in enumerate(dims)]

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from linformers._registration import ATTENTION
 from linformers.attention import Projection
 from linformers.attention.projection import ConvProjection, LinearProjection
 from linformers.checks import check_choice, check_int
@@ -48,21 +49,27 @@ def extend_positions(
             its tokens as these do; of a ``SentenceTransformer`` or ``CrossEncoder`` also ``max_seq_length`` is raised.
         max_length: Tokens to make room for; None = as many as before.
         positions: ``tile``, or ``interpolate`` between the positions that it has.
-        tile_length: Positions that are tiled; None = all that it has.
+        tile_length: Positions that are tiled; None = those of a segment where the model reads in segments, else all
+            that it has.
 
     Returns:
         The model; its configuration says what it now reads.
 
     Raises:
         TypeError: No module, or ``max_length`` is no integer.
-        ValueError: A model that has no such table and reads less, or one that reads more already.
+        ValueError: A model that has no such table and reads less, or one that reads more already; positions that
+            would not repeat with the segments.
     """
     check_module(model)
     if max_length is not None:
         check_int("max_length", max_length)
     check_choice("positions", positions, get_args(Positions))
-    if tile_length is not None:
+    if tile_length is None:
+        tile_length = segment_length_of(model) or None
+    else:
         check_int("tile_length", tile_length)
+    if tile_length is not None and positions != "tile":
+        raise ValueError(f"positions={positions!r}: those of segments repeat every {tile_length} tokens: leave it out")
     found = [
         module
         for module in model.modules()
@@ -73,6 +80,12 @@ def extend_positions(
             f"{type(model).__name__} has no table of learned positions beside its words, and reads {longest:,} tokens, "
             f"not {max_length:,}; if it rotates queries and keys, its configuration says how far (rope_parameters, "
             "max_position_embeddings)."
+        )
+    others = [name for name, module in model.named_modules() if "position" in name and isinstance(module, nn.Embedding)]
+    if tile_length is not None and not found and others:
+        raise ValueError(
+            f"{type(model).__name__} has learned positions that cannot be tiled here ({others[0]}), so segments of "
+            f"{tile_length} tokens would have positions that no text had: leave segment_length out"
         )
     tables = [module.get_submodule("position_embeddings") for module in found]
     for table in tables:
@@ -98,6 +111,12 @@ def extend_positions(
     if hasattr(model, "max_seq_length") and max_length is not None:
         model.max_seq_length = max_length  # pyright: ignore[reportArgumentType]
     return model
+
+
+def segment_length_of(model: nn.Module) -> int:
+    """Tokens of the segments that a model in its own class reads; 0 = it reads texts as a whole."""
+    parts = [part.config for part in model.modules() if isinstance(part, PreTrainedModel)]
+    return max(((getattr(config, ATTENTION, None) or {}).get("segment_length") or 0 for config in parts), default=0)
 
 
 def _longest_without_table(model: nn.Module) -> int:

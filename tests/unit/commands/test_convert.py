@@ -11,7 +11,14 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+    PreTrainedTokenizerFast,
+)
 
 from linformers import LinformerForMaskedLM, to_linformer
 from linformers.cli.convert import _next
@@ -79,6 +86,22 @@ def test_segments(teacher: Path, tmp_path: Path, capsys) -> None:
     assert len(table) == 64 and torch.equal(table[8:16], table[:8])
     assert run([*command[:4], str(tmp_path / "other"), *OURS, "--segment-length", "8"]) == 1
     assert "--segment-length has no effect on a Linformer of ours: leave it out" in capsys.readouterr().err
+
+
+def test_what_is_linear_already_keeps_its_settings(teacher: Path, tmp_path: Path, capsys) -> None:
+    once = ["convert", "--model", str(teacher), "--output", str(tmp_path / "out"), "--max-length", "60"]
+    given = ["--segment-length", "8", "--context-weight", "0.5", "--projected-dim", "4", "--global-tokens", "2"]
+    assert run([*once, *given, "--projection-kind", "attention_pool"]) == 0
+    capsys.readouterr()
+    again = ["convert", "--model", str(tmp_path / "out"), "--output", str(tmp_path / "again"), "--max-length", "144"]
+    assert run([*again, "--projected-dim", "5"]) == 0
+    said = capsys.readouterr().out
+    assert "is linear already, and keeps what is not given: " in said and "segment_length=8" in said
+    assert "gives what softmax attention with its weights gives on texts of up to 8 tokens" in said
+    before, after = (AutoModel.from_pretrained(tmp_path / name) for name in ("out", "again"))
+    assert after.config.linformers == before.config.linformers | {"projected_dim": 5}
+    rows = after.get_submodule("embeddings.position_embeddings").weight
+    assert torch.equal(rows, rows[:8].repeat(18, 1)), "the table of 60 was no multiple of a segment"
 
 
 def test_trained_length(teacher: Path, tmp_path: Path, capsys) -> None:

@@ -13,9 +13,11 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForSequenceClassification,
+    BartConfig,
     Trainer,
     TrainingArguments,
 )
+from transformers.models.bart.modeling_bart import BartEncoder
 
 import linformers
 from linformers.convert.interface import Settings
@@ -99,6 +101,19 @@ def test_segments_start_at_the_first_position(family):
     torch.testing.assert_close(table[kept + length : kept + 2 * length], table[kept : kept + length])
     with pytest.raises(ValueError, match="segments of 1000 tokens are longer than"):
         linformers.extend_positions(build(family), 2000, tile_length=1000)
+
+
+@pytest.mark.usefixtures("bad_input")
+def test_positions_that_would_not_repeat_with_the_segments():
+    with pytest.raises(ValueError, match="positions='interpolate': those of segments repeat every 16 tokens"):
+        linformers.linearise(build("bert"), segment_length=16, max_length=600, positions="interpolate")
+    short = linformers.linearise(build("bert", SOFTMAX), segment_length=16)
+    for length in (32, 0):
+        with pytest.raises(ValueError, match=f"segment_length={length}: the model's positions repeat every 16 tokens"):
+            linformers.linearise(short, segment_length=length)
+    bart = BartConfig(d_model=32, encoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=32, vocab_size=100)
+    with pytest.raises(ValueError, match=r"learned positions that cannot be tiled here \(embed_positions\)"):
+        linformers.linearise(BartEncoder(bart), segment_length=16)
 
 
 @pytest.mark.usefixtures("bad_input")
