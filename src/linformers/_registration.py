@@ -90,7 +90,19 @@ def _name_targets(constants: ModuleType) -> None:
             table[MODEL_TYPE] = [_TARGETS[target] for target in table["roberta"] if target in _TARGETS]
 
 
+def _later(name: str) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        # Importing it registers the function itself.
+        return getattr(importlib.import_module("linformers.convert.interface"), name)(*args, **kwargs)
+
+    return call
+
+
 def _register_attention(modeling_utils: ModuleType) -> None:
+    # A model that was pickled comes back without a question for its implementation.
+    masking_utils = importlib.import_module("transformers.masking_utils")
+    modeling_utils.AttentionInterface.register(ATTENTION, _later("attention"))
+    masking_utils.AttentionMaskInterface.register(ATTENTION, _later("padding_mask"))
     model_class = modeling_utils.PreTrainedModel
     correct = model_class.get_correct_attn_implementation
 

@@ -18,6 +18,7 @@ import linformers
 from linformers.cli import main
 from linformers.commands.adapt import AdaptSettings, run_adapt
 from linformers.convert.interface import Settings, settings_of
+from linformers.training.contrast import Contrast
 from linformers.training.loading import load_saved
 
 
@@ -95,6 +96,20 @@ def test_text_is_found_better_and_the_folder_is_ready(work: Path, capsys: pytest
     for name, value in others.items():
         with pytest.raises(ValueError, match=f"{name}={value}, but .* is linear already"):
             run_adapt(settings(work, "other", model=str(folder), **kept | {name: value}), console=Console(quiet=True))
+
+
+def test_tokens_that_were_read_are_counted(work: Path) -> None:
+    lengths = []
+
+    def counted(objective: Contrast, model: Any, batch: dict[str, torch.Tensor], *more: Any) -> torch.Tensor:
+        lengths.append(int(batch.get("attention_mask", torch.ones_like(batch["input_ids"])).sum()))
+        return loss(objective, model, batch, *more)
+
+    loss = Contrast.loss
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Contrast, "loss", counted)
+        results = run(settings(work, "counted", length=512, steps=3, evaluate_every=3, save_every=3))
+    assert results["tokens"] == sum(lengths) < 3 * 4 * 512, "texts are shorter than --length"
 
 
 def test_every_segment_sees_the_beginning(work: Path) -> None:

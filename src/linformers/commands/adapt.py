@@ -95,6 +95,7 @@ class AdaptJob(PlainTextJob):
         texts, held_out, fingerprint = self.read_texts()
         self._check_lengths([*texts, *held_out], segment_length)
         train = self.blocks(texts, total=settings.steps * settings.batch_size, documents="apart")
+        self.sizes: list[int] = [len(train[item]["input_ids"]) for item in range(len(train))]  # short texts are short
         passages = self.blocks(held_out, limit=settings.evaluation_passages, documents="apart")
         held_out_batches = evaluation_batches(len(passages), settings.batch_size, self.layout)
         pad = PadBatch(self.tokenizer.pad_token_id)
@@ -123,7 +124,7 @@ class AdaptJob(PlainTextJob):
             batches=Batches(train, step_batches(training, self.layout), pad),
             fingerprint=fingerprint,
             says=f"{settings.steps:,} steps of {settings.batch_size} passages of up to {settings.length:,} tokens",
-            per_step=settings.batch_size * settings.length,
+            per_step=round(sum(self.sizes) / settings.steps),
             measure_start=True,
         )
 
@@ -199,7 +200,8 @@ class AdaptJob(PlainTextJob):
 
     def results(self, found: dict[str, Any], best: Path) -> dict[str, Any]:
         """How passages are found by the encoder in segments by themselves, beside the rest."""
-        return super().results(found, best) | {"alone": self.objective.measure_alone()}
+        tokens = sum(self.sizes[: found["steps"] * self.settings.batch_size])
+        return super().results(found, best) | {"tokens": tokens, "alone": self.objective.measure_alone()}
 
     def conclude(self, results: dict[str, Any]) -> None:
         """Say how much better passages are found, and what to do next."""

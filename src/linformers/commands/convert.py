@@ -152,9 +152,6 @@ def convert_to_folder(
             kept = ", ".join(f"{name}={value}" for name, value in made.settings.items() if name not in options)
             console.print(f"{model} is linear already, and keeps what is not given: {kept}")
     student, teacher = made.student, made.teacher
-    if (trained := getattr(student.config, "trained_inputs", None)) and options.get("max_length"):
-        # Who asks for a length means to read it, though the classifier was trained on shorter texts.
-        student.config.trained_inputs = {name: one for name, one in trained.items() if name != "max_length"}
     seconds, longest = time.perf_counter() - started, longest_input(student)
     known = has_longest_input(student)
     up_to = f", up to {longest:,} tokens" if known else ""

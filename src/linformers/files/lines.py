@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
@@ -300,6 +301,17 @@ CONLL_COLUMNS = {"text": "text", "tokens": "other", "tags": "other"}  # with the
 DOCUMENT_START = "-DOCSTART-"  # CoNLL-2003's line between documents, which is no word
 
 
+BLANKS = re.compile(r"[ \t]+")  # a no-break space is part of a word
+TAG = re.compile(r"O|[BIESLU]-.+")
+
+
+def _is_comment(fields: list[str]) -> bool:
+    """Whether a line above the words of a row is one of CoNLL-U's or MultiCoNER's, not the word "#" and its tag."""
+    if fields[0] != "#" or len(fields) == 2:
+        return fields in (["#", "newdoc"], ["#", "newpar"])
+    return fields[2:3] == ["="] or not TAG.fullmatch(fields[-1])
+
+
 def _conll_rows(lines: Lines, wanted: Wanted, start: Place) -> Iterator[Found]:
     """What stands between blank lines: a word and its tag a line, the first and the last field of it."""
     check_columns(list(CONLL_COLUMNS), wanted)
@@ -316,7 +328,10 @@ def _conll_rows(lines: Lines, wanted: Wanted, start: Place) -> Iterator[Found]:
             except BadCell as error:
                 wrong = wrong or Reject(lines.number, error.reason, error.value)
                 continue
-            fields = text.split("\t") if "\t" in text else text.split()
+            if not words and _is_comment(BLANKS.split(text.strip(" \t"))):
+                first, size = 0, 0
+                continue
+            fields = text.split("\t") if "\t" in text else BLANKS.split(text.strip(" "))
             if len(fields) < 2:
                 wrong = wrong or Reject(lines.number, "wrong CoNLL: a word without a tag", text)
             words.append(fields[0])

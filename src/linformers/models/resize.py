@@ -29,6 +29,7 @@ def resize_max_length(model: PreTrainedModel, max_length: int, positions: str = 
         if isinstance(module, Projection):
             resize_projection(module, max_length)
     model.config.max_position_embeddings = max_length
+    _forget_trained_length(model.config)
 
 
 def extend_positions(
@@ -108,9 +109,19 @@ def extend_positions(
                 continue
             if hasattr(part.config, "max_position_embeddings"):
                 part.config.max_position_embeddings = table.num_embeddings
-    if hasattr(model, "max_seq_length") and max_length is not None:
-        model.max_seq_length = max_length  # pyright: ignore[reportArgumentType]
+    if max_length is not None:
+        for part in model.modules():
+            if isinstance(part, PreTrainedModel):
+                _forget_trained_length(part.config)
+        if hasattr(model, "max_seq_length"):
+            model.max_seq_length = max_length  # pyright: ignore[reportArgumentType]
     return model
+
+
+def _forget_trained_length(config: Any) -> None:
+    """Who asks for a length means to read it, though a head of ours was trained on shorter texts."""
+    if trained := getattr(config, "trained_inputs", None):
+        config.trained_inputs = {name: value for name, value in trained.items() if name != "max_length"}
 
 
 def segment_length_of(model: nn.Module) -> int:

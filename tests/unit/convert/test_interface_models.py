@@ -83,6 +83,19 @@ def test_longer_positions_begin_as_the_first_ones(family):
         linformers.extend_positions(model, length)
 
 
+def test_a_pickled_model_is_linear_in_a_fresh_process(tmp_path):
+    """As sentence-transformers' pools of processes have it: nobody asks for an implementation there."""
+    model = linformers.linearise(build("bert", SOFTMAX), max_length=600, segment_length=16)
+    torch.save(model, tmp_path / "model.pt")
+    code = "import sys, linformers, torch; model = torch.load(sys.argv[1], weights_only=False)\n"
+    code += "print(model(torch.arange(4, 84)[None]).last_hidden_state.double().abs().sum().item())"
+    command = [sys.executable, "-c", code, str(tmp_path / "model.pt")]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    with torch.no_grad():
+        expected = model(torch.arange(4, 84)[None]).last_hidden_state.double().abs().sum().item()
+    assert float(said) == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.parametrize("family", ["bert", "roberta", "mpnet"])
 def test_segments_start_at_the_first_position(family):
     """Without weight for the rest of the text, and tokens that all see, each segment is a text of its own."""

@@ -74,6 +74,19 @@ def test_conll(tmp_path: Path) -> None:
     assert reasons == ["wrong CoNLL: a word without a tag"]
 
 
+def test_conll_comments_and_blanks_in_words(tmp_path: Path) -> None:
+    text = "# newdoc\n# sent_id = w-1\n# text = vitamin B-12\nAda B-PER\n10\u00a0000 O\n\n# id 52-f3\tdomain=en\n\n"
+    text += "# O\nAda\tB-PER\n# B-X\n\n# # O O\n"  # here the sign is a word
+    (tmp_path / "a.conll").write_text(text, encoding="utf-8")
+    found, reasons = read(tmp_path / "a.conll")
+    assert [(one.line, one.text, one.label.tags) for one in found] == [
+        (4, "Ada 10\u00a0000", ("B-PER", "O")),
+        (9, "# Ada #", ("O", "B-PER", "B-X")),
+        (13, "#", ("O",)),
+    ]
+    assert reasons == []
+
+
 def test_entities(tmp_path: Path) -> None:
     def row(*entities: Any) -> dict[str, Any]:
         return {"text": TEXT, "entities": list(entities)}

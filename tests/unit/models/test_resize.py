@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from transformers import AutoModel
+from transformers import AutoModel, BertConfig, BertModel
 
+import linformers
 from linformers import LinformerConfig, LinformerForMaskedLM, LinformerModel
 from linformers.models.resize import resample
 
@@ -80,6 +81,17 @@ def test_pooling_matrix_stays_one() -> None:
 
     for length in (48, 96, 12):
         torch.testing.assert_close(resample(pooling(24), length), pooling(length))
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_who_asks_for_a_length_means_to_read_it(own: bool) -> None:
+    """Though a classifier was trained on shorter texts, which its configuration says."""
+    model = BertModel(BertConfig(**SIZES)) if own else model_of()
+    model.config.trained_inputs = {"columns": ["text"], "max_length": 24}
+    longer = linformers.linearise(model, max_length=600) if own else model
+    if not own:
+        model.resize_max_length(48)
+    assert longer.config.trained_inputs == {"columns": ["text"]}
 
 
 def test_head_and_frozen_weights() -> None:
