@@ -120,7 +120,7 @@ class FinetuneJob(RowsJob):
     # --- data
 
     def _convert(self, length: int, most: int) -> str:
-        """In segments of what it reads: so long texts were classified best (docs/convert.md, "Long documents")."""
+        """In segments of what it reads: of one pass over long texts the best (docs/convert.md, "Long documents")."""
         command, config = super()._convert(length, most), self.model.config
         softmax = config.model_type != "linformer" and getattr(config, ATTENTION, None) is None
         return f"{command} --segment-length {most}" if softmax else command

@@ -32,7 +32,7 @@ def test_entities_are_those_of_the_pipeline(models: dict[str, Path], kind: str) 
     found = tagger.tag(tagger.encode(asked))
     assert len(asked) > 10 and sum(map(len, found)) > 20
     for text, entities in zip(asked, found, strict=True):
-        answer = theirs(text)
+        answer = [one for one in theirs(text) if text[one["start"] : one["end"]].strip()]  # blanks name nothing
         assert [one.label for one in entities] == [one["entity_group"] for one in answer]
         assert [one.text for one in entities] == [text[one["start"] : one["end"]].strip() for one in answer]
         assert [one.score for one in entities] == pytest.approx([float(one["score"]) for one in answer], abs=1e-5)
