@@ -49,6 +49,7 @@ CONVERTED: dict[str, Any] = {
     "settings": {"projected_dim": 128},
     "inputs": "texts",
     "has_teacher": True,
+    "was_linear": False,
     "teacher_length": 512,
     "max_length": 4096,
     "exact_length": 1024,
