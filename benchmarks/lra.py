@@ -10,9 +10,8 @@ model's first cell says how many steps that is, and all its cells take so many. 
 each model takes the one that does best on the validation examples with the first seed; the other seeds are trained with
 that. The laptop budget is a model of 2 layers of width 64 and 15 minutes of training a cell, meant for one core
 (OMP_NUM_THREADS=1), with what was found to learn in that time; the full one is a larger model and 20,000 steps. A
-finished cell is kept in
-``runs/lra``, so the same command goes on where it stopped. The weights are those that did best on the validation
-examples; accuracy is on the test examples, which chose nothing. Writes results/lra-<task>.json.
+finished cell is kept in ``runs/lra``, so the same command goes on where it stopped. The weights are those that did best
+on the validation examples; accuracy is on the test examples, which chose nothing. Writes results/lra-<task>.json.
 """
 
 import argparse

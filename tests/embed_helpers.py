@@ -9,7 +9,7 @@ from finetune_helpers import make_model
 def make_sentences(
     folder: Path, kind: str = "bert", pooling: Any = "mean", dense: int = 0, prompts: dict[str, str] | None = None
 ) -> Path:
-    """An encoder with random weights that are large enough to tell texts apart, its pooling, and vectors of length 1.
+    """An encoder with random weights that tell texts apart and amplify rounding little, its pooling, and vectors of length 1.
 
     Args:
         folder: Where to write it.
@@ -24,7 +24,7 @@ def make_sentences(
     import linformers
 
     encoder = folder.with_name(f"{folder.name}-encoder")
-    make_model(encoder, "linformer" if kind == "linformer" else "bert", initializer_range=0.5)
+    make_model(encoder, "linformer" if kind == "linformer" else "bert", initializer_range=0.3)
     modules: list[Any] = [Transformer(str(encoder)), Pooling(32, pooling_mode=pooling)]
     if dense:
         modules.append(Dense(32 * (1 if isinstance(pooling, str) else len(pooling)), dense))

@@ -64,6 +64,18 @@ def test_the_rate_is_that_of_the_best_validation(lra):
     assert lra.chosen_rate([*cells, cell("none", 1e-2, 0.5, 1.0)], "none") == 3e-3, "of equal ones the first"
 
 
+def test_all_cells_of_a_model_take_the_steps_of_its_first(lra, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "argv", ["lra.py", "--task", "listops", "--seconds", "60"])
+    options = lra.parse()
+    assert lra.steps_of(tmp_path, "listops", "linformer") is None
+    assert (lra.budget_of(options, 1e-3).steps, lra.budget_of(options, 1e-3).seconds) == (None, 60)
+    (tmp_path / "listops-linformer-window-rate0.001-seed0.json").write_text('{"steps": 5}')
+    (tmp_path / "listops-linformer-rate0.001-seed0.json").write_text('{"steps": 7}')
+    steps = lra.steps_of(tmp_path, "listops", "linformer")
+    budget = lra.budget_of(options, 3e-4, steps)
+    assert (budget.steps, budget.seconds) == (7, None)
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

@@ -92,9 +92,8 @@ def read_in_segments(
         assert found.pooled is not None and found.sums is not None and slots.bias is not None
         shares = found.pooled.shares(found.sums)
         left = _outside(found.pooled.slots, shares, slots.keys.shape[2], length, count, distances)
-        far = (
-            (rest.totals[:, None] - own.sum(-1)).clamp(min=1).to(slots.bias)
-        )  # tokens outside of each segment; the last may be short
+        outside = rest.totals[:, None] - own.sum(-1)  # tokens, of each segment; the last may be short
+        far = outside.clamp(min=1).to(slots.bias)
         weight = (context_weight * length / far).clamp(max=1).log()[:, :, None, None]
         of_slots = slots.bias.transpose(1, 2) + left.transpose(1, 2) + weight  # (batch, segments, heads, slots)
         beside = [torch.cat(pair, dim=2) for pair in zip((slots.keys, slots.values), beside, strict=True)]

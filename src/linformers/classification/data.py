@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedTokenizerBase
 
+from linformers.data.padding import pad_right
 from linformers.data.tasks import Part
-from linformers.data.tokenise import TextEncoder, pad_right
+from linformers.data.tokenise import TextEncoder
 
 TOKENISED_AT_ONCE = 512
 COUNTED = 1000  # rows whose whole length is measured

@@ -72,7 +72,6 @@ class _Converted:
     exact_length: int
     exact_up_to: int
     settings: dict[str, Any]
-    was_linear: bool = False
 
 
 def convert_to_folder(
@@ -125,7 +124,7 @@ def convert_to_folder(
     with reading(model):
         folder = with_surroundings(model) if own else model
     started = time.perf_counter()
-    tokenizer, processor, inputs = None, None, "texts"
+    tokenizer, processor, inputs, linear = None, None, "texts", False
     if Path(model).is_file():
         made = _of_fairseq(model, options)
     else:
@@ -147,7 +146,7 @@ def convert_to_folder(
             raise ValueError(
                 f"{model} has no tokenizer, and texts={sources[0].path} needs one: copy it beside the weights"
             )
-        made = _own(teacher, options, linear) if own else _linformer(teacher, options, fit_texts, tokenizer, console)
+        made = _own(teacher, options) if own else _linformer(teacher, options, fit_texts, tokenizer, console)
         if linear:
             kept = ", ".join(f"{name}={value}" for name, value in made.settings.items() if name not in options)
             console.print(f"{model} is linear already, and keeps what is not given: {kept}")
@@ -159,7 +158,7 @@ def convert_to_folder(
         f"{made.name} -> {type(student).__name__}, {student.num_parameters():,} parameters{up_to}, in {seconds:.1f} s"
     )
     if teacher is not None:
-        _say_parity(made, inputs, tokenizer, console, own=own)
+        _say_parity(made, inputs, tokenizer, console, own=own, linear=linear)
     if known and longest <= made.exact_length:
         console.print(
             f"it takes no input longer than the {made.exact_length:,} tokens that softmax attention reads: give a "
@@ -187,7 +186,7 @@ def convert_to_folder(
         "settings": made.settings | ({"longest input": longest} if known else {}),
         "inputs": inputs,
         "has_teacher": teacher is not None,
-        "was_linear": made.was_linear,
+        "was_linear": linear,
         "teacher_length": made.teacher_length if known else None,
         "max_length": longest if known else None,
         "exact_length": made.exact_length,
@@ -269,7 +268,7 @@ def _described(student: Any, teacher: PreTrainedModel | None, before: int, exact
     )
 
 
-def _own(teacher: PreTrainedModel, options: Mapping[str, Any], was_linear: bool) -> _Converted:
+def _own(teacher: PreTrainedModel, options: Mapping[str, Any]) -> _Converted:
     """The model in its own class."""
     student = linearise(teacher, **options)
     settings, before, after = settings_of(student.config), longest_input(teacher), longest_input(student)
@@ -282,7 +281,6 @@ def _own(teacher: PreTrainedModel, options: Mapping[str, Any], was_linear: bool)
         exact_length=settings.softmax_length,
         exact_up_to=_exact_up_to(settings, layer_slots(student.config), *ends, options["positions"]),
         settings=asdict(settings),
-        was_linear=was_linear,
     )
 
 
@@ -303,7 +301,7 @@ def _slots(made: _Converted, longest: int | None) -> Iterator[str]:
         )
 
 
-def _say_parity(made: _Converted, inputs: str, tokenizer: Any, console: Console, *, own: bool) -> None:
+def _say_parity(made: _Converted, inputs: str, tokenizer: Any, console: Console, *, own: bool, linear: bool) -> None:
     """Compare with the teacher on what both read exactly; where that is nothing, with softmax attention.
 
     Images and recordings cannot be made short.
@@ -323,7 +321,7 @@ def _say_parity(made: _Converted, inputs: str, tokenizer: Any, console: Console,
         console.print(f"not compared with its teacher, as its input ({teacher.main_input_name}) is not known here")
     else:
         what = f"texts of up to {found:,} tokens" if found else f"random {inputs}"
-        rival = "softmax attention with its weights" if made.was_linear else "its teacher"
+        rival = "softmax attention with its weights" if linear else "its teacher"
         console.print(f"{subject} what {rival} gives on {what}")
 
 

@@ -16,9 +16,10 @@ from linformers.classification.settings import FinetuneSettings
 from linformers.commands.finetune_job import SPLITS, RowsJob, sources_of
 from linformers.convert.load import AUTO
 from linformers.data.annotations import Layout
+from linformers.data.padding import pad_right
 from linformers.data.tasks import splits_json
 from linformers.data.tasks_annotated import AnnotatedTask, prepare_annotated
-from linformers.data.tokenise import TextEncoder, forget_limits, pad_right
+from linformers.data.tokenise import TextEncoder, forget_limits
 from linformers.extraction.answers import ANSWER_TOKENS
 from linformers.extraction.data import EncodedAnswers, EncodedTags, reasons_against
 from linformers.extraction.metrics import ANSWER_NAMES, CHOICES, NAMES

@@ -1,8 +1,11 @@
 """Make a batch of examples, of one length or of several."""
 
+import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+from transformers import DataCollatorWithPadding
 
 from linformers.data.masking import IGNORED
 from linformers.data.streams import Example, collate
@@ -37,3 +40,15 @@ class PadBatch:
                 row[: len(example[name])] = example[name]
         batch["attention_mask"] = torch.arange(longest) < lengths[:, None]
         return batch
+
+
+def pad_right(tokenizer: Any, collator: Any = DataCollatorWithPadding) -> Any:
+    """A collator that pads on the right, whatever the tokenizer's file says: places are counted from the left here.
+
+    Args:
+        tokenizer: Tokenizer; it stays as it is.
+        collator: Class of the collator.
+    """
+    own = copy.copy(tokenizer)
+    own.padding_side = "right"
+    return collator(own)

@@ -5,7 +5,6 @@ that stand in a text are text (of tokenizers with a fast version): ``<s>`` is th
 strikes words out.
 """
 
-import copy
 import hashlib
 import json
 import re
@@ -16,9 +15,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 from tokenizers import Tokenizer
-from transformers import BatchEncoding, DataCollatorWithPadding
+from transformers import BatchEncoding
 
 from linformers.data.documents import Document
+from linformers.data.padding import pad_right
 
 AT_ONCE = 500_000  # characters; encodings take about 100 times the memory of their text
 PIECE_CHARACTERS = 250_000
@@ -437,18 +437,6 @@ def special_id(tokenizer: Any, *names: str) -> int:
     raise ValueError(
         f"the tokenizer has neither a {' nor a '.join(names)} token; set one, or train a tokenizer of your own"
     )
-
-
-def pad_right(tokenizer: Any, collator: Any = DataCollatorWithPadding) -> Any:
-    """A collator that pads on the right, whatever the tokenizer's file says: places are counted from the left here.
-
-    Args:
-        tokenizer: Tokenizer; it stays as it is.
-        collator: Class of the collator.
-    """
-    own = copy.copy(tokenizer)
-    own.padding_side = "right"
-    return collator(own)
 
 
 def forget_limits(tokenizer: Any) -> None:

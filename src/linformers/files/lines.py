@@ -305,9 +305,10 @@ BLANKS = re.compile(r"[ \t]+")  # a no-break space is part of a word
 TAG = re.compile(r"O|[BIESLU]-.+")
 
 
-def _is_comment(fields: list[str]) -> bool:
+def _is_comment(text: str) -> bool:
     """Whether a line above the words of a row is one of CoNLL-U's or MultiCoNER's, not the word "#" and its tag."""
-    if fields[0] != "#" or len(fields) == 2:
+    fields = BLANKS.split(text)
+    if not text.startswith("# ") or len(fields) == 2:
         return fields in (["#", "newdoc"], ["#", "newpar"])
     return fields[2:3] == ["="] or not TAG.fullmatch(fields[-1])
 
@@ -328,7 +329,7 @@ def _conll_rows(lines: Lines, wanted: Wanted, start: Place) -> Iterator[Found]:
             except BadCell as error:
                 wrong = wrong or Reject(lines.number, error.reason, error.value)
                 continue
-            if not words and _is_comment(BLANKS.split(text.strip(" \t"))):
+            if not words and _is_comment(text.rstrip()):
                 first, size = 0, 0
                 continue
             fields = text.split("\t") if "\t" in text else BLANKS.split(text.strip(" "))

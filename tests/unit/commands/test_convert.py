@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from linformers import LinformerForMaskedLM, to_linformer
+from linformers import LinformerForMaskedLM, linearise, to_linformer
 from linformers.cli.convert import _next
 from linformers.cli.main import run
 from linformers.commands.convert import convert_to_folder
@@ -100,6 +100,8 @@ def test_what_is_linear_already_keeps_its_settings(teacher: Path, tmp_path: Path
     assert "gives what softmax attention with its weights gives on texts of up to 8 tokens" in said
     before, after = (AutoModel.from_pretrained(tmp_path / name) for name in ("out", "again"))
     assert after.config.linformers == before.config.linformers | {"projected_dim": 5}
+    some = linearise(before, softmax_layers=(-1,))
+    assert some.config.linformers == before.config.linformers | {"projected_dim": [4, None]}, "k is kept, too"
     rows = after.get_submodule("embeddings.position_embeddings").weight
     assert torch.equal(rows, rows[:8].repeat(18, 1)), "the table of 60 was no multiple of a segment"
 
