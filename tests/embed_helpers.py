@@ -9,7 +9,7 @@ from finetune_helpers import make_model
 def make_sentences(
     folder: Path, kind: str = "bert", pooling: Any = "mean", dense: int = 0, prompts: dict[str, str] | None = None
 ) -> Path:
-    """An encoder with random weights that tell texts apart and amplify rounding little, its pooling, and vectors of length 1.
+    """An encoder with random weights that tell texts apart, its pooling, and vectors of length 1.
 
     Args:
         folder: Where to write it.
