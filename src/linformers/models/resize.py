@@ -71,11 +71,7 @@ def extend_positions(
         check_int("tile_length", tile_length)
     if tile_length is not None and positions != "tile":
         raise ValueError(f"positions={positions!r}: those of segments repeat every {tile_length} tokens: leave it out")
-    found = [
-        module
-        for module in model.modules()
-        if isinstance(getattr(module, "position_embeddings", None), nn.Embedding) and hasattr(module, "word_embeddings")
-    ]
+    found = _position_tables(model)
     if not found and max_length is not None and max_length > (longest := _longest_without_table(model)):
         raise ValueError(
             f"{type(model).__name__} has no table of learned positions beside its words, and reads {longest:,} tokens, "
@@ -88,16 +84,13 @@ def extend_positions(
             f"{type(model).__name__} has learned positions that cannot be tiled here ({others[0]}), so segments of "
             f"{tile_length} tokens would have positions that no text had: leave segment_length out"
         )
-    tables = [module.get_submodule("position_embeddings") for module in found]
-    for table in tables:
-        assert isinstance(table, nn.Embedding)
+    for _, table in found:
         length = table.num_embeddings - reserved_positions(table)
         if max_length is not None and max_length < length:
             raise ValueError(f"max_length={max_length} is less than the {length} positions that the model has")
         if tile_length is not None and tile_length > length:
             raise ValueError(f"segments of {tile_length} tokens are longer than the {length} positions of the model")
-    for embeddings, table in zip(found, tables, strict=True):
-        assert isinstance(table, nn.Embedding)
+    for embeddings, table in found:
         length = table.num_embeddings - reserved_positions(table) if max_length is None else max_length
         resize_table(table, length, positions, tile_length)
         for name in ("position_ids", "token_type_ids"):
@@ -122,6 +115,42 @@ def _forget_trained_length(config: Any) -> None:
     """Who asks for a length means to read it, though a head of ours was trained on shorter texts."""
     if trained := getattr(config, "trained_inputs", None):
         config.trained_inputs = {name: value for name, value in trained.items() if name != "max_length"}
+
+
+def tie_positions(model: nn.Module) -> None:
+    """Train the positions of segments as what they are, copies of one: each gets what all of them learn.
+
+    Without this, copies grow apart, and those behind the longest text of the training learn nothing. The gradient of a
+    copy is the sum over all copies, divided by the root of their number: so its norm is that of one.
+
+    Args:
+        model: In its own class; where it reads texts as a whole, nothing changes.
+    """
+    period = segment_length_of(model)
+    for _, table in _position_tables(model) if period else ():
+        if not table.weight.requires_grad:
+            continue
+        reserved = reserved_positions(table)
+        place = torch.arange(table.num_embeddings - reserved) % period
+        copies = place.bincount()[:, None].to(table.weight)
+
+        def share(gradient: Tensor, reserved: int = reserved, place: Tensor = place, copies: Tensor = copies) -> Tensor:
+            kept, own = gradient[:reserved], gradient[reserved:]
+            place, copies = place.to(own.device), copies.to(own)
+            total = own.new_zeros(len(copies), own.shape[1]).index_add_(0, place, own)
+            return torch.cat([kept, (total / copies.sqrt())[place]])
+
+        table.weight.register_hook(share)
+
+
+def _position_tables(model: nn.Module) -> list[tuple[nn.Module, nn.Embedding]]:
+    """Tables of learned positions, each with the module that adds it to the words."""
+    pairs = ((module, getattr(module, "position_embeddings", None)) for module in model.modules())
+    return [
+        (module, table)
+        for module, table in pairs
+        if isinstance(table, nn.Embedding) and hasattr(module, "word_embeddings")
+    ]
 
 
 def segment_length_of(model: nn.Module) -> int:

@@ -102,7 +102,8 @@ class Table2Scale(StrictModel):
         teacher_rate: The learning rate of the teacher, and of ``encoders``.
         student_rate: The learning rate of a student: it starts where its teacher stands, and would lose that at the
             teacher's rate.
-        students: Arguments of ``to_linformer``, by the student's name.
+        students: Arguments of ``to_linformer``, by the student's name; of ``linearise`` where that knows no class of
+            ours for the teacher.
         more_students: Further students, by task.
         scratch: Tasks where a converted shape with random weights is trained as long as a student.
         encoders: Cells of Figure 3 that are fine-tuned, by name.

@@ -1,6 +1,7 @@
 """Table 2: accuracy on the paper's tasks, by conversion and of pretrained Linformers.
 
-The teacher of a task is an encoder that is fine-tuned by ``linformers finetune``. It is converted, measured as it is,
+The teacher of a task is an encoder that is fine-tuned by ``linformers finetune``. It is converted to our class, or if
+that knows none of its kind made linear in its own, measured as it is,
 distilled beside the task with every layer taught, and measured again on the same test rows. A random E is fine-tuned
 without a teacher too; taught, it is CALD's recipe (arXiv 2410.06846). Encoders of Figure 3 are fine-tuned as they are.
 Finished cells are kept, interrupted runs go on.
@@ -11,7 +12,7 @@ import json
 import shutil
 import time
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,17 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 from rich.console import Console
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from linformers import to_linformer
+from linformers import linearise, to_linformer
 from linformers.checks import check_choice
 from linformers.classification.data import EncodedPart, PadInputs
 from linformers.classification.metrics import estimate, predictions, probabilities
 from linformers.classification.objective import predict_logits
 from linformers.classification.settings import FinetuneSettings
 from linformers.commands.finetune import run_finetune
+from linformers.convert.interface import Settings
+from linformers.convert.patches import ALL_FAMILIES
 from linformers.data.tasks import TASKS, TaskSources, prepare_task
 from linformers.files.folders import file_hash, write_folder
 from linformers.files.rejects import Rejects
@@ -41,6 +44,10 @@ from linformers.reproduce.scales import Scale, Table2Scale
 TITLE = "Table 2: classification"
 BOOKS = "books"  # the task made of the shipped books
 STUDENT_OPTIONS = tuple(inspect.signature(to_linformer).parameters)[1:]
+OWN_CLASS_OPTIONS = (
+    *(name for name, one in inspect.signature(linearise).parameters.items() if one.kind == one.KEYWORD_ONLY),
+    *(one.name for one in fields(Settings)),
+)
 SIZES = ("train_size", "validation_size", "test_size", "split_seed")
 
 
@@ -84,20 +91,28 @@ def check(scale: Scale, context: Context) -> None:
             missing.append(str(error))
     if missing:
         raise FileNotFoundError("; ".join(missing))
+    made_by, known = to_linformer, STUDENT_OPTIONS
+    if size.teacher is not None:
+        config = AutoConfig.from_pretrained(figure1.encoder(size.teacher, context))
+        if in_own_class(config):
+            made_by, known = linearise, OWN_CLASS_OPTIONS
     for task in size.tasks:
         options = {"model": "model", "output": "output", **options_of(task, size, context)}
         build(FinetuneSettings, options, prefix=f"table2.tasks.{task}.")
         for name, student in size.students_of(task).items():
             for key in student:
-                check_choice(f"argument of to_linformer in table2, student {name!r},", key, STUDENT_OPTIONS)
-    if size.teacher is not None:
-        figure1.encoder(size.teacher, context)
+                check_choice(f"argument of {made_by.__name__} in table2, student {name!r},", key, known)
     cells = figure3.grid(scale.figure3)
     unknown = [cell for cell in size.encoders.values() if cell not in cells]
     if unknown:
         raise ValueError(f"table2.encoders names {unknown[0]!r}, which is no cell of figure3: {', '.join(cells)}")
     if size.encoders:
         figure3.check(scale, context)
+
+
+def in_own_class(config: Any) -> bool:
+    """Whether a model has no counterpart among our classes."""
+    return config.model_type not in ALL_FAMILIES
 
 
 class _Task:
@@ -160,7 +175,7 @@ class _Task:
             tokenizer = AutoTokenizer.from_pretrained(teacher.run / "model")
             torch.manual_seed(0)  # of a random E
             began = time.perf_counter()
-            student = to_linformer(model, **options)
+            student = linearise(model, **options) if in_own_class(model.config) else to_linformer(model, **options)
             seconds = time.perf_counter() - began
 
             def write(folder: Path) -> None:
@@ -220,7 +235,7 @@ def _start(scale: Table2Scale, context: Context) -> Path:
     """The teacher without attention dropout, for which PyTorch has no fused kernel on CPUs."""
     assert scale.teacher is not None
     source = Path(figure1.encoder(scale.teacher, context))
-    target = context.folder / "start" / f"{scale.teacher}-{figure1.weights_of(str(source))[:12]}"
+    target = context.folder / "start" / f"{source.name}-{figure1.weights_of(str(source))[:12]}"
     if not source.is_dir():
         return source
 

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 
 from linformers.files.checkpoints import Checkpoints
 from linformers.files.folders import write_folder
+from linformers.models.resize import tie_positions
 from linformers.training import tensors
 from linformers.training.history import History
 from linformers.training.processes import Layout, layers_of, split_batch, spread
@@ -137,6 +138,7 @@ class Engine:
         if checkpoint is not None:
             tensors.load_weights(model, checkpoint)
             self.history: History = History.read(checkpoint)
+        tie_positions(model)
         if training.activation_checkpointing:
             # transformers' older releases have the other name only, newer ones warn of it.
             enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
