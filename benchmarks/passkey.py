@@ -84,6 +84,12 @@ class Texts:
         question = f"which number does {names[0]} have ?"
         facts = [f"the number of {name} is {digit} ." for name, digit in zip(names, digits, strict=True)]
         parts = [self.ids(facts[place]) for place in rng.permutation(len(facts))]
+        found = self.scatter(question, parts, rng)
+        (answer,) = self.ids(digits[0])
+        return found, found.index(answer)
+
+    def scatter(self, question: str, parts: Sequence[list[int]], rng: np.random.Generator) -> list[int]:
+        """A question, and pages with these parts in them, in this order at random places."""
         opening = [self.tokenizer.cls_token_id, *self.ids(question), self.tokenizer.sep_token_id]
         rest = self.length - len(opening) - sum(map(len, parts)) - 1
         start = int(rng.integers(len(self.pages) - rest))
@@ -92,8 +98,7 @@ class Texts:
         found = opening + filler[: cuts[1]]
         for part, begin, end in zip(parts, cuts[1:], cuts[2:], strict=False):
             found += part + filler[begin:end]
-        (answer,) = self.ids(digits[0])
-        return [*found, self.tokenizer.sep_token_id], found.index(answer)
+        return [*found, self.tokenizer.sep_token_id]
 
     def batch(self, rows: Sequence[int], training: bool) -> dict[str, Tensor]:
         """Some of them."""

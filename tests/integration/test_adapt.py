@@ -80,6 +80,10 @@ def test_text_is_found_better_and_the_folder_is_ready(work: Path, capsys: pytest
     assert type(model).__name__ == "BertModel" and model.config.linformers["segment_length"] == 48
     assert settings_of(model.config).global_tokens == Settings.global_tokens
     assert model.config._attn_implementation == "linformers" and model.config.max_position_embeddings == 512
+    rows = model.embeddings.position_embeddings.weight
+    assert torch.equal(rows, rows[:48].repeat(11, 1)[:512]), "positions behind --length are trained as well"
+    before = AutoModel.from_pretrained(work / "encoder").embeddings.position_embeddings.weight[:48]
+    assert not torch.isclose(rows[:48], before).all(1).any()
     encoder = SentenceTransformer(str(folder), device="cpu")
     text = json.loads((work / "texts.jsonl").read_text().splitlines()[0])["text"]
     ids = AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt")

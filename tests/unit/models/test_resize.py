@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from transformers import AutoModel, BertConfig, BertModel
+from transformers import AutoModel, BertConfig, BertModel, RobertaConfig, RobertaModel
 
 import linformers
 from linformers import LinformerConfig, LinformerForMaskedLM, LinformerModel
-from linformers.models.resize import resample
+from linformers.models.resize import resample, tie_positions
 
 SIZES = {"vocab_size": 30, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
 
@@ -92,6 +92,43 @@ def test_who_asks_for_a_length_means_to_read_it(own: bool) -> None:
     if not own:
         model.resize_max_length(48)
     assert longer.config.trained_inputs == {"columns": ["text"]}
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_positions_of_segments_learn_as_one(kind: str) -> None:
+    """Each copy gets the sum over all, also behind the longest text that was read; the norm is that of one."""
+    reserved = 0 if kind == "bert" else 2
+    made = {
+        "bert": lambda: BertModel(BertConfig(**SIZES, max_position_embeddings=24)),
+        "roberta": lambda: RobertaModel(RobertaConfig(**SIZES, max_position_embeddings=26)),
+    }[kind]()
+    model = linformers.linearise(made, max_length=56, segment_length=16)
+    table = model.embeddings.position_embeddings
+
+    def gradient() -> torch.Tensor:
+        model.zero_grad()
+        model(torch.arange(40)[None] % 25 + 3).last_hidden_state[..., ::2].square().sum().backward()
+        return table.weight.grad[reserved:].double()
+
+    apart = gradient()
+    assert apart[40:].abs().max() == 0 < apart[:40].abs().min()
+    tie_positions(model)
+    tied = gradient()
+    copies = torch.tensor([4.0] * 8 + [3.0] * 8, dtype=torch.float64)[:, None]
+    total = apart[:16] + apart[16:32] + torch.cat([apart[32:40], torch.zeros_like(apart[:8])])
+    torch.testing.assert_close(tied, (total / copies.sqrt()).repeat(4, 1)[:56], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(tied.norm(), total.norm(), rtol=1e-5, atol=0)
+    table.weight.requires_grad_(False)
+    tie_positions(model)
+
+
+@pytest.mark.parametrize("settings", [{}, {"projected_dim": 4}], ids=["softmax", "whole"])
+def test_positions_of_texts_read_whole_learn_apart(settings: dict[str, int]) -> None:
+    made = BertModel(BertConfig(**SIZES, max_position_embeddings=24))
+    model = linformers.linearise(made, max_length=56, exact_length=0, **settings) if settings else made
+    tie_positions(model)
+    model(torch.arange(20)[None] + 3).last_hidden_state[..., ::2].square().sum().backward()
+    assert model.embeddings.position_embeddings.weight.grad[20:].abs().max() == 0
 
 
 def test_head_and_frozen_weights() -> None:
