@@ -97,7 +97,8 @@ class Table2Scale(StrictModel):
     """Table 2, classification.
 
     Args:
-        tasks: Options of ``linformers finetune`` by task; ``student_epochs`` are those of students.
+        tasks: Options of ``linformers finetune`` by task; ``student_epochs`` are those of students, 0 =
+            they are measured as they are converted.
         teacher: The model that is fine-tuned and converted, as ``models`` of Figure 1; none = no conversion.
         teacher_rate: The learning rate of the teacher, and of ``encoders``.
         student_rate: The learning rate of a student: it starts where its teacher stands, and would lose that at the

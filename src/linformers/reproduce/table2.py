@@ -272,7 +272,7 @@ def run(scale: Scale, context: Context) -> dict[str, Any]:
                 ways: dict[str, str | None] = {"distilled": str(teacher.run / "model")}
                 if options.get("projection_init") == "random":
                     ways = {"fine-tuned": None, **ways}  # the naive way; and CALD's (arXiv 2410.06846)
-                for way, taught_by in ways.items():
+                for way, taught_by in ways.items() if epochs else ():
                     task.train(
                         f"{label}, {way}",
                         cell.run,
