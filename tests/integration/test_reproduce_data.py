@@ -14,10 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from finetune_helpers import rows
+from transformers import AutoConfig, AutoTokenizer, MPNetConfig, MPNetModel
 
 from linformers.cli import main
 from linformers.data.books import load_books
 from linformers.reproduce import figure3
+from linformers.reproduce.tiny import make_encoder
 
 SST2 = "{sst2: {train_size: 64, validation_size: 16, max_length: 64, batch_size: 16, epochs: 1.0, student_epochs: 0.5}}"
 NAIVE = "{projected_dim: 16, projection_kind: linear, projection_init: random, local_window: 0, global_tokens: 0}"
@@ -77,6 +79,29 @@ def test_table_2_of_a_named_task(data: Path, tmp_path: Path, capsys: pytest.Capt
     assert run(tmp_path, *options) == 0
     assert len(list((tmp_path / "cells").glob("*/cell.json"))) == 2 * len(cells)
     assert results(tmp_path, "table2")["cells"]["sst2"]["teacher"]["correct"]["rows"] == 30
+
+
+def test_table_2_of_an_encoder_that_we_have_no_class_for(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In its own class, and nothing is written beside it."""
+    encoder = tmp_path / "mine" / "mpnet"
+    tokenizer = AutoTokenizer.from_pretrained(make_encoder(tmp_path / "tiny"))
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    MPNetModel(MPNetConfig(vocab_size=len(tokenizer), max_position_embeddings=130, **shape)).save_pretrained(encoder)
+    tokenizer.save_pretrained(encoder)
+    task = SST2.replace("student_epochs: 0.5", "student_epochs: 0")
+    options = ["table2", f"table2.tasks={task}", "table2.encoders={}", "table2.scratch=[]", "table2.more_students={}"]
+    options += [f"table2.teacher={encoder}", "--data", str(data)]
+    assert run(tmp_path / "out", *options, f"table2.students={{naive: {NAIVE}}}") == 1
+    assert "argument of linearise in table2, student 'naive'" in capsys.readouterr().err
+    students = "table2.students={'k = 16': {projected_dim: 16, exact_length: 16}}"
+    assert run(tmp_path / "out", *options, students) == 0
+    assert list(results(tmp_path / "out", "table2")["cells"]["sst2"]) == ["teacher", "k = 16, converted"]
+    (folder,) = (tmp_path / "out" / "cells").glob("table2-sst2-k-16-converted-*/run")
+    config = AutoConfig.from_pretrained(folder)
+    assert config.model_type == "mpnet" and config.linformers["projected_dim"] == 16
+    assert [path.name for path in encoder.parent.iterdir()] == ["mpnet"]
 
 
 def test_figure_1_on_texts_that_are_given(data: Path, tmp_path: Path) -> None:
