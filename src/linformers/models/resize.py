@@ -124,7 +124,8 @@ def tie_positions(model: nn.Module) -> None:
     copy is the sum over all copies, divided by the root of their number: so its norm is that of one.
 
     Args:
-        model: In its own class; where it reads texts as a whole, nothing changes.
+        model: In its own class; where it reads texts as a whole, nothing changes. A table that FSDP shards afterwards
+            is another parameter, and its copies learn apart.
     """
     period = segment_length_of(model)
     for _, table in _position_tables(model) if period else ():
