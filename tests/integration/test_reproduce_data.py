@@ -95,6 +95,8 @@ def test_table_2_of_an_encoder_that_we_have_no_class_for(
     options += [f"table2.teacher={encoder}", "--data", str(data)]
     assert run(tmp_path / "out", *options, f"table2.students={{naive: {NAIVE}}}") == 1
     assert "argument of linearise in table2, student 'naive'" in capsys.readouterr().err
+    assert run(tmp_path / "out", *options, f"table2.teacher={tmp_path / 'none'}") == 1
+    assert f"table2.teacher: model={tmp_path / 'none'} is no folder" in capsys.readouterr().err
     students = "table2.students={'k = 16': {projected_dim: 16, exact_length: 16}}"
     assert run(tmp_path / "out", *options, students) == 0
     assert list(results(tmp_path / "out", "table2")["cells"]["sst2"]) == ["teacher", "k = 16, converted"]

@@ -30,6 +30,7 @@ from linformers.classification.objective import predict_logits
 from linformers.classification.settings import FinetuneSettings
 from linformers.commands.finetune import run_finetune
 from linformers.convert.interface import Settings
+from linformers.convert.load import reading
 from linformers.convert.patches import ALL_FAMILIES
 from linformers.data.tasks import TASKS, TaskSources, prepare_task
 from linformers.files.folders import file_hash, write_folder
@@ -93,7 +94,9 @@ def check(scale: Scale, context: Context) -> None:
         raise FileNotFoundError("; ".join(missing))
     made_by, known = to_linformer, STUDENT_OPTIONS
     if size.teacher is not None:
-        config = AutoConfig.from_pretrained(figure1.encoder(size.teacher, context))
+        path = figure1.encoder(size.teacher, context)
+        with reading(path, "table2.teacher: "):
+            config = AutoConfig.from_pretrained(path)
         if in_own_class(config):
             made_by, known = linearise, OWN_CLASS_OPTIONS
     for task in size.tasks:
