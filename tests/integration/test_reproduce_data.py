@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from finetune_helpers import rows
-from transformers import AutoConfig, AutoTokenizer, MPNetConfig, MPNetModel
+from transformers import AutoTokenizer, MPNetConfig, MPNetModel
 
 from linformers.cli import main
 from linformers.data.books import load_books
@@ -100,9 +100,14 @@ def test_table_2_of_an_encoder_that_we_have_no_class_for(
     students = "table2.students={'k = 16': {projected_dim: 16, exact_length: 16}}"
     assert run(tmp_path / "out", *options, students) == 0
     assert list(results(tmp_path / "out", "table2")["cells"]["sst2"]) == ["teacher", "k = 16, converted"]
-    (folder,) = (tmp_path / "out" / "cells").glob("table2-sst2-k-16-converted-*/run")
-    config = AutoConfig.from_pretrained(folder)
-    assert config.model_type == "mpnet" and config.linformers["projected_dim"] == 16
+    options[options.index("table2.scratch=[]")] = "table2.scratch=[sst2]"
+    assert run(tmp_path / "out", *options, students.replace("16}", "16, local_window: 4}"), "table2.tasks=" + SST2) == 0
+    made = ("converted", "from-scratch-start")
+    found = [file for name in made for file in (tmp_path / "out" / "cells").glob(f"*-{name}-*/run/config.json")]
+    assert len(found) == 3  # two conversions
+    for file in found:
+        config = json.loads(file.read_text())
+        assert config["model_type"] == "mpnet" and config["linformers"]["projected_dim"] == 16
     assert [path.name for path in encoder.parent.iterdir()] == ["mpnet"]
 
 

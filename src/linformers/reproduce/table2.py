@@ -1,10 +1,10 @@
 """Table 2: accuracy on the paper's tasks, by conversion and of pretrained Linformers.
 
-The teacher of a task is an encoder that is fine-tuned by ``linformers finetune``. It is converted to our class, or if
-that knows none of its kind made linear in its own, measured as it is,
-distilled beside the task with every layer taught, and measured again on the same test rows. A random E is fine-tuned
-without a teacher too; taught, it is CALD's recipe (arXiv 2410.06846). Encoders of Figure 3 are fine-tuned as they are.
-Finished cells are kept, interrupted runs go on.
+The teacher of a task is an encoder that is fine-tuned by ``linformers finetune``. It is converted to our class, or made
+linear in its own where ours knows none of its kind; measured as it is, distilled beside the task with every layer
+taught, and measured again on the same test rows. A random E is fine-tuned without a teacher too; taught, it is CALD's
+recipe (arXiv 2410.06846). Encoders of Figure 3 are fine-tuned as they are. Finished cells are kept, interrupted runs go
+on.
 """
 
 import inspect
@@ -118,6 +118,11 @@ def in_own_class(config: Any) -> bool:
     return config.model_type not in ALL_FAMILIES
 
 
+def made_linear(model: Any, options: dict[str, Any]) -> Any:
+    """The student of a teacher."""
+    return linearise(model, **options) if in_own_class(model.config) else to_linformer(model, **options)
+
+
 class _Task:
     """The runs of one task."""
 
@@ -178,7 +183,7 @@ class _Task:
             tokenizer = AutoTokenizer.from_pretrained(teacher.run / "model")
             torch.manual_seed(0)  # of a random E
             began = time.perf_counter()
-            student = linearise(model, **options) if in_own_class(model.config) else to_linformer(model, **options)
+            student = made_linear(model, options)
             seconds = time.perf_counter() - began
 
             def write(folder: Path) -> None:
@@ -216,7 +221,7 @@ class _Task:
             model: Any = AutoModelForSequenceClassification.from_pretrained(teacher.run / "model")
             tokenizer = AutoTokenizer.from_pretrained(teacher.run / "model")
             torch.manual_seed(0)
-            start = AutoModelForSequenceClassification.from_config(to_linformer(model, **options).config)
+            start = AutoModelForSequenceClassification.from_config(made_linear(model, options).config)
 
             def write(folder: Path) -> None:
                 start.save_pretrained(folder)
