@@ -6,6 +6,7 @@ from typing import Any, Literal, TypeVar, get_args
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from linformers._registration import ATTENTION
@@ -117,7 +118,7 @@ def _forget_trained_length(config: Any) -> None:
         config.trained_inputs = {name: value for name, value in trained.items() if name != "max_length"}
 
 
-def tie_positions(model: nn.Module) -> None:
+def tie_positions(model: nn.Module) -> list[RemovableHandle]:
     """Train the positions of segments as what they are, copies of one: each gets what all of them learn.
 
     Without this, copies grow apart, and those behind the longest text of the training learn nothing. The gradient of a
@@ -126,8 +127,11 @@ def tie_positions(model: nn.Module) -> None:
     Args:
         model: In its own class; where it reads texts as a whole, nothing changes. A table that FSDP shards afterwards
             is another parameter, and its copies learn apart.
+
+    Returns:
+        What takes each tie away again; tied twice, the norm would grow.
     """
-    period = segment_length_of(model)
+    period, handles = segment_length_of(model), []
     for _, table in _position_tables(model) if period else ():
         if not table.weight.requires_grad:
             continue
@@ -141,7 +145,8 @@ def tie_positions(model: nn.Module) -> None:
             total = own.new_zeros(len(copies), own.shape[1]).index_add_(0, place, own)
             return torch.cat([kept, (total / copies.sqrt())[place]])
 
-        table.weight.register_hook(share)
+        handles.append(table.weight.register_hook(share))
+    return handles
 
 
 def _position_tables(model: nn.Module) -> list[tuple[nn.Module, nn.Embedding]]:

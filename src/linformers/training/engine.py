@@ -19,6 +19,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from linformers.files.checkpoints import Checkpoints
@@ -138,7 +139,7 @@ class Engine:
         if checkpoint is not None:
             tensors.load_weights(model, checkpoint)
             self.history: History = History.read(checkpoint)
-        tie_positions(model)
+        self.ties: list[RemovableHandle] = tie_positions(model)
         if training.activation_checkpointing:
             # transformers' older releases have the other name only, newer ones warn of it.
             enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
@@ -181,6 +182,8 @@ class Engine:
                 if self._due(training.save_every) or stopped or self.is_over():
                     self._save()
         finally:
+            for tie in self.ties:
+                tie.remove()
             for watcher in self.watchers:
                 watcher.end()
         return history

@@ -112,21 +112,23 @@ def test_positions_of_segments_learn_as_one(kind: str) -> None:
 
     apart = gradient()
     assert apart[40:].abs().max() == 0 < apart[:40].abs().min()
-    tie_positions(model)
+    (tie,) = tie_positions(model)
     tied = gradient()
     copies = torch.tensor([4.0] * 8 + [3.0] * 8, dtype=torch.float64)[:, None]
     total = apart[:16] + apart[16:32] + torch.cat([apart[32:40], torch.zeros_like(apart[:8])])
     torch.testing.assert_close(tied, (total / copies.sqrt()).repeat(4, 1)[:56], rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(tied.norm(), total.norm(), rtol=1e-5, atol=0)
+    tie.remove()
+    assert torch.equal(gradient(), apart)
     table.weight.requires_grad_(False)
-    tie_positions(model)
+    assert tie_positions(model) == []
 
 
 @pytest.mark.parametrize("settings", [{}, {"projected_dim": 4}], ids=["softmax", "whole"])
 def test_positions_of_texts_read_whole_learn_apart(settings: dict[str, int]) -> None:
     made = BertModel(BertConfig(**SIZES, max_position_embeddings=24))
     model = linformers.linearise(made, max_length=56, exact_length=0, **settings) if settings else made
-    tie_positions(model)
+    assert tie_positions(model) == []
     model(torch.arange(20)[None] + 3).last_hidden_state[..., ::2].square().sum().backward()
     assert model.embeddings.position_embeddings.weight.grad[20:].abs().max() == 0
 

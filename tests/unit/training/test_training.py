@@ -10,9 +10,9 @@ import pytest
 import torch
 from rich.console import Console
 from torch import Tensor, nn
-from transformers import set_seed
+from transformers import BertConfig, BertForMaskedLM, set_seed
 
-from linformers import LinformerConfig, LinformerForMaskedLM, LinformerForSequenceClassification
+from linformers import LinformerConfig, LinformerForMaskedLM, LinformerForSequenceClassification, linearise
 from linformers.classification.baselines import majority_accuracy, tfidf_accuracy
 from linformers.classification.model import start_head
 from linformers.data.masking import Masking
@@ -99,6 +99,22 @@ def test_two_runs_give_the_same_losses_and_weights() -> None:
 
 def test_another_seed_gives_other_losses() -> None:
     assert engine(recipe()).train().losses != engine(recipe(seed=1)).train().losses
+
+
+def test_what_ties_positions_of_segments_goes_with_the_run() -> None:
+    """Else a second run on the same model would tie them twice."""
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    made = BertForMaskedLM(BertConfig(vocab_size=VOCABULARY, max_position_embeddings=16, **shape))
+    model, training = linearise(made, max_length=48, segment_length=16), recipe(steps=2)
+    rows = model.bert.embeddings.position_embeddings.weight
+    hooks = []
+    for _ in range(2):
+        objective = MaskedLM(None, collate, 3, LAYOUT)
+        batches = Batches(sequences(training), step_batches(training, LAYOUT), collate)
+        Engine(model, objective, training, batches, layout=LAYOUT).train()
+        assert torch.equal(rows, rows[:16].repeat(3, 1))
+        hooks.append(len(rows._backward_hooks))
+    assert hooks == [0, 0]
 
 
 def test_a_run_that_goes_on_from_a_checkpoint_repeats_the_rest_bit_by_bit(tmp_path: Path) -> None:
